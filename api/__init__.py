@@ -1,0 +1,1 @@
+"""The doors: HTTP (Starlette) and the command line (`llmctl`)."""

@@ -1,0 +1,1 @@
+"""The host that owns the folders: watching, claiming, routing, submitting and collecting."""

@@ -1,0 +1,59 @@
+"""Dropping a document into the watch folder so that it is durable before anyone is told so (invariant 3)."""
+
+import os
+import re
+
+from jobs.document import ID_PATTERN
+
+# Where the API's documents arrive, inside the first watch folder.
+FOLDER = "api"
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_NAMED_ID = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
+
+
+def drop(watch: str, document_id: str, raw: bytes, name: str | None = None) -> str:
+    """Write `raw` under `<watch>/api/` and sync it. Returns its source (the path below the watch folder).
+
+    `name` is what the sender calls the file; only its harmless characters survive. Raises OSError.
+    """
+    folder = os.path.join(watch, FOLDER)
+    os.makedirs(folder, exist_ok=True)
+    file_name = _file_name(document_id, name)
+    unfinished = os.path.join(folder, f".{document_id}.tmp")
+    try:
+        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            view = memoryview(raw)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(unfinished, os.path.join(folder, file_name))
+    except OSError:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+        raise
+    sync_folder(folder)
+    return f"{FOLDER}/{file_name}"
+
+
+def sync_folder(folder: str) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def id_in_name(source: str) -> str | None:
+    """The id that `drop` gave a document, read back from its source; None for any other file."""
+    folder, _, name = source.rpartition("/")
+    found = _NAMED_ID.search(name) if folder == FOLDER else None
+    return found[1] if found else None
+
+
+def _file_name(document_id: str, name: str | None) -> str:
+    stem, suffix = os.path.splitext(_UNSAFE.sub("_", os.path.basename(name or "")).lstrip("."))
+    return f"{stem[:100]}.{document_id}{suffix[:16]}" if stem else f"{document_id}.json"

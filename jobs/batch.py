@@ -1,0 +1,153 @@
+"""Batches: documents of a queue that wait for company, and the flush that makes RQ jobs of them.
+
+A batch is a list `llm:batch:<queue>` of packets with its times beside it. One script decides whether a batch is due
+and moves it, so a flush happens once however many ask for it and wherever they are killed. While a batch holds
+anything, rq-scheduler has an entry for it (`flush-<queue>`) at the moment it will be due.
+"""
+
+from collections.abc import Sequence
+
+from redis import Redis
+from redis.client import Pipeline
+from rq import Queue
+
+from jobs import document
+from jobs.clock import Clock
+from jobs.config import Processing
+from jobs.document import Packet, new_id
+from jobs.ledger import BYTES_KEY
+from jobs.rq_job import FLUSH, DocumentJob
+from jobs.submission import SCHEDULE, queue_key
+
+_NEVER = 10**15  # milliseconds: beyond any date
+
+# KEYS: batch, its times, schedule, bytes. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
+# queue key, then the new job's fields. Moves up to `size` packets into one job if the batch is due; returns
+# how many it moved, and sets the schedule for what is left.
+_FLUSH = """
+local now, timeout, idle, size = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local waiting = redis.call('LLEN', KEYS[1])
+if waiting == 0 then
+  redis.call('DEL', KEYS[2])
+  redis.call('ZREM', KEYS[3], ARGV[6])
+  return 0
+end
+local times = redis.call('HMGET', KEYS[2], 'first', 'last')
+local first, last = tonumber(times[1] or now), tonumber(times[2] or now)
+local due = math.min(first + timeout, last + idle)
+if waiting < size and ARGV[5] ~= '1' and due > now then
+  redis.call('ZADD', KEYS[3], due / 1000, ARGV[6])
+  return 0
+end
+local packets = redis.call('LRANGE', KEYS[1], 0, size - 1)
+local fields = {}
+for i = 10, #ARGV do fields[#fields + 1] = ARGV[i] end
+redis.call('HSET', 'rq:job:' .. ARGV[7], unpack(fields))
+for index, packet in ipairs(packets) do
+  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. (index - 1), packet)
+  local id = cmsgpack.unpack(packet)[1]
+  local key = 'llm:doc:' .. id
+  local old = redis.call('HMGET', key, 'status', 'priority')
+  if old[1] == 'batched' then
+    redis.call('ZREM', 'llm:ledger:batched:' .. old[2], id)
+    redis.call('ZADD', 'llm:ledger:queued:' .. old[2], 0, id)
+    redis.call('HSET', key, 'status', 'queued', 'queued_at', ARGV[1], 'rq_job_id', ARGV[7])
+  end
+end
+redis.call('SADD', ARGV[8], ARGV[9])
+redis.call('RPUSH', ARGV[9], ARGV[7])
+redis.call('LTRIM', KEYS[1], #packets, -1)
+local head = redis.call('LINDEX', KEYS[1], 0)
+if head then
+  local since = math.floor(cmsgpack.unpack(head)[5] * 1000)
+  redis.call('HSET', KEYS[2], 'first', since)
+  redis.call('ZADD', KEYS[3], math.min(since + timeout, last + idle) / 1000, ARGV[6])
+else
+  redis.call('DEL', KEYS[2])
+  redis.call('ZREM', KEYS[3], ARGV[6])
+end
+return #packets
+"""
+
+# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), flush id, packets. Joins packets to the batch.
+_ADD = """
+local now = tonumber(ARGV[1])
+for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+redis.call('HSETNX', KEYS[2], 'first', ARGV[1])
+redis.call('HSET', KEYS[2], 'last', ARGV[1])
+local first = tonumber(redis.call('HGET', KEYS[2], 'first'))
+redis.call('ZADD', KEYS[3], math.min(first + tonumber(ARGV[2]), now + tonumber(ARGV[3])) / 1000, ARGV[4])
+return redis.call('LLEN', KEYS[1])
+"""
+
+
+def key(queue: str) -> str:
+    return f"llm:batch:{queue}"
+
+
+def flush_id(queue: str) -> str:
+    """The fixed id under which rq-scheduler knows the flush of `queue`."""
+    return f"flush-{queue}"
+
+
+def add(pipeline: Pipeline, queue: str, packets: Sequence[Packet], processing: Processing, now: float) -> None:
+    """Let `packets` join the batch of `queue` (queued on the pipeline; its result is how many wait there then)."""
+    pipeline.eval(
+        _ADD,
+        3,
+        key(queue),
+        f"{key(queue)}:times",
+        SCHEDULE,
+        _milliseconds(now),
+        _milliseconds(processing.batch_timeout_seconds),
+        _idle(processing),
+        flush_id(queue),
+        *(document.encode(packet) for packet in packets),
+    )
+
+
+def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, force: bool = False) -> int:
+    """Make jobs of the batch of `queue` for as long as it is due (or at all, with `force`); returns how many documents."""
+    moved = 0
+    while True:
+        now = clock.now()
+        job = DocumentJob.carrying(new_id(now), [], queue, redis)
+        job.description = "flushed batch"
+        fields = [part for pair in job.to_dict().items() for part in pair]
+        count = redis.eval(
+            _FLUSH,
+            4,
+            key(queue),
+            f"{key(queue)}:times",
+            SCHEDULE,
+            BYTES_KEY,
+            _milliseconds(now),
+            _milliseconds(processing.batch_timeout_seconds),
+            _idle(processing),
+            processing.batch_size,
+            int(force),
+            flush_id(queue),
+            job.id,
+            Queue.redis_queues_keys,
+            queue_key(queue),
+            *fields,
+        )
+        moved += int(count)
+        if count < processing.batch_size:
+            return moved
+
+
+def schedule_fields(queue: str, redis: Redis) -> dict[str, object]:
+    """The hash of the rq-scheduler entry that stands for the flush of `queue`."""
+    job = DocumentJob.create(FLUSH, args=[queue], id=flush_id(queue), origin=queue, connection=redis, result_ttl=-1)
+    fields: dict[str, object] = job.to_dict()
+    return fields
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+def _idle(processing: Processing) -> int:
+    idle = processing.batch_idle_seconds
+    return _NEVER if idle is None else _milliseconds(idle)

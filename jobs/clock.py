@@ -1,0 +1,33 @@
+"""Time, as a parameter: whatever depends on it is handed a `Clock`, so that a test can be the one who tells it."""
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """The two times a process needs."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch (UTC)."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back; only differences mean anything."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def rfc3339(epoch: float) -> str:
+    """An epoch time as RFC 3339 UTC with milliseconds: `2026-11-23T09:30:00.125Z`."""
+    moment = datetime.fromtimestamp(epoch, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"

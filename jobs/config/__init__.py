@@ -1,0 +1,34 @@
+"""`scheduler_config.json`: read once, checked whole, passed down.
+
+`load(path)` is the one way in. Everything else in the project takes a `Config` (or a part of one) as a parameter.
+"""
+
+from jobs.config.model import (
+    Api,
+    Config,
+    Directories,
+    Logging,
+    Monitoring,
+    Processing,
+    Queue,
+    Routing,
+    Security,
+)
+from jobs.config.reading import ConfigError, Problem, check, find, load
+
+__all__ = [
+    "Api",
+    "Config",
+    "ConfigError",
+    "Directories",
+    "Logging",
+    "Monitoring",
+    "Problem",
+    "Processing",
+    "Queue",
+    "Routing",
+    "Security",
+    "check",
+    "find",
+    "load",
+]

@@ -1,0 +1,206 @@
+"""What `scheduler_config.json` may say: every key, its type, its bounds and its default.
+
+The JSON Schema that a file is checked against is derived from these structs, so this is the only list of keys.
+Times are in seconds and sizes in bytes unless a name says otherwise.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0)]
+Seconds = Annotated[float, Meta(ge=0)]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Text = Annotated[str, Meta(min_length=1)]
+# A priority level names an RQ queue, a systemd instance (llm-worker@high) and a folder of keys.
+Level = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
+# package.module:function
+Dotted = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w]*(\.[A-Za-z_][\w]*)*:[A-Za-z_][\w]*$")]
+
+SPOOL = "./data/llm_generated"
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the configuration: immutable, and with no room for a misspelt key."""
+
+
+class Directories(_Part, frozen=True):
+    """The spool's folders. All of them have to lie on one file system, since documents move by rename."""
+
+    watch_directory: Text | Annotated[list[Text], Meta(min_length=1)] = f"{SPOOL}/raw"
+    output_directory: Text = f"{SPOOL}/processed"
+    archive_directory: Text = f"{SPOOL}/archive"
+    error_directory: Text = f"{SPOOL}/errors"
+    temp_directory: Text = f"{SPOOL}/temp"
+
+    @property
+    def watch(self) -> tuple[str, ...]:
+        """The watch folders, always as a tuple."""
+        return (self.watch_directory,) if isinstance(self.watch_directory, str) else tuple(self.watch_directory)
+
+
+class Processing(_Part, frozen=True):
+    mode: Literal["real_time", "batch", "hybrid"] = "hybrid"
+    max_workers: Positive | Literal["auto"] = 4
+    batch_size: Positive = 50
+    batch_timeout: Seconds | None = None
+    batch_idle: Seconds | None = None
+    retry_attempts: Count = 3
+    retry_delay: Seconds = 5
+    worker_timeout: Annotated[float, Meta(gt=0)] = 300
+    queue_timeout: Seconds = 60
+    settle_seconds: Seconds = 2
+    scan_interval: Annotated[float, Meta(gt=0)] = 5
+    max_document_bytes: Positive = 16 * 1024 * 1024
+    max_depth: Annotated[int, Meta(ge=1, le=500)] = 200
+
+    @property
+    def batch_timeout_seconds(self) -> float:
+        """The longest a document waits for company."""
+        return 300.0 if self.batch_timeout is None else self.batch_timeout
+
+    @property
+    def batch_idle_seconds(self) -> float | None:
+        """After how long without a newcomer a batch goes as it is; None: only size and `batch_timeout` count.
+
+        Whoever sets `batch_timeout` means it. Whoever sets neither is not kept waiting five minutes
+        for the last few documents of a drop.
+        """
+        if self.batch_idle is not None:
+            return self.batch_idle
+        return 2.0 if self.batch_timeout is None else None
+
+
+class Queue(_Part, frozen=True):
+    type: Literal["local", "redis"] = "local"
+    redis_url: Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://")] = "redis://localhost:6379/0"
+    max_queue_size: Positive = 10_000
+    max_queue_bytes: Positive = 256 * 1024 * 1024
+    priority_levels: Annotated[list[Level], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["high", "medium", "low"]
+    )
+
+
+class Api(_Part, frozen=True):
+    host: Text = "127.0.0.1"
+    port: Port = 8080
+    workers: Positive | None = None
+    reload: bool = False
+    access_log: bool = True
+    ssl_enabled: bool = False
+    ssl_cert_file: str | None = None
+    ssl_key_file: str | None = None
+
+
+class PriorityRules(_Part, frozen=True):
+    urgent_keywords: list[Text] = msgspec.field(
+        default_factory=lambda: [
+            "urgent",
+            "emergency",
+            "critical",
+            "asap",
+            "immediately",
+            "緊急",
+            "紧急",
+            "立即",
+            "至急",
+        ]
+    )
+    low_priority_keywords: list[Text] = msgspec.field(
+        default_factory=lambda: ["test", "sample", "demo", "draft", "測試", "测试", "範例", "草稿"]
+    )
+
+
+class Routing(_Part, frozen=True):
+    enabled: bool = True
+    geo_detection: bool = True
+    industry_classification: bool = True
+    priority_rules: PriorityRules = PriorityRules()
+
+
+class AlertThresholds(_Part, frozen=True):
+    cpu_usage: Percent = 80
+    memory_usage: Percent = 85
+    queue_size: Count = 1000
+    error_rate: Percent = 10
+
+
+class Email(_Part, frozen=True):
+    enabled: bool = False
+    smtp_server: str = ""
+    smtp_port: Port = 587
+    username: str = ""
+    password: str = ""
+    recipients: list[Text] = []
+
+
+class Slack(_Part, frozen=True):
+    enabled: bool = False
+    webhook_url: str = ""
+
+
+class NotificationChannels(_Part, frozen=True):
+    email: Email = Email()
+    slack: Slack = Slack()
+
+
+class Monitoring(_Part, frozen=True):
+    enabled: bool = True
+    metrics_retention_days: Positive = 30
+    alert_thresholds: AlertThresholds = AlertThresholds()
+    notification_channels: NotificationChannels = NotificationChannels()
+
+
+class ApiKeys(_Part, frozen=True):
+    admin: str = ""
+    readonly: str = ""
+
+
+class Security(_Part, frozen=True):
+    api_key_enabled: bool = False
+    api_keys: ApiKeys = ApiKeys()
+    jwt_enabled: bool = False
+    jwt_secret: str = ""
+    jwt_expiration: Positive = 3600
+    encryption_enabled: bool = False
+    encryption_key: str = ""
+    encrypt_sensitive_fields: list[Text] = []
+
+
+class Deployment(_Part, frozen=True):
+    environment: Text = "development"
+    debug_mode: bool = False
+    auto_reload: bool = False
+
+
+class Logging(_Part, frozen=True):
+    """`file` is the rotated log of local mode; None writes to stderr alone (systemd's journal takes it from there)."""
+
+    format: Literal["human", "json"] = "human"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    file: str | None = "./logs/scheduler.log"
+
+
+class Config(_Part, frozen=True):
+    """The whole of `scheduler_config.json`."""
+
+    directories: Directories = Directories()
+    processing: Processing = Processing()
+    queue: Queue = Queue()
+    api: Api = Api()
+    intelligent_routing: Routing = Routing()
+    monitoring: Monitoring = Monitoring()
+    security: Security = Security()
+    deployment: Deployment = Deployment()
+    handlers: dict[str, Dotted] = {}
+    logging: Logging = Logging()
+
+    @property
+    def default_handler(self) -> str:
+        """The handler of a document that no rule gives another: `default`, or the only one there is."""
+        if "default" not in self.handlers and len(self.handlers) == 1:
+            return next(iter(self.handlers))
+        return "default"

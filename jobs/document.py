@@ -1,0 +1,97 @@
+"""A document on its way: its id, its status, its route, and the packet in which it travels through Redis."""
+
+import re
+import zlib
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from ulid import ULID
+
+# A ULID in Crockford's base 32 (https://github.com/ulid/spec); the first digit is at most 7.
+ID_PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+class Status(StrEnum):
+    """Where a document is. `done`, `rejected` and `cancelled` are final."""
+
+    RECEIVED = "received"
+    BATCHED = "batched"
+    QUEUED = "queued"
+    STARTED = "started"
+    RETRYING = "retrying"
+    DONE = "done"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+ACTIVE = (Status.RECEIVED, Status.BATCHED, Status.QUEUED, Status.STARTED, Status.RETRYING)
+FINAL = (Status.DONE, Status.REJECTED, Status.CANCELLED)
+
+
+class Route(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where a document goes and why. `reasons` says which rule decided, in words."""
+
+    priority: str
+    queue: str
+    handler: str
+    reasons: list[str]
+
+
+class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """One document inside an RQ job: all that a worker needs, and nothing that names a folder.
+
+    `received_at` and `submitted_at` are epoch seconds. `body` holds the original bytes, deflated when that is shorter.
+    `attempts` counts the runs of the handler so far, `crashes` the workers that died with this document alone in hand.
+    """
+
+    id: str
+    claim: str
+    source: str
+    received_at: float
+    submitted_at: float
+    route: Route
+    body: bytes
+    deflated: bool = False
+    attempts: int = 0
+    crashes: int = 0
+
+    def text(self) -> bytes:
+        """The document's original bytes."""
+        return zlib.decompress(self.body) if self.deflated else self.body
+
+
+def new_id(now: float) -> str:
+    """A fresh document id: a ULID, so that ids sort by the time of arrival."""
+    return str(ULID.from_timestamp(now))
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of a document id."""
+    return ID_PATTERN.fullmatch(text) is not None
+
+
+def pack_body(raw: bytes) -> tuple[bytes, bool]:
+    """`raw` as it travels, and whether it was deflated. Small texts rarely get shorter, so they are left alone."""
+    if len(raw) < 200:
+        return raw, False
+    short = zlib.compress(raw, 1)
+    return (short, True) if len(short) < len(raw) else (raw, False)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Packet)
+
+
+def encode(packet: Packet) -> bytes:
+    return _encoder.encode(packet)
+
+
+def decode(raw: bytes) -> Packet:
+    """Raises `msgspec.DecodeError` when `raw` is not a packet."""
+    return _decoder.decode(raw)
+
+
+def plain(value: Any) -> Any:
+    """`value` in plain JSON types, for what leaves the process as text."""
+    return msgspec.to_builtins(value)

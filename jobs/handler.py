@@ -1,0 +1,73 @@
+"""Handlers: the user's functions for documents, looked up by the names that the configuration gives them."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BUILT_IN = "jobs.summary:summarise"
+
+
+class Reject(Exception):
+    """Raised by a handler to refuse a document: it goes to the error folder with this reason and is not tried again."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a handler is told beside the document.
+
+    `attempt` counts from 1. `received_at` is in epoch seconds. `text` is the document's JSON text as it arrived.
+    """
+
+    id: str
+    source: str
+    priority: str
+    queue: str
+    handler: str
+    attempt: int
+    received_at: float
+    text: bytes = field(repr=False, default=b"")
+
+
+Handler = Callable[[Any, Context], Any]
+
+
+class HandlerMissing(Exception):
+    """A handler's name leads to no function; the message says which and why."""
+
+
+def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | HandlerMissing]:
+    """The functions behind `configured` (name to `package.module:function`), the built-in `default` added if unnamed.
+
+    A handler that can't be imported is kept as the error it raised, so that one broken import
+    stops the documents of that handler and no others. The working folder is importable, as it is with `python -m`.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    paths = {"default": BUILT_IN, **configured}
+    handlers: dict[str, Handler | HandlerMissing] = {}
+    for name, path in paths.items():
+        try:
+            handlers[name] = load_handler(path)
+        except HandlerMissing as error:
+            handlers[name] = error
+    return handlers
+
+
+def load_handler(path: str) -> Handler:
+    """The function at `package.module:function`. Raises `HandlerMissing`."""
+    module_name, _, function_name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise HandlerMissing(f"{path}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise HandlerMissing(f"{path}: {module_name} has no function {function_name}")
+    if inspect.iscoroutinefunction(function):
+        raise HandlerMissing(f"{path}: a handler has to be a plain function, and this one is async")
+    handler: Handler = function
+    return handler

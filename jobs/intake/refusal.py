@@ -1,0 +1,26 @@
+"""Why a text is not a document, and where in it."""
+
+from jobs.codes import Code
+from jobs.outcome import Position
+
+
+class Refused(Exception):
+    """The text is no document: `code`, a sentence, and the place where there is one."""
+
+    def __init__(self, code: Code, message: str, position: Position | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.position = position
+
+
+def position_at(raw: bytes, offset: int) -> Position:
+    """The place of byte `offset` in UTF-8 `raw`."""
+    offset = min(max(offset, 0), len(raw))
+    before = raw[:offset]
+    line_start = before.rfind(b"\n") + 1
+    return Position(
+        line=before.count(b"\n") + 1,
+        column=len(before[line_start:].decode("utf-8", errors="replace")) + 1,
+        offset=offset,
+    )

@@ -1,0 +1,137 @@
+"""The strict reading of a text as JSON (RFC 8259), with guards before anything recursive runs."""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from jobs.codes import Code
+from jobs.intake.refusal import Refused, position_at
+
+BOM = b"\xef\xbb\xbf"
+_WHITE = b" \t\r\n"
+_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+# First bytes of formats that people drop by mistake (https://www.iana.org/assignments/media-types).
+_MAGIC = {
+    b"\x89PNG\r\n\x1a\n": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"%PDF-": "a PDF file",
+    b"PK\x03\x04": "a ZIP archive or an Office file",
+    b"\x1f\x8b": "a gzip file",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"(\xb5/\xfd": "a zstd file",
+    b"\x7fELF": "an ELF program",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"PAR1": "a Parquet file",
+}
+_WIDE_BOMS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`max_bytes` of a text, and `max_depth` of its nesting."""
+
+    max_bytes: int
+    max_depth: int
+
+
+def read(raw: bytes, limits: Limits) -> tuple[bytes, Any]:
+    """`raw` as a document: its JSON text without surrounding white space, and the value it stands for.
+
+    Integers are exact at any size. A UTF-8 byte-order mark is passed over, as RFC 8259 section 8.1 allows.
+    Raises `Refused`.
+    """
+    if len(raw) > limits.max_bytes:
+        raise Refused(Code.TOO_LARGE, f"{len(raw)} bytes; the limit is {limits.max_bytes}")
+    text = body(raw)
+    if not text:
+        raise Refused(Code.EMPTY, "The file is empty." if not raw else "The file holds nothing but white space.")
+    check_depth(raw, text, limits.max_depth)
+    try:
+        return text, msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise _refusal(raw, text, str(error)) from None
+    except UnicodeDecodeError:
+        raise _refusal(raw, text, "not UTF-8") from None
+    except RecursionError:
+        raise Refused(Code.TOO_DEEP, "The JSON nests too deeply to be read.") from None
+
+
+def body(raw: bytes) -> bytes:
+    """`raw` without a byte-order mark and surrounding white space: what a result shows as `document`."""
+    return raw.removeprefix(BOM).strip(_WHITE)
+
+
+def check_depth(raw: bytes, text: bytes, limit: int) -> None:
+    """Raises `Refused` when brackets nest deeper than `limit`. One pass, nothing recursive."""
+    if text.count(b"[") + text.count(b"{") <= limit:
+        return
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        first = text[match.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > limit:
+                place = position_at(raw, raw.index(text) + match.start())
+                raise Refused(Code.TOO_DEEP, f"The JSON nests deeper than {limit} levels.", place)
+        elif first in b"]}":
+            depth -= 1
+
+
+def _refusal(raw: bytes, text: bytes, message: str) -> Refused:
+    for magic, name in _MAGIC.items():
+        if raw.startswith(magic):
+            return Refused(Code.BINARY, f"The file is {name}, not JSON text.")
+    for mark, name in _WIDE_BOMS.items():
+        if raw.startswith(mark):
+            return Refused(Code.ENCODING, f"The text is {name}; write it as UTF-8.")
+    nul = raw.find(b"\x00")
+    if nul >= 0:
+        return Refused(Code.BINARY, "The file holds NUL bytes, so it is not JSON text.", position_at(raw, nul))
+    lead = raw.index(text)
+    try:
+        decoded = text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        byte = f"0x{text[error.start]:02x}"
+        place = position_at(raw, lead + error.start)
+        return Refused(Code.ENCODING, f"The text is not UTF-8: byte {byte} stands where it can't.", place)
+    reason, index = _where(decoded, message)
+    at = position_at(raw, lead + len(decoded[:index].encode())) if index is not None else None
+    return Refused(Code.INVALID_JSON, f"Not valid JSON: {reason}.", at)
+
+
+def _where(text: str, message: str) -> tuple[str, int | None]:
+    """What is wrong and at which character. The standard library's scanner tells places best, so it is asked where."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        early = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        return (f"the text ends too early ({error.msg})" if early else error.msg), error.pos
+    except (RecursionError, ValueError):
+        pass
+    # The standard library lets pass what RFC 8259 or I-JSON does not.
+    for pattern, reason in _LENIENT.items():
+        for match in pattern.finditer(text):
+            if match["bad"]:
+                return reason, match.start("bad")
+    return message.removeprefix("JSON is malformed: ").rstrip("."), None
+
+
+_STRING = r'"(?:[^"\\]|\\.)*+"'
+_LENIENT = {
+    re.compile(rf"{_STRING}|(?P<bad>NaN|-?Infinity)", re.DOTALL): "NaN and Infinity are not JSON numbers",
+    re.compile(
+        r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+        r"|\\\\|(?P<bad>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    ): "half of a surrogate pair stands alone",
+    re.compile(rf"{_STRING}|(?P<bad>-?\d+(?:\.\d+)?[eE][+-]?\d+)", re.DOTALL): "a number out of range",
+}

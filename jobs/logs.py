@@ -1,0 +1,63 @@
+"""Logging: one line an event, for people or as JSON, to stderr and (in local mode) to a rotated file.
+
+Several processes write the same file, so none of them may rotate it alone: they reopen it when it has been moved
+(`WatchedFileHandler`), and the one supervisor moves it (`rotate`).
+"""
+
+import logging
+import os
+import sys
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+
+from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from jobs.config import Logging
+
+ROTATE_BYTES = 10 * 1024 * 1024
+KEPT_FILES = 5
+
+
+def setup(config: Logging, process: str, file: str | None = None) -> logging.Logger:
+    """Send all logging of this process to stderr, and to `file` where one is given. Returns the process's logger."""
+    formatter = _formatter(config, process)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace"))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(config.level.upper())
+    for chatty in ("watchdog", "rq", "rq.worker", "rq.job", "rq_scheduler.scheduler", "asyncio"):
+        logging.getLogger(chatty).setLevel("WARNING")
+    return logging.getLogger(f"llm.{process}")
+
+
+def _formatter(config: Logging, process: str) -> logging.Formatter:
+    if config.format == "json":
+        return MsgspecFormatter(
+            ["asctime", "levelname", "message"],
+            rename_fields={"asctime": "time", "levelname": "level", "exc_info": "traceback"},
+            static_fields={"process": process, "pid": os.getpid()},
+            datefmt="%Y-%m-%dT%H:%M:%S%z",
+        )
+    return logging.Formatter(f"%(asctime)s.%(msecs)03d %(levelname)-7s {process}: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+def rotate(file: str) -> None:
+    """Move a log that has grown past `ROTATE_BYTES` aside, keeping `KEPT_FILES`. Only the supervisor calls it."""
+    path = Path(file)
+    try:
+        if path.stat().st_size < ROTATE_BYTES:
+            return
+        for number in range(KEPT_FILES - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        path.replace(path.with_name(f"{path.name}.1"))
+    except OSError as error:
+        logging.getLogger("llm.logs").warning("Could not rotate %s: %s", file, error)

@@ -1,0 +1,56 @@
+"""What a worker says of a document, and the stream in which it says so.
+
+One stream entry carries the outcomes of one RQ job. The collector reads entries, commits them to disk and only
+then deletes them, so an outcome is told at least once; the commit is what happens once.
+"""
+
+from typing import Literal
+
+import msgspec
+
+STREAM = "llm:outcomes"
+FIELD = "o"
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A place in a text: `line` and `column` from 1, `column` in characters; `offset` in bytes from 0."""
+
+    line: int
+    column: int
+    offset: int
+
+
+class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One document's end. (A document that will be tried again has no outcome yet: it is scheduled in Redis.)
+
+    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected.
+    """
+
+    kind: Literal["done", "rejected"]
+    id: str
+    claim: str
+    attempts: int
+    completed_at: float
+    priority: str
+    queue: str
+    handler: str
+    reasons: list[str]
+    result: msgspec.Raw = msgspec.Raw(b"")
+    code: str = ""
+    message: str = ""
+    position: Position | None = None
+    seconds: float = 0.0
+    rq_job_id: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[Outcome])
+
+
+def encode(outcomes: list[Outcome]) -> bytes:
+    return _encoder.encode(outcomes)
+
+
+def decode(raw: bytes) -> list[Outcome]:
+    """Raises `msgspec.DecodeError` when `raw` is not a list of outcomes."""
+    return _decoder.decode(raw)

@@ -1,0 +1,125 @@
+"""What every long-running process of the project shares: how it starts, how it is told to stop, how it waits."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+from redis import Redis
+
+from jobs.config import Config, ConfigError, find, load
+from jobs.config.reading import EXIT_CONFIG
+from jobs.connection import AWAY, explain
+from jobs.logs import setup
+
+# Set by `llmctl up` for the processes it starts.
+PARENT_VARIABLE = "LLM_PARENT_PID"
+URL_VARIABLE = "LLM_REDIS_URL"
+
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+class Stop:
+    """A request to stop: a flag that signals set and loops look at. Nothing is ever raised from a signal handler."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        self._event.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait `seconds` or until told to stop; returns whether to stop."""
+        return self._event.wait(seconds)
+
+    def on_signals(self) -> None:
+        """Let SIGTERM and SIGINT set the flag; as often as they come, they ask for the same."""
+
+        def handle(signum: int, frame: FrameType | None) -> None:
+            self._event.set()
+
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+
+
+def start(process: str, argv: list[str] | None = None) -> tuple[Config, logging.Logger]:
+    """The common beginning of a daemon: `--config FILE`, the configuration, logging, and the tie to its parent.
+
+    Exits with status 78 and every problem on stderr when the configuration can't be used.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    explicit = arguments[arguments.index("--config") + 1] if "--config" in arguments[:-1] else None
+    try:
+        config = load(find(explicit, os.environ))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_CONFIG) from None
+    log = setup(config.logging, process, config.logging.file if config.queue.type == "local" else None)
+    die_with_parent(os.environ)
+    return config, log
+
+
+def die_with_parent(environ: Mapping[str, str]) -> None:
+    """Under `llmctl up`: be sent SIGTERM when the supervisor dies, however it dies (Linux; see prctl(2))."""
+    parent = environ.get(PARENT_VARIABLE)
+    if not parent or sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != int(parent):  # it died before the call
+        raise SystemExit(0)
+
+
+class Outage:
+    """Follows one outage of Redis from first failure to return, and says so once each, with a reminder in between."""
+
+    REMIND_SECONDS = 30.0
+
+    def __init__(self, log: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._monotonic = monotonic
+        self._since: float | None = None
+        self._told = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long Redis has been away; 0 while it is there."""
+        return 0.0 if self._since is None else self._monotonic() - self._since
+
+    def failed(self, error: Exception) -> float:
+        """Note a failure. Returns how long to wait before the next try: longer and longer, up to 2 s."""
+        now = self._monotonic()
+        if self._since is None:
+            self._since = now
+            self._told = now
+            self._log.warning("Redis unreachable: %s. Waiting for it; nothing is lost.", explain(error))
+        elif now - self._told >= self.REMIND_SECONDS:
+            self._told = now
+            self._log.warning("Redis unreachable for %.0f s: %s. Still waiting.", now - self._since, explain(error))
+        return min(2.0, 0.1 + self.seconds / 4)
+
+    def over(self) -> None:
+        """Note that Redis answers."""
+        if self._since is not None:
+            self._log.info("Redis is back after %.0f s.", self.seconds)
+            self._since = None
+
+
+def await_redis(redis: Redis, outage: Outage, stop: Stop) -> bool:
+    """Wait until Redis answers. False when told to stop first."""
+    while not stop:
+        try:
+            redis.ping()
+        except AWAY as error:
+            stop.wait(outage.failed(error))
+        else:
+            outage.over()
+            return True
+    return False

@@ -1,0 +1,270 @@
+"""`llm-worker QUEUE`: one process, one queue. RQ's data model, with fewer round trips and nothing lost on the way.
+
+Differences from RQ's `SimpleWorker`, each for a measured reason (docs/decisions/0002-rq.md):
+a signal only sets a flag; a lease kept by a thread says that the worker lives, so that its work is found soon after
+its death; a job's outcomes, its retries and its end are one transaction; Redis being away is waited for.
+"""
+
+import logging
+import os
+import random
+import socket
+import sys
+import threading
+from typing import Any
+
+from redis import Redis
+from rq import Queue, SimpleWorker
+from rq.exceptions import DequeueTimeout
+from rq.executions import Execution
+from rq.job import JobStatus
+from rq.serializers import JSONSerializer
+from rq.suspension import WORKERS_SUSPENDED
+from rq.utils import now as rq_now
+from rq.utils import utcformat
+from rq.worker import WorkerStatus
+from rq.worker_registration import register
+
+from jobs import ledger, outcome, submission
+from jobs.clock import Clock, SystemClock
+from jobs.config import Config
+from jobs.connection import AWAY, connect
+from jobs.document import Status
+from jobs.handler import HandlerMissing, load_handlers
+from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start
+from jobs.rq_job import DocumentJob
+from jobs.run import Ran, Runner
+
+BEAT_SECONDS = 2.0
+LEASE_SECONDS = 6
+WAIT_SECONDS = 1  # how long one wait for a job blocks, and so how late a request to stop is seen
+# How long RQ's registries may hold a running job before RQ's own tools call it abandoned. The lease says so far sooner.
+_REGISTERED_SECONDS = 7 * 86400
+_GIVE_UP_SECONDS = 15.0  # how long a stopping worker goes on trying to report what it has done
+
+
+class DocumentWorker(SimpleWorker):
+    """An RQ worker for `DocumentJob`s."""
+
+    def __init__(self, queue: str, config: Config, redis: Redis, clock: Clock, stop: Stop, log: logging.Logger) -> None:
+        nonce = f"{random.randrange(16**4):04x}"  # noqa: S311 - a name, not a secret
+        super().__init__(
+            [Queue(queue, connection=redis, job_class=DocumentJob, serializer=JSONSerializer)],
+            name=f"{queue}-{socket.gethostname()}-{os.getpid()}-{nonce}",
+            connection=redis,
+            job_class=DocumentJob,
+            serializer=JSONSerializer,
+            worker_ttl=LEASE_SECONDS,
+        )
+        handlers = load_handlers(config.handlers)
+        for name, handler in handlers.items():
+            if isinstance(handler, HandlerMissing):
+                log.error("Handler %s cannot be used, its documents will be rejected: %s", name, handler)
+        self._clock = clock
+        self._stop = stop
+        self._log = log
+        self._outage = Outage(log)
+        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log)
+        self._suspended = False
+        self._ended = threading.Event()
+
+    # The loop
+
+    def work(self, *args: Any, **kwargs: Any) -> bool:
+        """Take and run jobs until told to stop. Returns whether any job was run."""
+        worked = False
+        if not await_redis(self.connection, self._outage, self._stop):
+            return worked
+        self.birth_date = self.last_heartbeat = rq_now()
+        self._state = WorkerStatus.IDLE
+        beat = threading.Thread(target=self._beat, name="lease", daemon=True)
+        self._breathe()
+        beat.start()
+        self._log.info("Worker %s takes jobs from %s", self.name, self.queues[0].name)
+        while not self._stop:
+            try:
+                taken = self._take()
+            except AWAY as error:
+                self._stop.wait(self._outage.failed(error))
+                continue
+            except Exception:
+                self._log.exception("A job could not be read and was passed over")
+                continue
+            self._outage.over()
+            if taken is not None:
+                self.execute_job(taken, self.queues[0])
+                worked = True
+        self._ended.set()
+        beat.join()
+        try:
+            self.register_death()  # type: ignore[no-untyped-call]
+        except AWAY:
+            pass  # the lease runs out by itself
+        self._log.info("Worker %s has stopped", self.name)
+        return worked
+
+    def _take(self) -> DocumentJob | None:
+        if self._suspended:
+            self._stop.wait(BEAT_SECONDS)
+            return None
+        try:
+            found = self.queue_class.dequeue_any(
+                self.queues,
+                WAIT_SECONDS,
+                connection=self.connection,
+                job_class=self.job_class,
+                serializer=self.serializer,
+                death_penalty_class=self.death_penalty_class,
+            )
+        except DequeueTimeout:
+            return None
+        if found is None:
+            return None
+        job = found[0]
+        assert isinstance(job, DocumentJob)
+        return job
+
+    # The lease
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                self._breathe()
+            except AWAY:
+                pass  # the main thread says so
+
+    def _breathe(self) -> None:
+        """Renew the lease and all that says this worker exists: it also heals what a flushed Redis has forgotten."""
+        self.last_heartbeat = rq_now()
+        with self.connection.pipeline() as pipeline:
+            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
+            pipeline.expire(self.key, LEASE_SECONDS)
+            register(self, pipeline)
+            pipeline.exists(WORKERS_SUSPENDED)
+            self._suspended = bool(pipeline.execute()[-1])
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Nothing: the lease thread does it."""
+
+    # One job
+
+    def execute_job(self, job: Any, queue: Queue) -> None:
+        """Run one job: begin it, run its documents, end it; two round trips beside those that took it."""
+        self._state = WorkerStatus.BUSY
+        try:
+            execution = self._insist(lambda: self._begin(job, queue))
+            if execution is None:
+                return
+            job.runner = self._runner
+            try:
+                ran: Ran = job.perform()
+            except Exception as error:
+                self._log.exception("Job %s could not be run", job.id)
+                message = f"{type(error).__name__}: {error}"
+                self._insist(lambda: self._fail(job, execution, message))
+                return
+            self._insist(lambda: self._end(job, execution, ran, queue.name))
+        finally:
+            self._state = WorkerStatus.IDLE
+
+    def _begin(self, job: DocumentJob, queue: Queue) -> Execution:
+        """The job is this worker's from here on, and the ledger and RQ's registries say so."""
+        with self.connection.pipeline() as pipeline:
+            execution = Execution.create(job, _REGISTERED_SECONDS, pipeline, self.name)
+            job.prepare_for_execution(self.name, pipeline=pipeline)
+            pipeline.persist(job.key)
+            pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+            pipeline.hset(self.key, "state", WorkerStatus.BUSY.value)
+            entries: list[tuple[str, ledger.Fields]] = [
+                (packet.id, {"attempts": packet.attempts + 1, "rq_job_id": job.id}) for packet in job.packets
+            ]
+            ledger.move(pipeline, Status.STARTED, self._clock.now(), entries)
+            pipeline.execute()
+        self.executions[execution.id] = execution
+        return execution
+
+    def _end(self, job: DocumentJob, execution: Execution, ran: Ran, queue: str) -> None:
+        """What came of the job, and the job's removal, in one transaction."""
+        at = self._clock.now()
+        with self.connection.pipeline() as pipeline:
+            if ran.outcomes:
+                pipeline.xadd(outcome.STREAM, {outcome.FIELD: outcome.encode(ran.outcomes)})
+            for again in ran.again:
+                packet = again.packet
+                # The id follows from the attempt, so that telling it twice schedules it once.
+                job_id = f"{packet.id}-r{packet.attempts}"
+                submission.enqueue_at(pipeline, self.connection, job_id, packet, again.at)
+                ledger.move(
+                    pipeline, Status.RETRYING, at, [(packet.id, {"rq_job_id": job_id, "message": again.reason[:500]})]
+                )
+            if ran.left:
+                job_id = f"{job.id[:40]}-rest"
+                submission.enqueue(pipeline, self.connection, job_id, queue, ran.left, at_front=True)
+                submission.resubmitted(pipeline, Status.QUEUED, at, ran.left, job_id)
+            pipeline.hincrby(self.key, "successful_job_count", 1)
+            pipeline.hincrbyfloat(self.key, "total_working_time", sum(done.seconds for done in ran.outcomes))
+            pipeline.expire(self.key, LEASE_SECONDS)
+            self._forget(pipeline, job, execution)
+            pipeline.execute()
+        self.executions.pop(execution.id, None)
+        for again in ran.again:
+            self._log.warning(
+                "Task will be retried: %s attempt %d of document %s failed (%s)",
+                again.packet.source,
+                again.packet.attempts,
+                again.packet.id,
+                again.reason,
+                extra={"document_id": again.packet.id, "attempt": again.packet.attempts},
+            )
+
+    def _fail(self, job: DocumentJob, execution: Execution, message: str) -> None:
+        """A job that is not the project's own work ends in RQ's failed registry, for `rq info` to show."""
+        with self.connection.pipeline() as pipeline:
+            job.set_status(JobStatus.FAILED, pipeline=pipeline)
+            self.cleanup_execution(job, pipeline=pipeline, execution=execution)
+            pipeline.hset(job.key, "ended_at", utcformat(rq_now()))
+            job.failed_job_registry.add(job, ttl=86400, exc_string=message, pipeline=pipeline)
+            pipeline.hincrby(self.key, "failed_job_count", 1)
+            pipeline.execute()
+
+    def _forget(self, pipeline: Any, job: DocumentJob, execution: Execution) -> None:
+        execution.delete(job=job, pipeline=pipeline)
+        pipeline.delete(job.key, f"rq:executions:{job.id}")
+
+    def _insist(self, action: Any) -> Any:
+        """Do `action` however long Redis is away; None when a stopping worker gives up (others find its work)."""
+        while True:
+            try:
+                done = action()
+            except AWAY as error:
+                wait = self._outage.failed(error)
+                if self._stop and self._outage.seconds > _GIVE_UP_SECONDS:
+                    self._log.error("Stopping without Redis; the job in hand will be run again by another worker.")
+                    return None
+                threading.Event().wait(wait)
+            else:
+                self._outage.over()
+                return done
+
+
+def main() -> None:
+    """Entry point of `llm-worker QUEUE`; `high.2` is a second worker of `high`."""
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    config, log = start("worker")
+    if "--config" in sys.argv:
+        arguments = [argument for argument in arguments if argument != sys.argv[sys.argv.index("--config") + 1]]
+    queue = arguments[0].split(".")[0] if arguments else ""
+    if queue not in config.queue.priority_levels:
+        allowed = ", ".join(config.queue.priority_levels)
+        print(f"llm-worker: {queue!r} is not a queue. Allowed: {allowed} (queue.priority_levels).", file=sys.stderr)
+        raise SystemExit(78)
+    log.name = f"llm.worker.{queue}"
+    stop = Stop()
+    stop.on_signals()
+    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
+    try:
+        redis_ready = await_redis(redis, Outage(log), stop)
+        if redis_ready:
+            DocumentWorker(queue, config, redis, SystemClock(), stop, log).work()
+    finally:
+        redis.close()
