@@ -43,10 +43,10 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | HandlerM
     """The functions behind `configured` (name to `package.module:function`), the built-in `default` added if unnamed.
 
     A handler that can't be imported is kept as the error it raised, so that one broken import
-    stops the documents of that handler and no others. The working folder is importable, as it is with `python -m`.
+    stops the documents of that handler and no others. The working folder is importable.
     """
     if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+        sys.path.append(os.getcwd())  # last: a folder called `api` there must not hide a package
     paths = {"default": BUILT_IN, **configured}
     handlers: dict[str, Handler | HandlerMissing] = {}
     for name, path in paths.items():

@@ -18,10 +18,16 @@ ROTATE_BYTES = 10 * 1024 * 1024
 KEPT_FILES = 5
 
 
-def setup(config: Logging, process: str, file: str | None = None) -> logging.Logger:
-    """Send all logging of this process to stderr, and to `file` where one is given. Returns the process's logger."""
+def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool = False) -> logging.Logger:
+    """Send all logging of this process to stderr, and to `file` where one is given. Returns the process's logger.
+
+    `quiet` leaves only warnings on stderr: a person looks at it, and the rest is in the file.
+    """
     formatter = _formatter(config, process)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    console = logging.StreamHandler(sys.stderr)
+    if quiet and file:
+        console.setLevel("WARNING")
+    handlers: list[logging.Handler] = [console]
     if file:
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace"))

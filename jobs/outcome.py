@@ -35,7 +35,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     queue: str
     handler: str
     reasons: list[str]
-    result: msgspec.Raw = msgspec.Raw(b"")
+    result: bytes = b""
     code: str = ""
     message: str = ""
     position: Position | None = None

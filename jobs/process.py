@@ -1,11 +1,12 @@
 """What every long-running process of the project shares: how it starts, how it is told to stop, how it waits."""
 
+import contextlib
 import ctypes
 import logging
 import os
+import select
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -20,34 +21,52 @@ from jobs.logs import setup
 # Set by `llmctl up` for the processes it starts.
 PARENT_VARIABLE = "LLM_PARENT_PID"
 URL_VARIABLE = "LLM_REDIS_URL"
+QUIET_VARIABLE = "LLM_QUIET"
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 class Stop:
-    """A request to stop: a flag that signals set and loops look at. Nothing is ever raised from a signal handler."""
+    """A request to stop: a flag that signals set and loops look at. Nothing is ever raised from a signal handler.
+
+    The handler only assigns and writes to a pipe. (`threading.Event.set` takes a lock: a second signal during the
+    first one's `set` would wait for it for ever. That was seen here.)
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._asked = False
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
 
     def __bool__(self) -> bool:
-        return self._event.is_set()
+        return self._asked
 
     def set(self) -> None:
-        self._event.set()
+        self._asked = True
+        try:
+            os.write(self._write, b"s")
+        except BlockingIOError:
+            pass  # it is full of earlier requests
 
     def wait(self, seconds: float) -> bool:
         """Wait `seconds` or until told to stop; returns whether to stop."""
-        return self._event.wait(seconds)
+        if not self._asked:
+            select.select([self._read], [], [], max(0.0, seconds))
+        return self._asked
 
     def on_signals(self) -> None:
         """Let SIGTERM and SIGINT set the flag; as often as they come, they ask for the same."""
 
         def handle(signum: int, frame: FrameType | None) -> None:
-            self._event.set()
+            self.set()
 
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+
+    def __del__(self) -> None:
+        for descriptor in (self._read, self._write):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
 
 
 def start(process: str, argv: list[str] | None = None) -> tuple[Config, logging.Logger]:
@@ -62,7 +81,8 @@ def start(process: str, argv: list[str] | None = None) -> tuple[Config, logging.
     except ConfigError as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_CONFIG) from None
-    log = setup(config.logging, process, config.logging.file if config.queue.type == "local" else None)
+    file = config.logging.file if config.queue.type == "local" else None
+    log = setup(config.logging, process, file, quiet=QUIET_VARIABLE in os.environ)
     die_with_parent(os.environ)
     return config, log
 

@@ -28,7 +28,7 @@ MAX_CRASHES = 3
 
 
 class Reaper:
-    """Takes only what it has seen abandoned for a while. The scheduler's lock sees to it that there is one at a time."""
+    """Takes only what it has seen abandoned for a while. The scheduler's lock sees to it that there is one of it."""
 
     def __init__(self, redis: Redis, queues: Iterable[str], clock: Clock, log: logging.Logger) -> None:
         self._redis = redis

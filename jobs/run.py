@@ -120,7 +120,7 @@ class Runner:
         else:
             ran.outcomes.append(self._outcome(packet, attempt, began, job_id, "rejected", rejection=rejection))
 
-    def _handle(self, packet: Packet, attempt: int) -> msgspec.Raw:
+    def _handle(self, packet: Packet, attempt: int) -> bytes:
         """The handler's result as JSON text."""
         text, value = intake.read(packet.text(), self._limits)
         name = packet.route.handler
@@ -141,7 +141,7 @@ class Runner:
         )
         with time_limit(self._processing.worker_timeout):
             result = handler(value, context)
-        return msgspec.Raw(encode_result(result))
+        return encode_result(result)
 
     def _outcome(
         self,
@@ -151,7 +151,7 @@ class Runner:
         job_id: str,
         kind: Literal["done", "rejected"],
         *,
-        result: msgspec.Raw | None = None,
+        result: bytes = b"",
         rejection: Rejection | None = None,
     ) -> Outcome:
         route = packet.route
@@ -165,7 +165,7 @@ class Runner:
             queue=route.queue,
             handler=route.handler,
             reasons=route.reasons,
-            result=result if result is not None else msgspec.Raw(b""),
+            result=result,
             code=rejection.code.value if rejection else "",
             message=rejection.message if rejection else "",
             position=rejection.position if rejection else None,

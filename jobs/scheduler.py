@@ -184,3 +184,7 @@ def main() -> None:
         log.info("Scheduler has stopped")
     finally:
         redis.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import random
 import socket
 import sys
 import threading
+import time
 from typing import Any
 
 from redis import Redis
@@ -213,7 +214,7 @@ class DocumentWorker(SimpleWorker):
                 again.packet.source,
                 again.packet.attempts,
                 again.packet.id,
-                again.reason,
+                again.reason.partition(":")[0],
                 extra={"document_id": again.packet.id, "attempt": again.packet.attempts},
             )
 
@@ -241,7 +242,7 @@ class DocumentWorker(SimpleWorker):
                 if self._stop and self._outage.seconds > _GIVE_UP_SECONDS:
                     self._log.error("Stopping without Redis; the job in hand will be run again by another worker.")
                     return None
-                threading.Event().wait(wait)
+                time.sleep(wait)
             else:
                 self._outage.over()
                 return done
@@ -268,3 +269,7 @@ def main() -> None:
             DocumentWorker(queue, config, redis, SystemClock(), stop, log).work()
     finally:
         redis.close()
+
+
+if __name__ == "__main__":
+    main()

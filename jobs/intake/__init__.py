@@ -4,6 +4,6 @@
 """
 
 from jobs.intake.refusal import Refused
-from jobs.intake.strict import Limits, read
+from jobs.intake.strict import Limits, body, read
 
-__all__ = ["Limits", "Refused", "read"]
+__all__ = ["Limits", "Refused", "body", "read"]

@@ -1,0 +1,86 @@
+"""Where a document's files are: looked up by its source, and believed only with its id in them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from ingest.spool import Folders
+from ingest.spool.committing import SIDECAR
+from ingest.spool.renaming import NAME_BYTES, fitted
+from jobs.document import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jobs.config import Config
+    from jobs.ledger import Entry
+
+
+class Place(NamedTuple):
+    """A finished document on disk. `report` is its result, or the report of what was wrong with it."""
+
+    report: str
+    original: str | None
+
+
+class _Known(msgspec.Struct):
+    id: str
+
+
+class Position(msgspec.Struct):
+    """Where in the text an error is, as its report says."""
+
+    line: int | None = None
+    column: int | None = None
+    offset: int | None = None
+
+
+def find(config: Config, entry: Entry) -> Place | None:
+    """The files of a document that is done or rejected; None where they are not (any more), or on another host."""
+    folders = Folders.of(config.directories)
+    if entry.status == Status.DONE:
+        reports, originals, ending = folders.output, folders.archive, ""
+    elif entry.status == Status.REJECTED:
+        reports, originals, ending = folders.error, folders.error, SIDECAR
+    else:
+        return None
+    for name in _names(entry.source, entry.id, ending):
+        report = os.path.join(reports, name + ending)
+        if _id_in(report) == entry.id:
+            original = os.path.join(originals, name)
+            return Place(report, original if os.path.lexists(original) else None)
+    return None
+
+
+def position(report: str) -> dict[str, Any]:
+    """line, column and offset from an error report; empty where it has none."""
+    try:
+        with open(report, "rb") as file:
+            found = msgspec.json.decode(file.read(), type=Position)
+    except (OSError, msgspec.DecodeError):
+        return {}
+    return {} if found.line is None else dict(msgspec.structs.asdict(found))
+
+
+def _names(source: str, document_id: str, ending: str) -> Iterator[str]:
+    """The names that the collector may have given a document, in the order in which it tries them."""
+    path = "/".join(part for part in source.split("/") if part not in ("", ".", "..")) or "unnamed"
+    folder, name = os.path.split(path)
+    stem, suffix = os.path.splitext(name)
+    longer = fitted(stem, f".{document_id}{suffix}", room=len(ending))
+    if len(os.fsencode(name)) + len(ending) <= NAME_BYTES:
+        yield path
+    yield os.path.join(folder, longer)
+    yield os.path.join(f"{document_id}.conflict", name)
+    yield os.path.join(f"{document_id}.conflict", longer)
+
+
+def _id_in(report: str) -> str | None:
+    try:
+        with open(report, "rb") as file:
+            return msgspec.json.decode(file.read(), type=_Known).id
+    except (OSError, ValueError):
+        return None

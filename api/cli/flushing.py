@@ -1,0 +1,36 @@
+"""`llmctl flush`: what waits in batches goes to the workers now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from api.cli.connecting import reached
+from api.cli.settings import settings
+from api.cli.tasks import one_of
+
+
+def flush(
+    context: typer.Context,
+    queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="One queue; without it, all.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Hand the documents that wait in batches to the workers now."""
+    from api.cli.presenting import counted, print_json
+    from jobs import batch
+    from jobs.clock import SystemClock
+
+    config = settings(context).config
+    levels = config.queue.priority_levels
+    only = one_of(queue, levels, "QUEUE")
+    with reached(config) as redis:
+        moved = {
+            level: batch.flush(redis, level, config.processing, SystemClock(), force=True)
+            for level in ([only] if only else levels)
+        }
+    if as_json:
+        print_json({"flushed": moved})
+    else:
+        for level, count in moved.items():
+            typer.echo(f"{level}: {counted(count, 'document')}")

@@ -1,0 +1,90 @@
+"""`llmctl generate`: test documents into a watch folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.exits import ExitCode, fail
+from api.cli.settings import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from api.cli.specimens import Specimen
+
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed makes the same documents.")]
+
+
+def generate(
+    context: typer.Context,
+    count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many.")],
+    broken: Annotated[float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of spoilt ones.")] = 0.0,
+    seed: Seed = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", metavar="DIR", help="Where to; without it, the first watch folder.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Write test documents, in English and Traditional Chinese, into the watch folder."""
+    from api.cli.presenting import counted, print_json, printable
+    from api.cli.specimens import documents
+    from ingest.spool import explain
+
+    folder = str(into) if into is not None else settings(context).config.directories.watch[0]
+    sown = new_seed() if seed is None else seed
+    spoilt = 0
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for specimen in shown_progress(drop(folder, documents(count, sown, broken)), count, "Writing"):
+            spoilt += specimen.is_broken
+    except OSError as error:
+        fail(explain(error), ExitCode.NOT_WELL)
+    if as_json:
+        print_json({"written": count, "broken": spoilt, "folder": folder, "seed": sown})
+    else:
+        typer.echo(f"{counted(count, 'document')} ({spoilt} broken) in {printable(folder)}, seed {sown}")
+
+
+def new_seed() -> int:
+    """A seed for whoever gave none; it is told, so that the documents can be had again."""
+    return secrets.randbelow(10**6)
+
+
+def drop(folder: str, specimens: Iterable[Specimen]) -> Iterator[Specimen]:
+    """Write each into `folder`, whole or not at all and never over another file. Raises OSError."""
+    from ingest.spool.renaming import rename_new, with_id
+    from jobs.clock import SystemClock
+    from jobs.document import new_id
+
+    for specimen in specimens:
+        unfinished = os.path.join(folder, f".{os.getpid()}.{specimen.name}.tmp")
+        try:
+            with open(unfinished, "wb", buffering=0) as file:
+                file.write(specimen.raw)
+            try:
+                rename_new(unfinished, os.path.join(folder, specimen.name))
+            except FileExistsError:
+                rename_new(unfinished, os.path.join(folder, with_id(specimen.name, new_id(SystemClock().now()))))
+        except BaseException:
+            if os.path.exists(unfinished):
+                os.unlink(unfinished)
+            raise
+        yield specimen
+
+
+def shown_progress(steps: Iterable[Specimen], total: int, title: str) -> Iterator[Specimen]:
+    """The same steps, with a progress bar on stderr if that is a terminal."""
+    from api.cli.presenting import chatter
+
+    out = chatter()
+    if not out.is_terminal:
+        yield from steps
+        return
+    from rich.progress import track
+
+    yield from track(steps, description=title, total=total, console=out, transient=True)

@@ -1,0 +1,190 @@
+"""Which files in the watch folders are documents, and when each is complete (invariant 4).
+
+A file that parses strictly as an object, an array or a string is complete: no writer can be in the middle of it.
+Any other file is complete once it has stopped changing for `settle_seconds`, and is then taken for what it is.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ingest.dropping import id_in_name
+from ingest.spool.claims import Found, Seen
+from jobs import intake
+from jobs.clock import Clock
+from jobs.codes import Code
+from jobs.config import Processing
+from jobs.document import new_id
+
+_UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".filepart", ".swp", ".swx", "~")
+_LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "lost+found", "$recycle.bin"})
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a name is that of no document: hidden, unfinished, or what operating systems and editors leave about."""
+    lowered = name.lower()
+    return (
+        name.startswith(".")
+        or lowered.endswith(_UNFINISHED)
+        or lowered in _LITTER
+        or (name.startswith("#") and name.endswith("#"))
+    )
+
+
+def is_ignored_path(source: str) -> bool:
+    """Whether any part of a source is ignored."""
+    return any(is_ignored(part) for part in source.split("/"))
+
+
+def files(folder: str, below: str = "") -> Iterator[str]:
+    """The sources (paths below `folder`) of all that might be documents, depth first; links are not followed."""
+    pending = [below]
+    while pending:
+        part = pending.pop()
+        try:
+            with os.scandir(os.path.join(folder, part) if part else folder) as entries:
+                for entry in entries:
+                    if is_ignored(entry.name):
+                        continue
+                    source = f"{part}/{entry.name}" if part else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(source)
+                    else:
+                        yield source
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # moved away meanwhile
+        except PermissionError:
+            if not part:
+                raise
+            continue
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A complete file: what to claim, its bytes, and its value (None where it doesn't parse)."""
+
+    found: Found
+    raw: bytes
+    value: Any
+
+
+@dataclass
+class _Waiting:
+    seen: Seen
+    since: float
+
+
+class Finder:
+    """Looks at files, and remembers since when each incomplete one has not changed."""
+
+    def __init__(self, processing: Processing, clock: Clock, id_taken: Callable[[str], bool] = lambda _: False) -> None:
+        self._processing = processing
+        self._clock = clock
+        self._id_taken = id_taken
+        self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
+        self._waiting: dict[tuple[str, str], _Waiting] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many files are incomplete as yet."""
+        return len(self._waiting)
+
+    def due(self) -> list[tuple[str, str]]:
+        """(watch folder, source) of incomplete files whose time has come to be looked at again."""
+        now = self._clock.monotonic()
+        return [key for key, waiting in self._waiting.items() if now - waiting.since >= self._processing.settle_seconds]
+
+    def next_due(self) -> float | None:
+        """Seconds until `due` will have something; None while nothing is waiting."""
+        if not self._waiting:
+            return None
+        first = min(waiting.since for waiting in self._waiting.values())
+        return max(0.0, first + self._processing.settle_seconds - self._clock.monotonic())
+
+    def look(self, watch: str, source: str) -> Ready | None:
+        """The file if it is complete; None if it is not, or has gone, or is a link to a folder."""
+        key = (watch, source)
+        path = os.path.join(watch, source)
+        try:
+            status = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            self._waiting.pop(key, None)
+            return None
+        if stat.S_ISDIR(status.st_mode):
+            return None
+        seen = Seen.of(status)
+        settled = self._settled(key, seen)
+        if not stat.S_ISREG(status.st_mode):
+            if stat.S_ISLNK(status.st_mode) and os.path.isdir(path):
+                self._waiting.pop(key, None)
+                return None
+            return self._refused(key, seen, Code.NOT_A_FILE, _kind(path, status)) if settled else None
+        if seen.size > self._limits.max_bytes:
+            message = f"{seen.size} bytes; processing.max_document_bytes is {self._limits.max_bytes}."
+            return self._refused(key, seen, Code.TOO_LARGE, message) if settled else None
+        if seen.size == 0 and not settled:
+            return None
+        return self._read(key, path, settled)
+
+    def _read(self, key: tuple[str, str], path: str, settled: bool) -> Ready | None:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._waiting.pop(key, None)
+            return None
+        except OSError as error:
+            seen = Seen.of(os.lstat(path))
+            return self._refused(key, seen, Code.UNREADABLE, error.strerror or str(error)) if settled else None
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            seen = Seen.of(os.fstat(descriptor))
+            raw = file.read(self._limits.max_bytes + 1)
+        if len(raw) != seen.size:  # being written at this very moment
+            self._settled(key, Seen(seen.inode, -1, 0))
+            return None
+        value: Any = None
+        try:
+            _, value = intake.read(raw, self._limits)
+            complete = isinstance(value, dict | list | str)
+        except intake.Refused:
+            complete = False
+        if not complete and not self._settled(key, seen):
+            return None
+        return Ready(self._found(key, seen, hashlib.sha256(raw).hexdigest()), raw, value)
+
+    def _settled(self, key: tuple[str, str], seen: Seen) -> bool:
+        """Whether the file has been as it is now for `settle_seconds`."""
+        now = self._clock.monotonic()
+        waiting = self._waiting.get(key)
+        if waiting is None or waiting.seen != seen:
+            self._waiting[key] = _Waiting(seen, now)
+            return self._processing.settle_seconds <= 0
+        return now - waiting.since >= self._processing.settle_seconds
+
+    def _refused(self, key: tuple[str, str], seen: Seen, code: Code, message: str) -> Ready:
+        return Ready(self._found(key, seen, None, code, message), b"", None)
+
+    def _found(
+        self, key: tuple[str, str], seen: Seen, sha256: str | None, code: Code | None = None, message: str | None = None
+    ) -> Found:
+        self._waiting.pop(key, None)
+        watch, source = key
+        now = self._clock.now()
+        named = id_in_name(source)
+        document_id = named if named and not self._id_taken(named) else new_id(now)
+        return Found(watch, source, document_id, seen, now, sha256, code, message)
+
+
+def _kind(path: str, status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        target = os.fsencode(os.readlink(path)).decode("utf-8", "backslashreplace")
+        return f"A symbolic link (to {target}) is not followed."
+    kinds = {
+        stat.S_IFIFO: "A FIFO",
+        stat.S_IFSOCK: "A socket",
+        stat.S_IFBLK: "A block device",
+        stat.S_IFCHR: "A device",
+    }
+    return f"{kinds.get(stat.S_IFMT(status.st_mode), 'A special file')} can't be read as a document."

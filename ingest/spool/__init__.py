@@ -1,0 +1,12 @@
+"""The spool: the folders, and the only code that moves documents between them.
+
+    watch --claim--> temp/<group>/<id> --commit--> archive + processed, or errors
+
+A document's original bytes are in exactly one of these places at every instant, because each step is one rename.
+"""
+
+from ingest.spool.claims import Claim, Claims, Found
+from ingest.spool.folders import Folders, Trouble, explain
+from ingest.spool.locking import SpoolLock
+
+__all__ = ["Claim", "Claims", "Folders", "Found", "SpoolLock", "Trouble", "explain"]

@@ -1,0 +1,332 @@
+"""The commit: outcomes become files, once (invariant 2).
+
+For a group of documents: write every result beside its place under a hidden name, make them durable with one sync,
+rename each into place, then move its original out of the claims. The claim is the token: while it is there the
+document is not committed, and doing the steps again finds what is already done and does the rest.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from ingest.spool.claims import Claim, Claims, Seen, put_back
+from ingest.spool.folders import Folders, Trouble, explain
+from ingest.spool.renaming import fitted, rename_new, sync_all
+from jobs import intake
+from jobs.clock import rfc3339
+from jobs.document import Status
+from jobs.faults import FaultPoint, no_faults
+from jobs.outcome import Outcome, Position
+
+SIDECAR = ".error.json"
+_HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
+
+
+class ShownRoute(msgspec.Struct, frozen=True, kw_only=True):
+    priority: str
+    queue: str
+    handler: str
+    reasons: list[str]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in the output folder. `id` comes first: it is how a result is known to be a document's own."""
+
+    id: str
+    source: str
+    status: str
+    received_at: str
+    completed_at: str
+    attempts: int
+    priority: str
+    route: ShownRoute
+    quality: str
+    repairs: list[str]
+    sha256: str | None
+    rq_job_id: str
+    seconds: float
+    document: msgspec.Raw
+    result: msgspec.Raw
+
+
+class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A `.error.json` beside an original in the error folder."""
+
+    id: str
+    source: str
+    code: str
+    message: str
+    line: int | None
+    column: int | None
+    offset: int | None
+    attempts: int
+    received_at: str
+    failed_at: str
+    sha256: str | None
+    route: ShownRoute
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What the ledger is told. Without a `claim` there was nothing to do: an outcome of this document came before."""
+
+    outcome: Outcome
+    status: Status
+    claim: Claim | None = None
+    place: str = ""
+    message: str = ""
+
+
+@dataclass
+class _Step:
+    """One document between writing and moving."""
+
+    outcome: Outcome
+    claim: Claim
+    original: str
+    report: str  # where the result or the error report goes
+    home: str  # where the original goes
+    unfinished: str | None  # the hidden file; None when the report is in place already
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Commit:
+    """Commits outcomes in groups. There is one a spool: whoever holds the collector's lock."""
+
+    def __init__(
+        self,
+        folders: Folders,
+        claims: Claims,
+        at: FaultPoint = no_faults,
+        sync: Callable[[str], None] = sync_all,
+    ) -> None:
+        self._folders = folders
+        self._claims = claims
+        self._at = at
+        self._sync = sync
+        self._manifests: dict[str, dict[str, Claim]] = {}
+        self._left: dict[str, int] = {}
+
+    def group(self, outcomes: Iterable[Outcome]) -> list[Committed]:
+        """Commit `outcomes` together. Raises `Trouble` when a folder can't be written; all can be tried again."""
+        steps: list[_Step] = []
+        committed: list[Committed] = []
+        seen: set[str] = set()
+        try:
+            try:
+                for outcome in outcomes:
+                    if outcome.id in seen:
+                        committed.append(Committed(outcome, _final(outcome)))
+                        continue
+                    seen.add(outcome.id)
+                    step = self._write(outcome)
+                    if isinstance(step, Committed):
+                        committed.append(step)
+                    else:
+                        steps.append(step)
+                self._at("commit.written")
+                if any(step.unfinished for step in steps):
+                    self._sync(self._folders.output)
+                self._at("commit.synced")
+            except OSError:
+                for step in steps:
+                    if step.unfinished:
+                        with contextlib.suppress(OSError):
+                            os.unlink(step.unfinished)
+                raise
+            committed += [self._place(step) for step in steps]
+        except OSError as error:
+            raise Trouble(explain(error)) from error
+        self._tidy(step.outcome.claim for step in steps)
+        self._at("commit.done")
+        return committed
+
+    def _write(self, outcome: Outcome) -> "_Step | Committed":
+        group = outcome.claim
+        try:
+            original = self._claims.path(group, outcome.id)
+            status = os.lstat(original)
+        except (ValueError, FileNotFoundError):
+            return Committed(outcome, _final(outcome))
+        claim = self._claim(group, outcome.id)
+        if Seen.of(status) != claim.seen and self._changed(original, claim):
+            place = put_back(original, claim.watch or self._folders.watch[0], claim.relative_path, claim.id)
+            self._tidy([group])
+            why = "The file changed after it was read; it was put back and is read again."
+            return Committed(outcome, Status.CANCELLED, claim, place, why)
+        if outcome.kind == "done":
+            report, home, mine = self._places(claim, self._folders.output, self._folders.archive, "")
+            content = b"" if mine else _result(outcome, claim, self._claims.read(group, outcome.id))
+        else:
+            report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR)
+            content = b"" if mine else _report(outcome, claim, claim.sha256 or _sha256(original))
+        if mine:
+            return _Step(outcome, claim, original, report, home, None)
+        unfinished = os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
+        try:
+            _write_file(unfinished, content)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished)
+            raise
+        return _Step(outcome, claim, original, report, home, unfinished)
+
+    def _place(self, step: _Step) -> Committed:
+        if step.unfinished:
+            rename_new(step.unfinished, step.report)
+        self._at("commit.report_in_place")
+        os.makedirs(os.path.dirname(step.home), exist_ok=True)
+        rename_new(step.original, step.home)
+        self._at("commit.original_moved")
+        group = step.outcome.claim
+        if group in self._left:
+            self._left[group] -= 1
+        place = step.report if step.outcome.kind == "done" else step.home
+        return Committed(step.outcome, _final(step.outcome), step.claim, place)
+
+    def _places(self, claim: Claim, reports: str, homes: str, ending: str) -> tuple[str, str, bool]:
+        """Where a document's report and original go, and whether the report is there already (a crash came between).
+
+        Its own path when that is free in both folders, else the one with its id; names are cut where they are too long.
+        """
+        source = _within(claim.relative_path)
+        folder, name = os.path.split(source)
+        fits = len(os.fsencode(name)) + len(ending) <= 255
+        stem, suffix = os.path.splitext(os.path.basename(source))
+        longer = os.path.join(folder, fitted(stem, f".{claim.id}{suffix}", room=len(ending)))
+        apart = os.path.join(f"{claim.id}.conflict", name if fits else os.path.basename(longer))
+        for option in [source, longer, apart] if fits else [longer, apart]:
+            report = os.path.join(reports, option + ending)
+            home = os.path.join(homes, option)
+            try:
+                os.makedirs(os.path.dirname(report), exist_ok=True)
+                os.makedirs(os.path.dirname(home), exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                continue  # a document was once called what is a folder now
+            if os.path.lexists(report):
+                if _is_of(report, claim.id):
+                    return report, home, True
+                continue
+            if not os.path.lexists(home):
+                return report, home, False
+        raise FileExistsError(errno.EEXIST, "every name for this document is taken", os.path.join(reports, source))
+
+    def _claim(self, group: str, document_id: str) -> Claim:
+        if group not in self._manifests or document_id not in self._manifests[group]:
+            self._manifests[group] = self._claims.held(group)
+            self._left[group] = len(self._manifests[group])
+        return self._manifests[group][document_id]
+
+    def _changed(self, original: str, claim: Claim) -> bool:
+        return claim.sha256 is not None and _sha256(original) != claim.sha256
+
+    def _tidy(self, groups: Iterable[str]) -> None:
+        """Remove the groups that have become empty. What fails here is removed by the next reconcile."""
+        for group in set(groups):
+            if self._left.get(group, 0) <= 0:
+                self._manifests.pop(group, None)
+                self._left.pop(group, None)
+                with contextlib.suppress(OSError, ValueError):
+                    self._claims.remove_group(group)
+
+
+def _final(outcome: Outcome) -> Status:
+    return Status.DONE if outcome.kind == "done" else Status.REJECTED
+
+
+def _within(source: str) -> str:
+    """`source` as a path that stays below the folder it is joined to, whatever a manifest says."""
+    parts = [part for part in source.split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "unnamed"
+
+
+def _result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
+    return (
+        _encode(
+            Result(
+                id=outcome.id,
+                source=claim.source,
+                status=Status.DONE.value,
+                received_at=rfc3339(claim.received_at),
+                completed_at=rfc3339(outcome.completed_at),
+                attempts=outcome.attempts,
+                priority=outcome.priority,
+                route=_route(outcome),
+                quality="valid",
+                repairs=[],
+                sha256=claim.sha256,
+                rq_job_id=outcome.rq_job_id,
+                seconds=round(outcome.seconds, 6),
+                document=msgspec.Raw(intake.body(raw)),
+                result=msgspec.Raw(outcome.result),
+            )
+        )
+        + b"\n"
+    )
+
+
+def _report(outcome: Outcome, claim: Claim, sha256: str | None) -> bytes:
+    place = outcome.position or Position(0, 0, 0)
+    known = outcome.position is not None
+    return (
+        _encode(
+            ErrorReport(
+                id=outcome.id,
+                source=claim.source,
+                code=outcome.code,
+                message=outcome.message,
+                line=place.line if known else None,
+                column=place.column if known else None,
+                offset=place.offset if known else None,
+                attempts=outcome.attempts,
+                received_at=rfc3339(claim.received_at),
+                failed_at=rfc3339(outcome.completed_at),
+                sha256=sha256,
+                route=_route(outcome),
+            )
+        )
+        + b"\n"
+    )
+
+
+def _route(outcome: Outcome) -> ShownRoute:
+    return ShownRoute(priority=outcome.priority, queue=outcome.queue, handler=outcome.handler, reasons=outcome.reasons)
+
+
+def _is_of(report: str, document_id: str) -> bool:
+    """Whether the report at this path is of this document: its id stands at its very beginning."""
+    try:
+        with open(report, "rb") as file:
+            return file.read(64).startswith(b'{"id":"' + document_id.encode() + b'"')
+    except OSError:
+        return False
+
+
+def _sha256(path: str) -> str | None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _HASH_AT_MOST:
+            return None
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_file(path: str, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,93 @@
+"""The folders of the spool: made, checked, and explained when something is wrong with them."""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jobs.config import Directories
+
+
+class Trouble(Exception):
+    """A folder can't be used now. The message says which, why and what to do; the cause may go away by itself."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Absolute paths of the spool's folders."""
+
+    watch: tuple[str, ...]
+    output: str
+    archive: str
+    error: str
+    temp: str
+
+    @classmethod
+    def of(cls, directories: Directories) -> "Folders":
+        return cls(
+            watch=tuple(os.path.abspath(folder) for folder in directories.watch),
+            output=os.path.abspath(directories.output_directory),
+            archive=os.path.abspath(directories.archive_directory),
+            error=os.path.abspath(directories.error_directory),
+            temp=os.path.abspath(directories.temp_directory),
+        )
+
+    def named(self) -> Iterator[tuple[str, str]]:
+        """(configuration key, path) of each folder."""
+        for folder in self.watch:
+            yield "watch_directory", folder
+        yield "output_directory", self.output
+        yield "archive_directory", self.archive
+        yield "error_directory", self.error
+        yield "temp_directory", self.temp
+
+    def prepare(self) -> list[str]:
+        """Make what is missing and check what is there. Returns the folders it made. Raises `Trouble`."""
+        made = []
+        devices: dict[int, tuple[str, str]] = {}
+        for key, path in self.named():
+            try:
+                if not os.path.isdir(path):
+                    os.makedirs(path)
+                    made.append(path)
+                device = os.stat(path).st_dev
+            except OSError as error:
+                raise Trouble(explain(error, path, f"directories.{key}")) from None
+            if not os.access(path, os.W_OK | os.X_OK | os.R_OK):
+                raise Trouble(
+                    f"{path} (directories.{key}) can't be written. Give this user the right to, or mount it read-write."
+                )
+            devices.setdefault(device, (key, path))
+        if len(devices) > 1:
+            (first_key, first), (other_key, other) = list(devices.values())[:2]
+            raise Trouble(
+                f"{first} (directories.{first_key}) and {other} (directories.{other_key}) are on different file "
+                "systems. Documents move by rename, so put all the folders on one."
+            )
+        return made
+
+
+def explain(error: OSError, path: str | None = None, key: str | None = None) -> str:
+    """An error of the file system as a sentence with the next step."""
+    where = path or error.filename or "a folder"
+    if isinstance(where, bytes):
+        where = os.fsdecode(where)
+    named = f"{where} ({key})" if key else str(where)
+    match error.errno:
+        case errno.ENOSPC:
+            return f"The disk is full: {named} can't be written. Make room; the work goes on by itself."
+        case errno.EDQUOT:
+            return f"The disk quota is used up: {named} can't be written. Raise it or make room."
+        case errno.EROFS:
+            return f"{named} is on a read-only file system. Mount it read-write."
+        case errno.EACCES | errno.EPERM:
+            return f"{named} can't be used by this user (permission denied). Change its owner or its mode."
+        case errno.EXDEV:
+            return f"{named} is on another file system than the rest of the spool. Put all the folders on one."
+        case errno.ENOENT:
+            return f"{named} is missing."
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{named} is not a folder."
+        case errno.EMFILE | errno.ENFILE:
+            return f"Too many open files at {named}. Raise the limit (ulimit -n, LimitNOFILE=)."
+    return f"{named}: {error.strerror or error}"
