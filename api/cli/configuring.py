@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 MASK = "***"
 _SECRETS = frozenset({"password", "admin", "readonly", "jwt_secret", "encryption_key", "webhook_url"})
-_DSN_SECRETS = frozenset({"password", "username"})
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -100,7 +99,7 @@ def _hide_in_url(url: str) -> str:
         name, colon, _ = user.partition(":")
         place = f"{name}{colon}{MASK if colon else ''}@{host}"
     query = urlencode(
-        [(name, MASK if name in _DSN_SECRETS else value) for name, value in parse_qsl(parts.query)], safe="*/"
+        [(name, MASK if name == "password" else value) for name, value in parse_qsl(parts.query)], safe="*/"
     )
     return urlunsplit((parts.scheme, place, parts.path, query, ""))
 
@@ -110,7 +109,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, dict) and (value or not key):
         for name, inner in value.items():
             yield from _flat(inner, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
+    elif isinstance(value, list) and value:
         yield key, ", ".join(str(each) for each in value)
     else:
         yield key, _in_words(value)
@@ -118,7 +117,7 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _in_words(value: Any) -> str:
     match value:
-        case None | {}:
+        case None | "" | {} | []:
             return "-"
         case bool():
             return "true" if value else "false"

@@ -23,7 +23,7 @@ def redis_url(config: Config, environ: Mapping[str, str] | None = None) -> str:
     if explicit:
         return explicit
     if config.queue.type == "local":
-        from api.cli.embedded import socket_url
+        from api.local.embedded import socket_url
 
         return socket_url(config)
     return config.queue.redis_url
@@ -37,7 +37,10 @@ def client(config: Config) -> Iterator[Redis]:
     try:
         redis = connect(redis_url(config))
     except ValueError:
-        fail("The address of Redis is not one. Write redis://, rediss:// or unix:// and the rest.", ExitCode.CONFIGURATION)
+        fail(
+            "The address of Redis is not one. Write redis://, rediss:// or unix:// and the rest.",
+            ExitCode.CONFIGURATION,
+        )
     try:
         yield redis
     finally:

@@ -16,7 +16,7 @@ def flush(
     queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="One queue; without it, all.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Hand the documents that wait in batches to the workers now."""
+    """Hand waiting batches to the workers now."""
     from api.cli.presenting import counted, print_json
     from jobs import batch
     from jobs.clock import SystemClock

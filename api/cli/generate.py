@@ -23,14 +23,19 @@ Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed m
 def generate(
     context: typer.Context,
     count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many.")],
-    broken: Annotated[float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of spoilt ones.")] = 0.0,
+    broken: Annotated[
+        float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of spoilt ones.")
+    ] = 0.0,
     seed: Seed = None,
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="Where to; without it, the first watch folder.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Write test documents, in English and Traditional Chinese, into the watch folder."""
+    """Write test documents into the watch folder.
+
+    In English and Traditional Chinese, in the guide's format.
+    """
     from api.cli.presenting import counted, print_json, printable
     from api.cli.specimens import documents
     from ingest.spool import explain

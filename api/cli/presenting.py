@@ -57,7 +57,7 @@ def error_of(entry: Entry) -> dict[str, Any] | None:
 
 
 def timeline(entry: Entry) -> list[tuple[str, float]]:
-    """(status, epoch seconds) in the order in which it happened; at the same moment, in the order of a document's life."""
+    """(status, epoch seconds) in the order in which it happened, and of a document's life at the same moment."""
     from jobs.document import Status
 
     order = {status.value: place for place, status in enumerate(Status)}
@@ -113,7 +113,18 @@ def print_pairs(pairs: Sequence[tuple[str, str | Text]], out: Console | None = N
     made.show_header = False
     for name, value in pairs:
         made.add_row(name, printable(value) if isinstance(value, str) else value)
-    (out or console()).print(made)
+    emit(made, out or console())
+
+
+def emit(made: Table, out: Console) -> None:
+    """Print a table; in a pipe without the blanks that fill up its last column."""
+    if out.is_terminal:
+        out.print(made)
+        return
+    with out.capture() as captured:
+        out.print(made)
+    for line in captured.get().splitlines():
+        out.print(line.rstrip(), soft_wrap=True)
 
 
 def coloured(status: str) -> Text:

@@ -24,25 +24,22 @@ TOPICS: dict[Language, tuple[Topic, ...]] = {
             "business",
             "newsroom",
             (
-                "{company} reported revenue of {12-940} million dollars for the {quarter} quarter, up {2-38} percent "
-                "on the year before.",
+                "{company} reported revenue of {12-940} million for the {quarter} quarter, up {2-38} percent.",
                 "Orders from {city} made up almost a third of the growth, the company said on {day}.",
-                "{person}, who has led the group since {2009-2024}, expects margins to hold at about "
-                "{8-31} percent until the summer.",
+                "{person}, who has led the group since {2009-2024}, expects margins of {8-31} percent until summer.",
                 "Analysts had forecast a little less; the shares closed {1-9} percent higher.",
                 "A new plant near {city} is to open with {80-900} jobs and will make {product}.",
                 "Talks with {company} about a joint venture in {city} are said to be at an early stage.",
                 "The board proposes a dividend of {11-95} cents a share, payable in {month}.",
                 "Higher freight rates cost the group {2-40} million dollars, most of it on routes through {city}.",
-                "The résumé of the year so far: fewer customers, larger orders, and a café chain that buys "
-                "{3-19} times what it used to.",
+                "The résumé so far: fewer customers, larger orders, and a café chain that buys {3-19} times more.",
             ),
         ),
         Topic(
             "support",
             "helpdesk",
             (
-                "The customer writes that the {product} stopped answering on {day} after the update to version {2-9}.{0-12}.",
+                "The customer writes that {product} stopped answering after the update to version {2-9}.{0-12}.",
                 "A restart helped for about {5-55} minutes, then the same message came back: error {1000-9999}.",
                 "{person} from the {city} office sees it as well, but only with more than {20-300} rows in the table.",
                 "The log shows {3-48} time-outs between the gateway and the account service within one hour.",
@@ -89,7 +86,7 @@ TOPICS: dict[Language, tuple[Topic, ...]] = {
             (
                 "Present: {person}, {person} and {4-17} colleagues from {city}; apologies from {person}.",
                 "The minutes of {day} were agreed with one correction in section {2-9}.",
-                "The move to the new office costs {15-220} thousand more than planned; finance will look into the lease.",
+                "The move to the new office costs {15-220} thousand more than planned; finance will check the lease.",
                 "{person} showed the plan for {product}: first customers in {month}, everybody else {2-9} weeks later.",
                 "The group prefers one supplier, {company}, provided that the price stays under {20-140} a piece.",
                 "Hiring: {2-14} posts are open, {1-9} offers went out, and the one in {city} was declined.",
@@ -102,7 +99,7 @@ TOPICS: dict[Language, tuple[Topic, ...]] = {
             "answer",
             "assistant",
             (
-                "There are {2-6} ways to do this, and which of them fits depends on how often the {product} is used.",
+                "There are {2-6} ways to do this, and which of them fits depends on how often {product} are used.",
                 "In short: measure first, change one thing at a time, and keep the old value at hand.",
                 "For a visit to {city} in {month}, three days are enough for the old town and the museum quarter.",
                 "A mean of {12-88} over {30-400} readings says little without the spread, so look at both.",
@@ -204,10 +201,32 @@ TOPICS: dict[Language, tuple[Topic, ...]] = {
 
 WORDS: dict[Language, dict[str, tuple[str, ...]]] = {
     "en": {
-        "company": ("Northgate Foods", "Halden & Sons", "Kestrel Optics", "Brightwater Rail", "Oriel Paper", "Marlow Bio"),
+        "company": (
+            "Northgate Foods",
+            "Halden & Sons",
+            "Kestrel Optics",
+            "Brightwater Rail",
+            "Oriel Paper",
+            "Marlow Bio",
+        ),
         "city": ("Taipei", "Leeds", "Zürich", "Osaka", "São Paulo", "Gdansk", "Toronto", "Nairobi", "Málaga"),
-        "person": ("Ms. Okafor", "Mr. Lindqvist", "Anna Rossi", "J. Whitfield", "Priya Raman", "Tomás Peña", "Mei-Ling Chou"),
-        "product": ("pump controllers", "the billing client", "lens mounts", "oat drinks", "the route planner", "seat covers"),
+        "person": (
+            "Ms. Okafor",
+            "Mr. Lindqvist",
+            "Anna Rossi",
+            "J. Whitfield",
+            "Priya Raman",
+            "Tomás Peña",
+            "Mei-Ling Chou",
+        ),
+        "product": (
+            "pump controllers",
+            "billing clients",
+            "lens mounts",
+            "oat drinks",
+            "route planners",
+            "seat covers",
+        ),
         "quarter": ("first", "second", "third", "fourth"),
         "day": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"),
         "month": ("January", "March", "April", "June", "September", "October", "November"),

@@ -57,7 +57,7 @@ def tasks(
 
 
 def _print_tasks(entries: Sequence[Entry], now: float) -> None:
-    from api.cli.presenting import coloured, console, duration, short_time, table, tail
+    from api.cli.presenting import coloured, console, duration, emit, short_time, table, tail
 
     out = console()
     room = max(12, out.width - 26 - 9 - 8 - 11 - 10 - 10)
@@ -73,7 +73,7 @@ def _print_tasks(entries: Sequence[Entry], now: float) -> None:
             "" if received is None or ended is None else duration(max(0.0, ended - received)),
             tail(entry.source, room),
         )
-    out.print(made)
+    emit(made, out)
 
 
 def show(
@@ -81,7 +81,10 @@ def show(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="The document's id, as `llmctl tasks` lists it.")],
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one document: its way, the reasons, its error, its files."""
+    """Show all that is known of one document.
+
+    Its way, the reasons for it, its error and its files.
+    """
     from api.cli.finding import find
     from api.cli.presenting import print_json
     from jobs import ledger
@@ -90,7 +93,10 @@ def show(
     config = settings(context).config
     wanted = document_id.strip().upper()
     if not is_id(wanted):
-        fail(f"{document_id!r} is not a document id: those are 26 letters and digits (see llmctl tasks).", ExitCode.NOT_WELL)
+        fail(
+            f"{document_id!r} is not a document id: those are 26 letters and digits (see llmctl tasks).",
+            ExitCode.NOT_WELL,
+        )
     with reached(config) as redis:
         entry = ledger.get(redis, wanted)
     if entry is None:

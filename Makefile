@@ -1,0 +1,59 @@
+# Two commands to begin with: `make run` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+CONFIG ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help run test check lint types layers unit lock clean distclean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## Install what is needed and start everything (stop with Ctrl-C)
+	@exec $(BIN)/llmctl $(if $(CONFIG),--config $(CONFIG)) up
+
+test: check unit ## Install what is needed, check the code and run the tests
+
+check: lint types layers ## Static checks
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+layers: $(VENV)/.test
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
+	$(BIN)/pytest $(ARGS)
+
+# An environment is complete when its stamp is newer than what it was made from. Every package is pinned with its
+# hash in requirements*.txt; the project itself is installed editable, without a second resolution.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements-dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	@touch $@
+
+lock: ## Resolve the dependencies anew (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 --extra build \
+		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 --extra build --extra dev \
+		--constraint requirements.txt --custom-compile-command "make lock" --output-file requirements-dev.txt pyproject.toml
+
+clean: ## Remove what tools leave behind
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environment, too (data/ and logs/ stay)
+	rm -rf $(VENV)

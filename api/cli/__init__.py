@@ -1,0 +1,81 @@
+"""`llmctl`: the command line. Each command is a function in a file of its topic; here they get their names.
+
+Nothing heavy is imported before a command runs, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from api.cli import configuring, demo, exits, flushing, generate, status, tasks
+from api.cli.settings import Settings, settings
+
+app = typer.Typer(
+    name="llmctl",
+    help="Run and operate the LLM JSON scheduler.",
+    epilog=exits.epilog(),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from jobs import __version__
+
+        typer.echo(f"llmctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            metavar="FILE",
+            help="The configuration; else $LLM_CONFIG, else ./scheduler_config.json, else built-in defaults.",
+        ),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    context.obj = Settings(config)
+
+
+def up(context: typer.Context) -> None:
+    """Run the whole system until Ctrl-C."""
+    found = settings(context)
+    checked = found.config
+    from api.local.up import up as run
+
+    raise typer.Exit(run(checked, found.path))
+
+
+app.command()(up)
+app.command()(status.status)
+app.command()(tasks.tasks)
+app.command()(tasks.show)
+app.command()(flushing.flush)
+app.command()(generate.generate)
+app.command()(demo.demo)
+app.add_typer(config, name="config")
+config.command()(configuring.check)
+config.command()(configuring.show)
+
+
+def main() -> None:
+    """Entry point of `llmctl`."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character still gets the rest
+    app()

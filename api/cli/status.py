@@ -1,0 +1,139 @@
+"""`llmctl status`: the whole system at a glance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from api.cli.connecting import client
+from api.cli.exits import ExitCode, fail
+from api.cli.settings import settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+    from jobs.config import Config
+
+
+def status(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+) -> None:
+    """Show the state of the whole system.
+
+    What waits, what runs, what is done, and whether the processes are well.
+    """
+    from api.cli.presenting import print_json
+    from api.health import look
+    from jobs.clock import SystemClock
+    from jobs.connection import AWAY
+
+    config = settings(context).config
+    with client(config) as redis:
+        health = look(config, redis, SystemClock())
+        shown: dict[str, Any] = {
+            "status": health.status,
+            "message": health.message,
+            "redis": {
+                "reachable": health.redis.reachable,
+                "unreachable_seconds": health.redis.unreachable_seconds,
+            },
+            "files": {"on_disk": health.files_on_disk, **_files(config)},
+        }
+        reachable = health.redis.reachable
+        if reachable:
+            try:
+                shown |= _in_redis(config, redis)
+            except AWAY:
+                reachable = False
+                shown["redis"]["reachable"] = False
+    if as_json:
+        print_json(shown)
+    elif reachable:
+        _print(shown)
+    if not reachable:
+        fail(health.message, ExitCode.UNREACHABLE)
+
+
+def _files(config: Config) -> dict[str, Any]:
+    """Files that wait in each watch folder, and those that have been claimed."""
+    from ingest.finding import files
+    from ingest.spool import Claims
+    from ingest.spool.claims import held_count
+
+    waiting: dict[str, int | None] = {}
+    for folder in config.directories.watch:
+        try:
+            waiting[folder] = sum(1 for _ in files(folder))
+        except OSError:
+            waiting[folder] = None
+    try:
+        claimed: int | None = sum(held_count(Claims(config.directories.temp_directory)))
+    except FileNotFoundError:
+        claimed = 0
+    except OSError:
+        claimed = None
+    return {"waiting": waiting, "claimed": claimed}
+
+
+def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
+    from api.cli import fleet
+    from jobs import ledger
+
+    levels = config.queue.priority_levels
+    return {
+        "counts": ledger.counts(redis, levels),
+        "queues": fleet.queues(redis, levels),
+        "workers": fleet.workers(redis),
+        "processes": fleet.processes(redis),
+    }
+
+
+def _print(shown: dict[str, Any]) -> None:
+    from api.cli.presenting import coloured, console, emit, printable, table
+
+    out = console()
+    out.print(
+        printable(f"{shown['status']}: {shown['message']}" if shown["message"] else shown["status"]), soft_wrap=True
+    )
+    for folder, number in shown["files"]["waiting"].items():
+        words = "can't be read" if number is None else f"{number} waiting"
+        out.print(printable(f"{folder}: {words}"), soft_wrap=True)
+    claimed = shown["files"]["claimed"]
+    out.print(f"claimed: {'unknown' if claimed is None else claimed}")
+
+    counts: dict[str, dict[str, int]] = shown["counts"]
+    levels = [queue["name"] for queue in shown["queues"]]
+    made = table("documents", *levels, "total", numbers=(*levels, "total"))
+    for name, by_level in counts.items():
+        made.add_row(coloured(name), *(str(by_level[level]) for level in levels), str(sum(by_level.values())))
+    out.print()
+    emit(made, out)
+
+    made = table("queue", "jobs waiting", "in a batch", "workers", numbers=("jobs waiting", "in a batch", "workers"))
+    for queue in shown["queues"]:
+        manned = sum(worker["queue"] == queue["name"] for worker in shown["workers"])
+        made.add_row(queue["name"], str(queue["jobs"]), str(queue["batched"]), str(manned))
+    out.print()
+    emit(made, out)
+
+    made = table("process", "state", "pid", "host", "says", numbers=("pid",), rubber=("says",))
+    for process in shown["processes"]:
+        made.add_row(
+            f"llm-{process['name']}",
+            printable(process["state"]),
+            "" if process["pid"] is None else str(process["pid"]),
+            printable(process["host"] or ""),
+            printable(process["message"]),
+        )
+    for worker in shown["workers"]:
+        made.add_row(
+            f"llm-worker {printable(worker['queue'])}",
+            printable(worker["state"]),
+            "" if worker["pid"] is None else str(worker["pid"]),
+            printable(worker["host"] or ""),
+            f"{worker['jobs']} jobs done",
+        )
+    out.print()
+    emit(made, out)

@@ -1,0 +1,1 @@
+"""Local mode: everything on one machine, with an embedded server (`llmctl up`)."""

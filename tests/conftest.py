@@ -1,0 +1,292 @@
+"""What the tests share: a real server and real daemons, all of which can be killed, and waiting without hoping."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from redis import Redis
+
+from api.local.embedded import program
+from jobs import ledger
+from jobs.config import Config, load
+from jobs.connection import connect
+
+DEADLINE = 60.0
+
+
+def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE, every: float = 0.02) -> Any:
+    """Wait for `condition` to be true and return what it gave; fail with `what` when it never is."""
+    end = time.monotonic() + deadline
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(every)
+    pytest.fail(f"after {deadline:g} s there still was not: {what}")
+
+
+class Server:
+    """A Valkey of its own, on a unix socket, with an append-only file: what production has."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "s"
+        self.url = f"unix://{self.socket}?db=0"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> "Server":
+        self.process = subprocess.Popen(
+            [
+                program(),
+                *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.folder), "--save", ""),
+                *("--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning", *options),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        client = self.client()
+        wait_until(lambda: _answers(client), "an answer from the server")
+        client.close()
+        return self
+
+    def client(self) -> Redis:
+        return connect(self.url)
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except Exception:
+        return False
+
+
+@pytest.fixture
+def redis_server() -> Iterator[Server]:
+    # A short path: a socket's may have 107 bytes, and pytest's own folders are long.
+    folder = Path(tempfile.mkdtemp(prefix="llm-"))
+    server = Server(folder).start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def redis(redis_server: Server) -> Iterator[Redis]:
+    client = redis_server.client()
+    yield client
+    client.close()
+
+
+class Fleet:
+    """Real daemons on a spool in a folder, each a process that can be killed and started again."""
+
+    MODULES: ClassVar = {
+        "ingest": ("ingest.daemon",),
+        "collector": ("ingest.collector",),
+        "scheduler": ("jobs.scheduler",),
+        "high": ("jobs.worker", "high"),
+        "medium": ("jobs.worker", "medium"),
+        "low": ("jobs.worker", "low"),
+    }
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.folder = folder
+        self.server = server
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.raw = folder / "raw"
+        self.processed = folder / "processed"
+        self.archive = folder / "archive"
+        self.errors = folder / "errors"
+        self.temp = folder / "temp"
+        self.raw.mkdir(parents=True, exist_ok=True)
+        self.settings: dict[str, Any] = {
+            "directories": {
+                "watch_directory": str(self.raw),
+                "output_directory": str(self.processed),
+                "archive_directory": str(self.archive),
+                "error_directory": str(self.errors),
+                "temp_directory": str(self.temp),
+            },
+            "processing": {
+                "mode": "real_time",
+                "settle_seconds": 0.3,
+                "scan_interval": 0.5,
+                "retry_delay": 0.1,
+                "retry_attempts": 2,
+            },
+            "queue": {"type": "redis", "redis_url": server.url},
+        }
+
+    def configure(self, **parts: Any) -> "Fleet":
+        """Change settings, a part at a time: `configure(processing={"mode": "batch"})`."""
+        for name, values in parts.items():
+            if isinstance(values, dict):
+                self.settings.setdefault(name, {}).update(values)
+            else:
+                self.settings[name] = values
+        return self
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / "config.json"
+
+    def config(self) -> Config:
+        self.config_path.write_text(json.dumps(self.settings))
+        return load(self.config_path, {})
+
+    def start(self, *names: str, faults: str = "", env: dict[str, str] | None = None) -> "Fleet":
+        """Start the named daemons (all of them without a name); `faults` is what LLM_FAULTS says to them."""
+        self.config()
+        for name in names or self.MODULES:
+            module, *arguments = self.MODULES[name]
+            environment = {**os.environ, **(env or {})}
+            environment.pop("LLM_FAULTS", None)
+            if faults:
+                environment["LLM_FAULTS"] = faults
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self.running[name] = subprocess.Popen(
+                    [sys.executable, "-P", "-m", module, *arguments, "--config", str(self.config_path)],
+                    cwd=self.folder,
+                    env=environment,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                )
+        return self
+
+    def kill(self, *names: str) -> None:
+        """kill -9."""
+        for name in names or list(self.running):
+            process = self.running.pop(name)
+            process.kill()
+            process.wait()
+
+    def stop(self, *names: str, deadline: float = 20) -> dict[str, int]:
+        """SIGTERM; returns the exit statuses."""
+        going = {name: self.running.pop(name) for name in (names or list(self.running))}
+        for process in going.values():
+            process.send_signal(signal.SIGTERM)
+        return {name: process.wait(deadline) for name, process in going.items()}
+
+    def log(self, name: str) -> str:
+        path = self.folder / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    # What is where
+
+    def drop(self, source: str, content: bytes | str) -> Path:
+        """Put a file into the watch folder as a good producer does: under a hidden name, then renamed."""
+        path = self.raw / source
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name[:40]}.tmp")
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.rename(path)
+        return path
+
+    def results(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_bytes()) for path in sorted(files(self.processed))]
+
+    def reports(self) -> list[dict[str, Any]]:
+        return [json.loads(path.read_bytes()) for path in sorted(files(self.errors)) if is_report(path)]
+
+    def finished(self) -> int:
+        """How many documents are in a final place, seen from the originals."""
+        refused = [path for path in files(self.errors) if not is_report(path)]
+        return len(files(self.archive)) + len(refused)
+
+    def in_flight(self) -> list[Path]:
+        return [path for path in files(self.temp) if path.name != "manifest"]
+
+    def temp_groups(self) -> list[str]:
+        return [name for name in os.listdir(self.temp) if len(name) == 26]
+
+    def stream_length(self) -> int:
+        client = self.server.client()
+        try:
+            return int(client.xlen("llm:outcomes"))
+        finally:
+            client.close()
+
+    def ledger_total(self, *statuses: str) -> int:
+        """How many documents the ledger has under these statuses."""
+        client = self.server.client()
+        try:
+            counts = ledger.counts(client, ["high", "medium", "low"])
+        finally:
+            client.close()
+        return sum(sum(counts[status].values()) for status in statuses)
+
+    def wait_finished(self, count: int, deadline: float = DEADLINE) -> None:
+        try:
+            wait_until(lambda: self.finished() >= count, f"{count} documents finished", deadline, every=0.05)
+        except BaseException:
+            print(f"finished {self.finished()} of {count}; in flight {self.in_flight()[:5]}")
+            for name in self.MODULES:
+                print(f"--- {name}: {self.log(name)[-1500:]}")
+            raise
+
+
+def is_report(path: Path) -> bool:
+    return path.name.endswith(".error.json")
+
+
+def files(folder: Path) -> list[Path]:
+    """All that is no folder, below a folder, hidden names left out."""
+    return [
+        Path(root, name)
+        for root, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith(".") and name != "redis-outage.json"
+    ]
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, redis_server: Server) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path / "spool", redis_server)
+    yield fleet
+    for process in fleet.running.values():
+        process.kill()
+        process.wait()
+
+
+def account(fleet: Fleet, dropped: dict[str, bytes]) -> None:
+    """Every dropped document is in exactly one final place, byte for byte, with exactly one result or report.
+
+    `dropped` maps a content's name to its bytes; contents have to differ from one another.
+    """
+    originals: dict[bytes, list[Path]] = {}
+    for folder in (fleet.raw, fleet.temp, fleet.archive, fleet.errors):
+        for path in files(folder):
+            if path.name != "manifest" and not is_report(path) and path.is_file():
+                originals.setdefault(path.read_bytes(), []).append(path)
+    for name, content in dropped.items():
+        places = originals.pop(content, [])
+        assert len(places) == 1, f"{name} is in {len(places)} places: {places}"
+        assert fleet.archive in places[0].parents or fleet.errors in places[0].parents, f"{name} is still {places[0]}"
+    assert not originals, f"unknown originals: {list(originals.values())[:3]}"
+    ids = [result["id"] for result in fleet.results()] + [report["id"] for report in fleet.reports()]
+    assert len(ids) == len(set(ids)), "a document has two outcomes"
+    assert len(ids) == len(dropped), f"{len(ids)} outcomes for {len(dropped)} documents"
+    hidden = [path for root, _, names in os.walk(fleet.processed) for path in names if path.startswith(".")]
+    assert not hidden, f"unfinished results are left: {hidden}"
