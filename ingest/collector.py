@@ -8,7 +8,7 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.spool import Claims, Folders, SpoolLock, Trouble
+from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
 from ingest.spool.committing import Commit, Committed
 from ingest.word import Word
 from jobs import faults, ledger, outcome
@@ -86,7 +86,7 @@ class Collector:
                     "This one waits until it stops."
                 )
         except OSError as error:
-            raise Trouble(f"{self._folders.temp} can't be locked: {error.strerror}") from None
+            raise Trouble(explain(error, self._folders.temp)) from None
 
     def _wait_out(self, trouble: str) -> None:
         if trouble != self._trouble:

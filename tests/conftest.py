@@ -111,8 +111,9 @@ class Fleet:
         "low": ("jobs.worker", "low"),
     }
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, server: Server, logs: Path | None = None) -> None:
         self.folder = folder
+        self.logs = logs or folder
         self.server = server
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.raw = folder / "raw"
@@ -165,7 +166,7 @@ class Fleet:
             environment.pop("LLM_FAULTS", None)
             if faults:
                 environment["LLM_FAULTS"] = faults
-            with (self.folder / f"{name}.log").open("ab") as log:
+            with (self.logs / f"{name}.log").open("ab") as log:
                 self.running[name] = subprocess.Popen(
                     [sys.executable, "-P", "-m", module, *arguments, "--config", str(self.config_path)],
                     cwd=self.folder,
@@ -190,7 +191,7 @@ class Fleet:
         return {name: process.wait(deadline) for name, process in going.items()}
 
     def log(self, name: str) -> str:
-        path = self.folder / f"{name}.log"
+        path = self.logs / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     # What is where

@@ -1,5 +1,6 @@
 """One ingest and one collector a spool: whoever holds the lock works, a second one waits and says for whom."""
 
+import contextlib
 import fcntl
 import os
 
@@ -21,9 +22,10 @@ class SpoolLock:
         except BlockingIOError:
             os.close(descriptor)
             return False
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; only the name is missing
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         return True
 
     def holder(self) -> str:
