@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test check lint types layers unit lock clean distclean
+.PHONY: help run test test-long check lint types layers unit lock clean distclean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ layers: $(VENV)/.test
 
 unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
 	$(BIN)/pytest $(ARGS)
+
+test-long: $(VENV)/.test ## Outages at full length (minutes)
+	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_crashes.py
 
 # An environment is complete when its stamp is newer than what it was made from. Every package is pinned with its
 # hash in requirements*.txt; the project itself is installed editable, without a second resolution.
