@@ -4,6 +4,7 @@ A file that parses strictly as an object, an array or a string is complete: no w
 Any other file is complete once it has stopped changing for `settle_seconds`, and is then taken for what it is.
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -20,6 +21,8 @@ from jobs.config import Processing
 from jobs.document import new_id
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".filepart", ".swp", ".swx", "~")
+# Errors that are this process's or the machine's; any other is that of the one file.
+_NOT_THE_FILE = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "lost+found", "$recycle.bin"})
 
 
@@ -56,8 +59,9 @@ def files(folder: str, below: str = "") -> Iterator[str]:
                         yield source
         except (FileNotFoundError, NotADirectoryError):
             continue  # moved away meanwhile
-        except PermissionError:
-            if not part:
+        except OSError as error:
+            # A folder that may not be read, or whose path is too long, concerns nobody but who made it.
+            if not part or error.errno in _NOT_THE_FILE:
                 raise
             continue
 
@@ -110,10 +114,11 @@ class Finder:
         path = os.path.join(watch, source)
         try:
             status = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
-            self._waiting.pop(key, None)
+        except OSError as error:  # gone, in a folder that may not be entered, or under too long a path
+            self._pass_over(key, error)
             return None
         if stat.S_ISDIR(status.st_mode):
+            self._waiting.pop(key, None)
             return None
         seen = Seen.of(status)
         settled = self._settled(key, seen)
@@ -132,15 +137,11 @@ class Finder:
     def _read(self, key: tuple[str, str], path: str, settled: bool) -> Ready | None:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            self._waiting.pop(key, None)
-            return None
+            with os.fdopen(descriptor, "rb", buffering=0) as file:
+                seen = Seen.of(os.fstat(descriptor))
+                raw = file.read(self._limits.max_bytes + 1)
         except OSError as error:
-            seen = Seen.of(os.lstat(path))
-            return self._refused(key, seen, Code.UNREADABLE, error.strerror or str(error)) if settled else None
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            seen = Seen.of(os.fstat(descriptor))
-            raw = file.read(self._limits.max_bytes + 1)
+            return self._unreadable(key, path, settled, error)
         if len(raw) != seen.size:  # being written at this very moment
             self._settled(key, Seen(seen.inode, -1, 0))
             return None
@@ -153,6 +154,23 @@ class Finder:
         if not complete and not self._settled(key, seen):
             return None
         return Ready(self._found(key, seen, hashlib.sha256(raw).hexdigest()), raw, value)
+
+    def _unreadable(self, key: tuple[str, str], path: str, settled: bool, error: OSError) -> Ready | None:
+        if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NOT_THE_FILE:
+            self._pass_over(key, error)
+            return None
+        try:
+            seen = Seen.of(os.lstat(path))
+        except OSError as gone:
+            self._pass_over(key, gone)
+            return None
+        return self._refused(key, seen, Code.UNREADABLE, error.strerror or str(error)) if settled else None
+
+    def _pass_over(self, key: tuple[str, str], error: OSError) -> None:
+        """Nothing to take at this path, now; a later scan looks again."""
+        if error.errno in _NOT_THE_FILE:
+            raise error
+        self._waiting.pop(key, None)
 
     def _settled(self, key: tuple[str, str], seen: Seen) -> bool:
         """Whether the file has been as it is now for `settle_seconds`."""

@@ -18,6 +18,7 @@ from rq.intermediate_queue import IntermediateQueue
 from jobs import outcome, submission
 from jobs.clock import Clock
 from jobs.codes import Code
+from jobs.connection import is_away
 from jobs.document import Packet, Status
 from jobs.outcome import Outcome
 from jobs.rq_job import DocumentJob
@@ -46,7 +47,13 @@ class Reaper:
         for name, (queue, job_id, execution) in found.items():
             if now - self._suspects[name] >= GRACE_SECONDS:
                 del self._suspects[name]
-                self._take(queue, job_id, execution)
+                try:
+                    self._take(queue, job_id, execution)
+                except Exception as error:
+                    if is_away(error):
+                        raise
+                    self._log.exception("Job %s of %s cannot be read; it is dropped", job_id, queue)
+                    self._drop(queue, job_id, execution)
                 taken += 1
         return taken
 
@@ -55,8 +62,8 @@ class Reaper:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.zrange(f"rq:wip:{queue}", 0, -1)
         pipeline.lrange(IntermediateQueue.get_intermediate_queue_key(queue_key(queue)), 0, -1)
-        registered, between = pipeline.execute()
-        running = [member.decode().rpartition(":")[::2] for member in registered]
+        registered, between = (self._readable(queue, members) for members in pipeline.execute())
+        running = [member.rpartition(":")[::2] for member in registered]
         for job_id, execution in running:
             pipeline.hget(f"rq:execution:{job_id}:{execution}", "worker_name")
         names = [(name or b"").decode() for name in pipeline.execute()] if running else []
@@ -67,9 +74,22 @@ class Reaper:
             if not lives:
                 yield f"{job_id}:{execution}", (queue, job_id, execution)
         begun = {job_id for job_id, _ in running}
-        for job_id in (member.decode() for member in between):
+        for job_id in between:
             if job_id not in begun:
                 yield job_id, (queue, job_id, "")
+
+    def _readable(self, queue: str, members: Iterable[bytes]) -> list[str]:
+        """`members` as names. What is no name of ours was put there by somebody else, and goes."""
+        names = []
+        for member in members:
+            try:
+                names.append(member.decode())
+            except UnicodeDecodeError:
+                self._log.error("%r is no job's id; it is dropped from %s", member, queue)
+                self._redis.zrem(f"rq:wip:{queue}", member)
+                between = IntermediateQueue.get_intermediate_queue_key(queue_key(queue))
+                self._redis.lrem(between, 0, member)  # type: ignore[arg-type]  # bytes are fine
+        return names
 
     def _take(self, queue: str, job_id: str, execution: str) -> None:
         fields = self._redis.hgetall(DocumentJob.key_for(job_id))
@@ -97,6 +117,16 @@ class Reaper:
             self._log.warning(
                 "Job %s of %s had lost its worker: its %d document(s) run again", job_id, queue, len(packets)
             )
+
+    def _drop(self, queue: str, job_id: str, execution: str) -> None:
+        """Take an unreadable job off the lists. Its documents, if any, are on disk: ingest submits them again."""
+        with self._redis.pipeline() as pipeline:
+            pipeline.zrem(f"rq:wip:{queue}", f"{job_id}:{execution}")
+            pipeline.lrem(IntermediateQueue.get_intermediate_queue_key(queue_key(queue)), 0, job_id)
+            pipeline.delete(
+                DocumentJob.key_for(job_id), f"rq:execution:{job_id}:{execution}", f"rq:executions:{job_id}"
+            )
+            pipeline.execute()
 
     def _again(self, pipeline: Pipeline, packet: Packet, now: float, alone: bool) -> None:
         crashes = packet.crashes + 1 if alone else packet.crashes

@@ -27,6 +27,7 @@ from jobs.rq_job import DocumentJob
 # before the process ends itself; another worker then finds the document abandoned.
 GRACE_SECONDS = 10.0
 _LONGEST_BACKOFF = 3600.0
+_LONGEST_MESSAGE = 2000
 
 
 class OutOfTime(BaseException):
@@ -98,7 +99,7 @@ class Runner:
         except intake.Refused as refused:
             rejection = Rejection(refused.code, refused.message, refused.position)
         except Reject as reject:
-            rejection = Rejection(Code.HANDLER_REJECTED, str(reject) or "The handler gave no reason.")
+            rejection = Rejection(Code.HANDLER_REJECTED, _sendable(str(reject)) or "The handler gave no reason.")
         except HandlerMissing as missing:
             rejection = Rejection(Code.HANDLER_MISSING, str(missing))
         except OutOfTime:
@@ -106,10 +107,10 @@ class Runner:
             rejection = Rejection(
                 Code.TIMEOUT, f"The handler ran longer than worker_timeout ({limit:g} s).", again=True
             )
-        except Exception as error:
+        except BaseException as error:  # a handler's sys.exit() too: no signal of ours raises anything else
             self._log.debug("Handler error", exc_info=error)
             last_line = traceback.format_exception_only(error)[-1].strip()
-            rejection = Rejection(Code.HANDLER_FAILED, last_line[:2000], again=True)
+            rejection = Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
         else:
             ran.outcomes.append(self._outcome(packet, attempt, began, job_id, "done", result=result))
             return
@@ -192,12 +193,17 @@ def backoff(delay: float, attempt: int, jitter: float) -> float:
     return whole / 2 + jitter * whole / 2
 
 
+def _sendable(message: str) -> str:
+    """A handler's words, short enough to keep and in characters that UTF-8 has."""
+    return message[:_LONGEST_MESSAGE].encode("utf-8", "backslashreplace").decode()
+
+
 def encode_result(result: object) -> bytes:
     """A handler's result as JSON text. Raises TypeError or ValueError for what JSON can't hold (NaN, say)."""
     text = msgspec.json.encode(result)
     text.decode("utf-8")
     if b"null" in text:
-        _refuse_nan(result)
+        _refuse_nan(msgspec.to_builtins(result))
     return text
 
 
@@ -234,5 +240,6 @@ def time_limit(seconds: float) -> Iterator[None]:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)  # again: the alarm may have gone off at the very line above
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, previous)

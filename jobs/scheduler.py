@@ -17,7 +17,7 @@ from rq_scheduler import Scheduler
 from jobs import batch, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
-from jobs.connection import AWAY, connect
+from jobs.connection import AWAY, connect, is_away
 from jobs.document import Status
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.reaper import Reaper
@@ -133,15 +133,17 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
 
     def enqueue_jobs(self) -> list[str]:
         """Do what is due. Returns the ids of the entries that were."""
-        due = [member.decode() for member in self.connection.zrangebyscore(SCHEDULE, 0, self._clock.now())]
-        for job_id in due:
+        due: list[str] = []
+        for member in self.connection.zrangebyscore(SCHEDULE, "-inf", self._clock.now()):
+            job_id = member.decode(errors="replace")
+            due.append(job_id)
             try:
-                self._do(job_id)
-            except AWAY:
-                raise
-            except Exception:
+                self._do(member.decode())
+            except Exception as error:
+                if is_away(error):
+                    raise
                 self._log.exception("The scheduled job %s could not be read; it is put off for a minute", job_id)
-                self.connection.zadd(SCHEDULE, {job_id: self._clock.now() + 60}, xx=True)
+                self.connection.zadd(SCHEDULE, {member: self._clock.now() + 60}, xx=True)
         return due
 
     def _do(self, job_id: str) -> None:

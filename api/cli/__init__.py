@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import configuring, demo, exits, flushing, generate, status, tasks
+from api.cli import configuring, demo, exits, flushing, generate, status, tasks, torturing
 from api.cli.settings import Settings, settings
 
 app = typer.Typer(
@@ -68,6 +68,7 @@ app.command()(tasks.show)
 app.command()(flushing.flush)
 app.command()(generate.generate)
 app.command()(demo.demo)
+app.command()(torturing.torture)
 app.add_typer(config, name="config")
 config.command()(configuring.check)
 config.command()(configuring.show)

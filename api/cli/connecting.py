@@ -64,5 +64,5 @@ def away(config: Config, error: Exception) -> str:
     """That Redis is away, why, and what to do about it, in a sentence or two."""
     from jobs.connection import explain
 
-    hint = "Start it with: llmctl up" if config.queue.type == "local" else "See queue.redis_url, and try again."
+    hint = "Start it with llmctl up." if config.queue.type == "local" else "See queue.redis_url, and try again."
     return f"Redis unreachable: {explain(error).rstrip('.')}. {hint}"

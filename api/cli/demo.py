@@ -99,8 +99,9 @@ def _send(
             if specimen.is_broken:
                 spoilt.add(specimen.name)
             progress.advance(dropping)
+        nudge = _Nudge(config, redis)
         timing = _wait(
-            run, count, began, timeout, config, redis, lambda done: progress.update(finished, completed=done)
+            run, count, len(spoilt), began, timeout, nudge, lambda done: progress.update(finished, completed=done)
         )
     try:
         os.rmdir(run.watch)
@@ -110,11 +111,17 @@ def _send(
 
 
 def _wait(
-    run: Run, count: int, began: float, timeout: float, config: Config, redis: Redis, tell: Callable[[int], None]
+    run: Run,
+    count: int,
+    spoilt: int,
+    began: float,
+    timeout: float,
+    nudge: Callable[[], None],
+    tell: Callable[[int], None],
 ) -> Timing:
+    """Look until `count` files are accounted for or `timeout` seconds have passed since `began`."""
     from api.cli.measuring import Timing
 
-    nudge = _Nudge(config, redis)
     last_result, results = 0.0, -1
     while True:
         looked = time.monotonic()
@@ -125,7 +132,7 @@ def _wait(
         tell(done + rejected)
         if done + rejected >= count or now - began > timeout:
             return Timing(now - began, last_result)
-        if run.waiting() == 0:
+        if run.waiting() <= spoilt:  # those are waited for until they have settled; nothing else is on its way
             nudge()
         # Looking takes longer the more files there are; it must not become the work that is measured.
         time.sleep(max(_LEAST_WAIT, 5 * (time.monotonic() - looked)))
@@ -138,6 +145,7 @@ class _Nudge:
         self._config = config
         self._redis = redis
         self._before: dict[str, int] = {}
+        self._is_away = False
 
     def __call__(self) -> None:
         from api.cli.fleet import queues
@@ -151,8 +159,12 @@ class _Nudge:
                 if length and length == self._before.get(name):
                     batch.flush(self._redis, name, self._config.processing, SystemClock(), force=True)
                 self._before[name] = length
-        except AWAY:
-            pass  # the disk says when it is over; until Redis is back nothing moves
+        except AWAY as error:
+            if not self._is_away:
+                typer.echo(f"{away(self._config, error)} Still waiting; nothing is lost.", err=True)
+            self._is_away = True
+        else:
+            self._is_away = False
 
 
 def _bar() -> Progress:

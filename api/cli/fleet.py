@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from api.fleet import living_workers
 from jobs import batch
 from jobs.clock import rfc3339
 from jobs.submission import queue_key
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from redis import Redis
 
 ROLES = ("ingest", "collector")
-_WORKERS = "rq:workers"
 
 
 class Word(msgspec.Struct):
@@ -55,33 +55,6 @@ def processes(redis: Redis) -> list[dict[str, Any]]:
     return shown
 
 
-def workers(redis: Redis) -> list[dict[str, Any]]:
-    """The workers whose lease runs, by queue and name."""
-    keys = sorted(key for key in redis.smembers(_WORKERS) if isinstance(key, bytes))
-    pipeline = redis.pipeline(transaction=False)
-    for key in keys:
-        pipeline.hgetall(key)
-    alive = [
-        _worker(key, {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()})
-        for key, fields in zip(keys, pipeline.execute(), strict=True)
-        if fields and b"death" not in fields
-    ]
-    return sorted(alive, key=lambda worker: (worker["queue"], worker["name"]))
-
-
-def _worker(key: bytes, fields: dict[str, str]) -> dict[str, Any]:
-    pid = fields.get("pid", "")
-    return {
-        "name": key.decode("utf-8", "replace").removeprefix("rq:worker:"),
-        "queue": fields.get("queues", ""),
-        "state": fields.get("state", ""),
-        "host": fields.get("hostname") or None,
-        "pid": int(pid) if pid.isdigit() else None,
-        "jobs": int(fields.get("successful_job_count", 0)),
-        "last_heartbeat": fields.get("last_heartbeat") or None,
-    }
-
-
 def queues(redis: Redis, levels: Sequence[str]) -> list[dict[str, Any]]:
     """RQ jobs that wait on each queue, and documents that wait for company before they become one."""
     pipeline = redis.pipeline(transaction=False)
@@ -95,6 +68,6 @@ def queues(redis: Redis, levels: Sequence[str]) -> list[dict[str, Any]]:
 def missing(redis: Redis, levels: Sequence[str]) -> list[str]:
     """Which of the parts that a document needs on its way are not running, by the names of their programs."""
     said = words(redis)
-    manned = {worker["queue"] for worker in workers(redis)}
+    manned = {worker["queue"] for worker in living_workers(redis)}
     absent = [f"llm-{role}" for role in ROLES if role not in said]
     return absent + [f"llm-worker {level}" for level in levels if level not in manned]

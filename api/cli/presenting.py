@@ -17,51 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from jobs.ledger import Entry
-
 _WIDE = 500  # columns where nobody looks on: nothing is cut in a pipe
 # The colours of statuses; the words say the same, so that nothing is lost without them.
 _COLOURS = {"done": "green", "rejected": "red", "retrying": "yellow", "cancelled": "magenta", "started": "cyan"}
-
-
-def job(entry: Entry) -> dict[str, Any]:
-    """A document's work as the API and `--json` show it."""
-    from jobs.clock import rfc3339
-
-    received = entry.times.get("received")
-    return {
-        "id": entry.id,
-        "status": entry.status.value,
-        "source": entry.source,
-        "priority": entry.priority,
-        "queue": entry.queue,
-        "handler": entry.handler,
-        "attempts": entry.attempts,
-        "size": entry.size,
-        "received_at": None if received is None else rfc3339(received),
-        "rq_job_id": entry.rq_job_id,
-        "error": error_of(entry),
-    }
-
-
-def error_of(entry: Entry) -> dict[str, Any] | None:
-    """What is wrong with a document, if anything is now: a retry that succeeded leaves nothing."""
-    if entry.status == "rejected":
-        return {"code": entry.code, "message": entry.message}
-    if entry.status == "retrying" and entry.message:
-        code, _, message = entry.message.partition(": ")
-        return {"code": code, "message": message}
-    if entry.status == "cancelled" and entry.message:
-        return {"code": None, "message": entry.message}
-    return None
-
-
-def timeline(entry: Entry) -> list[tuple[str, float]]:
-    """(status, epoch seconds) in the order in which it happened, and of a document's life at the same moment."""
-    from jobs.document import Status
-
-    order = {status.value: place for place, status in enumerate(Status)}
-    return sorted(entry.times.items(), key=lambda pair: (pair[1], order.get(pair[0], len(order))))
 
 
 # For programs

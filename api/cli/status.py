@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.connecting import client
+from api.cli.connecting import away, client
 from api.cli.exits import ExitCode, fail
 from api.cli.settings import settings
 
@@ -41,23 +41,23 @@ def status(
             },
             "files": {"on_disk": health.files_on_disk, **_files(config)},
         }
-        reachable = health.redis.reachable
-        if reachable:
+        if health.redis.reachable:
             try:
-                shown |= _in_redis(config, redis)
-            except AWAY:
-                reachable = False
-                shown["redis"]["reachable"] = False
+                shown |= {"counts": health.counts, **_in_redis(config, redis)}
+            except AWAY as error:  # it went away between two questions
+                fail(away(config, error), ExitCode.UNREACHABLE)
+            if shown["missing"]:
+                shown |= {"status": "degraded", "message": f"Not running: {', '.join(shown['missing'])}"}
     if as_json:
         print_json(shown)
-    elif reachable:
+    elif health.redis.reachable:
         _print(shown)
-    if not reachable:
+    if not health.redis.reachable:
         fail(health.message, ExitCode.UNREACHABLE)
 
 
 def _files(config: Config) -> dict[str, Any]:
-    """Files that wait in each watch folder, and those that have been claimed."""
+    """Files that wait, by watch folder, and files that are claimed; None for a folder that can't be read."""
     from ingest.finding import files
     from ingest.spool import Claims
     from ingest.spool.claims import held_count
@@ -79,14 +79,14 @@ def _files(config: Config) -> dict[str, Any]:
 
 def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
     from api.cli import fleet
-    from jobs import ledger
+    from api.fleet import living_workers
 
     levels = config.queue.priority_levels
     return {
-        "counts": ledger.counts(redis, levels),
         "queues": fleet.queues(redis, levels),
-        "workers": fleet.workers(redis),
+        "workers": living_workers(redis),
         "processes": fleet.processes(redis),
+        "missing": fleet.missing(redis, levels),
     }
 
 
@@ -94,9 +94,7 @@ def _print(shown: dict[str, Any]) -> None:
     from api.cli.presenting import coloured, console, emit, printable, table
 
     out = console()
-    out.print(
-        printable(f"{shown['status']}: {shown['message']}" if shown["message"] else shown["status"]), soft_wrap=True
-    )
+    out.print(printable(f"{shown['status']}: {shown['message']}"), soft_wrap=True)
     for folder, number in shown["files"]["waiting"].items():
         words = "can't be read" if number is None else f"{number} waiting"
         out.print(printable(f"{folder}: {words}"), soft_wrap=True)
@@ -133,7 +131,7 @@ def _print(shown: dict[str, Any]) -> None:
             printable(worker["state"]),
             "" if worker["pid"] is None else str(worker["pid"]),
             printable(worker["host"] or ""),
-            f"{worker['jobs']} jobs done",
+            f"{worker['jobs_done']} jobs done",
         )
     out.print()
     emit(made, out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from api.cli.finding import Place
     from jobs.ledger import Entry
 
+FINAL_WORDS = ("done", "rejected", "cancelled")
+_LEAST_SOURCE = 24  # columns
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
@@ -30,7 +34,8 @@ def tasks(
     as_json: Json = False,
 ) -> None:
     """List documents, the newest first."""
-    from api.cli.presenting import counted, job, print_json
+    from api.cli.presenting import counted, print_json
+    from api.listing import shown
     from jobs import ledger
     from jobs.clock import SystemClock
     from jobs.document import Status
@@ -47,7 +52,7 @@ def tasks(
             limit=limit,
         )
     if as_json:
-        print_json([job(entry) for entry in page.entries])
+        print_json([shown(entry) for entry in page.entries])
     elif not page.entries:
         typer.echo("No such documents." if status or priority else "No documents yet.", err=True)
     else:
@@ -60,19 +65,22 @@ def _print_tasks(entries: Sequence[Entry], now: float) -> None:
     from api.cli.presenting import coloured, console, duration, emit, short_time, table, tail
 
     out = console()
-    room = max(12, out.width - 26 - 9 - 8 - 11 - 10 - 10)
-    made = table("id", "status", "priority", "received", "took", "source", numbers=("took",))
+    rows = []
     for entry in entries:
         received = entry.times.get("received")
-        ended = entry.times.get(entry.status.value) if entry.status in ("done", "rejected", "cancelled") else None
-        made.add_row(
-            entry.id,
-            coloured(entry.status.value),
-            entry.priority,
-            "" if received is None else short_time(received, now),
-            "" if received is None or ended is None else duration(max(0.0, ended - received)),
-            tail(entry.source, room),
+        ended = entry.times.get(entry.status.value) if entry.status in FINAL_WORDS else None
+        took = "" if received is None or ended is None else duration(max(0.0, ended - received))
+        rows.append(
+            [entry.id, entry.status.value, entry.priority, "" if received is None else short_time(received, now), took]
         )
+    names = ["id", "status", "priority", "received", "took"]
+    widths = [max(len(name), *(len(row[index]) for row in rows)) + 2 for index, name in enumerate(names)]
+    if out.width - sum(widths) < _LEAST_SOURCE:  # the source says more than how long it took
+        names, widths = names[:-1], widths[:-1]
+    made = table(*names, "source", numbers=("took",))
+    for entry, row in zip(entries, rows, strict=True):
+        cells = [coloured(cell) if name == "status" else cell for name, cell in zip(names, row, strict=False)]
+        made.add_row(*cells, tail(entry.source, max(_LEAST_SOURCE // 2, out.width - sum(widths))))
     emit(made, out)
 
 
@@ -101,64 +109,59 @@ def show(
         entry = ledger.get(redis, wanted)
     if entry is None:
         fail(f"No document {wanted} is known (the ledger forgets the oldest finished ones).", ExitCode.NOT_WELL)
-    place = find(config, entry)
+    document = _everything(entry, find(config, entry))
     if as_json:
-        print_json(_shown(entry, place))
+        print_json(document)
     else:
-        _print_shown(entry, place)
+        _print_document(document)
 
 
-def _shown(entry: Entry, place: Place | None) -> dict[str, Any]:
+def _everything(entry: Entry, place: Place | None) -> dict[str, Any]:
+    """What `GET /jobs/{id}` says, and what only the disk knows."""
     from api.cli.finding import position
-    from api.cli.presenting import job, timeline
-    from jobs.clock import rfc3339
+    from api.listing import shown, timeline
 
-    shown = job(entry)
-    shown["reasons"] = entry.reasons
-    shown["timeline"] = [{"status": status, "at": rfc3339(at)} for status, at in timeline(entry)]
-    if shown["error"] and place:
-        shown["error"] |= position(place.report)
-    shown["files"] = dict(_files(entry, place))
-    return shown
+    everything = {**shown(entry), "timeline": timeline(entry), "reasons": entry.reasons, "files": _files(entry, place)}
+    if everything["error"] and place:
+        everything["error"] |= position(place.report)
+    return everything
 
 
-def _files(entry: Entry, place: Place | None) -> Iterable[tuple[str, str]]:
+def _files(entry: Entry, place: Place | None) -> dict[str, str]:
     if place is None:
-        return
-    yield ("result" if entry.status == "done" else "report"), place.report
-    if place.original:
-        yield "original", place.original
+        return {}
+    report = {"result" if entry.status == "done" else "report": place.report}
+    return {**report, "original": place.original} if place.original else report
 
 
-def _print_shown(entry: Entry, place: Place | None) -> None:
-    from api.cli.presenting import coloured, console, duration, print_pairs, size, timeline
-    from jobs.clock import rfc3339
+def _print_document(document: dict[str, Any]) -> None:
+    from api.cli.presenting import coloured, console, duration, print_pairs, size
 
-    shown = _shown(entry, place)
     pairs: list[tuple[str, str | Text]] = [
-        ("id", entry.id),
-        ("status", coloured(entry.status.value)),
-        ("source", entry.source),
-        ("size", size(entry.size)),
-        ("priority", entry.priority),
-        ("queue", entry.queue),
-        ("handler", entry.handler),
-        ("attempts", str(entry.attempts)),
-        ("rq job", entry.rq_job_id or "-"),
+        ("id", document["id"]),
+        ("status", coloured(document["status"])),
+        ("source", document["source"]),
+        ("size", size(document["size"])),
+        ("priority", document["priority"]),
+        ("queue", document["queue"]),
+        ("handler", document["handler"]),
+        ("attempts", str(document["attempts"])),
+        ("rq job", document["rq_job_id"] or "-"),
     ]
-    pairs += [("reason" if index == 0 else "", reason) for index, reason in enumerate(entry.reasons)]
-    error = shown["error"]
+    pairs += [("reason" if index == 0 else "", reason) for index, reason in enumerate(document["reasons"])]
+    error = document["error"]
     if error:
-        pairs.append(("error", error["code"] or "-"))
-        pairs.append(("", error["message"] or "-"))
+        pairs += [("error", error["code"] or "-"), ("", error["message"] or "-")]
         if "line" in error:
             pairs.append(("", f"at line {error['line']}, column {error['column']} (byte {error['offset']})"))
-    before: float | None = None
-    for status, at in timeline(entry):
-        pairs.append((status, rfc3339(at) if before is None else f"{rfc3339(at)}  +{duration(max(0.0, at - before))}"))
+    before: datetime | None = None
+    for step in document["timeline"]:
+        at = datetime.fromisoformat(step["at"])
+        since = "" if before is None else f"  +{duration((at - before).total_seconds())}"
+        pairs.append((step["status"], step["at"] + since))
         before = at
-    pairs += [(name, os.path.relpath(path)) for name, path in _files(entry, place)]
-    if place is None and entry.status in ("done", "rejected"):
+    pairs += [(name, os.path.relpath(path)) for name, path in document["files"].items()]
+    if not document["files"] and document["status"] in ("done", "rejected"):
         pairs.append(("files", "not in the configured folders of this machine"))
     print_pairs(pairs, console())
 

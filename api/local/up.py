@@ -35,6 +35,15 @@ _LONGEST_PAUSE = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
+# What takes documents in stops first, what brings them home last, the server after all.
+STOPPING_ORDER: Sequence[Callable[[str], bool]] = (
+    lambda name: name in ("ingest", "api"),
+    lambda name: name == "scheduler" or name.startswith("worker "),
+    lambda name: name == "collector",
+    lambda name: name == "server",
+)
+
+
 @dataclass
 class Child:
     """A process that is kept running. `patience`: seconds it is given to stop before it is killed."""
@@ -52,8 +61,10 @@ class Child:
 class Supervisor:
     """Starts children in order, starts again those that end, and stops them in the order it is told."""
 
-    def __init__(self, environment: dict[str, str], log: logging.Logger) -> None:
+    def __init__(self, environment: dict[str, str], log: logging.Logger, output: int | None = None) -> None:
+        """`output`: the descriptor for what the children print, instead of this process's stderr."""
         self._environment = environment
+        self._output = output if output is not None else (sys.stderr.fileno() if _has_descriptor(sys.stderr) else None)
         self._log = log
         self.children: list[Child] = []
 
@@ -65,7 +76,8 @@ class Supervisor:
                 list(child.command()),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr.fileno() if _has_descriptor(sys.stderr) else None,
+                stdout=self._output,
+                stderr=self._output,
                 pass_fds=inherited,
                 process_group=0,
                 preexec_fn=_die_with_parent,
@@ -164,9 +176,9 @@ def up(config: Config, config_path: Path | None) -> int:
     redis = connect(url)
     status: int | None = None
     try:
-        if local and not _start_server(supervisor, config, redis, stop, log):
+        if local and not start_server(supervisor, config, redis, stop, log):
             return 0 if stop else EXIT_UNAVAILABLE
-        for child in _daemons(config, config_path):
+        for child in daemons(config, config_path):
             supervisor.start(child)
         status = _until_ready(supervisor, config, redis, stop)
         if status is None and not stop:
@@ -183,14 +195,7 @@ def up(config: Config, config_path: Path | None) -> int:
     finally:
         if supervisor.children:
             print("Stopping ...", file=sys.stderr, flush=True)
-        supervisor.stop_in_order(
-            [
-                lambda name: name in ("ingest", "api"),
-                lambda name: name == "scheduler" or name.startswith("worker "),
-                lambda name: name == "collector",
-                lambda name: name == "server",
-            ]
-        )
+        supervisor.stop_in_order(STOPPING_ORDER)
         redis.close()
         guard.release()
     if status is None:
@@ -198,7 +203,7 @@ def up(config: Config, config_path: Path | None) -> int:
     return status or 0
 
 
-def _daemons(config: Config, config_path: Path | None) -> list[Child]:
+def daemons(config: Config, config_path: Path | None) -> list[Child]:
     options = ["--config", str(config_path)] if config_path else []
 
     def child(name: str, module: str, *arguments: str, patience: float) -> Child:
@@ -214,7 +219,7 @@ def _daemons(config: Config, config_path: Path | None) -> list[Child]:
     ]
 
 
-def _start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> bool:
+def start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> bool:
     """Start the embedded server and wait until it answers; first for a predecessor that is still on its way out."""
     server = Child("server", lambda: embedded.command(config), 5, lambda: _server_lock(config, stop, log))
     supervisor.start(server)

@@ -7,17 +7,23 @@ even when Redis has forgotten everything.
 
 import base64
 import contextlib
+import errno
 import os
-from collections.abc import Iterable, Iterator
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from ingest.spool.renaming import rename_new, with_id
+from jobs.codes import Code
 from jobs.document import is_id, new_id
 from jobs.faults import FaultPoint, no_faults
 
 MANIFEST = "manifest"
+# A file that has gone, or that only this one file's place keeps from being moved. It stays where it is.
+_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
+_IMMOVABLE = frozenset({errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY})
 
 
 class Seen(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +72,10 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     @property
     def relative_path(self) -> str:
         """The path below the watch folder as the file system has it."""
-        return os.fsdecode(base64.b64decode(self.raw_source)) if self.raw_source else self.source
+        if self.raw_source:
+            with contextlib.suppress(ValueError):
+                return os.fsdecode(base64.b64decode(self.raw_source, validate=True))
+        return self.source
 
 
 _encode = msgspec.json.Encoder().encode
@@ -89,11 +98,13 @@ class Claims:
     def take(self, found: list[Found], now: float) -> tuple[str, list[Claim]]:
         """Claim files: write the manifest, sync it, move them. Returns the group and what could be moved.
 
-        A file that has gone in the meantime is left out. One that has changed is put back, to be read again later.
-        Raises OSError when the temp folder can't be written; nothing has been moved then, or it is in the manifest.
+        A file that has gone in the meantime is left out, and so is a second one of the same id (a copy of one of the
+        API's). One that has changed is put back, to be read again later. Raises OSError when the temp folder can't be
+        written, or when not one of the files may be moved; what has been moved is in the manifest.
         """
         group = new_id(now)
         folder = os.path.join(self.temp, group)
+        found = list({each.id: each for each in reversed(found)}.values())[::-1]
         claims = [_claim(each) for each in found]
         os.mkdir(folder, 0o750)
         self._at("claim.folder_made")
@@ -104,11 +115,19 @@ class Claims:
             raise
         self._at("claim.manifest_written")
         taken: list[Claim] = []
+        immovable: OSError | None = None
         try:
             for each, claim in zip(found, claims, strict=True):
-                if self._move(each, os.path.join(folder, claim.id)):
-                    taken.append(claim)
+                try:
+                    if self._move(each, os.path.join(folder, claim.id)):
+                        taken.append(claim)
+                except OSError as error:
+                    if error.errno not in _IMMOVABLE:
+                        raise
+                    immovable = error  # of a folder that another user owns, say: the others can be moved all the same
                 self._at("claim.moved")
+            if immovable and not taken:
+                raise immovable
         finally:
             if not taken:
                 self.remove_group(group)
@@ -117,7 +136,9 @@ class Claims:
     def _move(self, found: Found, target: str) -> bool:
         try:
             os.rename(found.path, target)
-        except FileNotFoundError:
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
             return False
         if Seen.of(os.lstat(target)) == found.seen:
             return True
@@ -158,17 +179,21 @@ class Claims:
 
     def _unknown(self, group: str, document_id: str) -> Claim:
         status = os.lstat(os.path.join(self.temp, group, document_id))
+        regular = stat.S_ISREG(status.st_mode)
         return Claim(
             id=document_id,
             source=f"recovered/{document_id}.json",
             watch="",
             seen=Seen.of(status),
             received_at=status.st_mtime,
+            code=None if regular else Code.NOT_A_FILE.value,
+            message=None if regular else "This was recovered from a damaged group, and is no file.",
         )
 
     def read(self, group: str, document_id: str) -> bytes:
         """The original bytes of a claim. Raises OSError."""
-        with open(self.path(group, document_id), "rb") as file:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with os.fdopen(os.open(self.path(group, document_id), flags), "rb") as file:
             return file.read()
 
     def remove_group(self, group: str) -> bool:
@@ -187,16 +212,21 @@ class Claims:
 
 
 def put_back(path: str, watch: str, source: str, document_id: str) -> str:
-    """Move a claim back into its watch folder, beside a newcomer of the same name if there is one. Returns its path."""
-    targets: Iterable[str] = (os.path.join(watch, source), os.path.join(watch, with_id(source, document_id)))
-    for target in targets:
+    """Move a claim back into its watch folder, beside a newcomer of the same name if there is one. Returns its path.
+
+    Where a folder of its path has become a file in the meantime, it goes to the top of the watch folder.
+    """
+    for place in (source, with_id(source, document_id), with_id(os.path.basename(source), document_id)):
+        target = os.path.join(watch, place)
         try:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             rename_new(path, target)
-        except FileExistsError:
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
             continue
         return target
-    raise FileExistsError(f"{path} can't go back to {watch}: both of its names are taken")
+    raise FileExistsError(f"{path} can't go back to {watch}: all of its names are taken")
 
 
 def held_count(claims: Claims) -> Iterator[int]:

@@ -17,7 +17,7 @@ import msgspec
 
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
-from ingest.spool.renaming import fitted, rename_new, sync_all
+from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.clock import rfc3339
 from jobs.document import Status
@@ -120,6 +120,7 @@ class Commit:
         steps: list[_Step] = []
         committed: list[Committed] = []
         seen: set[str] = set()
+        planned: set[str] = set()
         try:
             try:
                 for outcome in outcomes:
@@ -127,7 +128,7 @@ class Commit:
                         committed.append(Committed(outcome, _final(outcome)))
                         continue
                     seen.add(outcome.id)
-                    step = self._write(outcome)
+                    step = self._write(outcome, planned)
                     if isinstance(step, Committed):
                         committed.append(step)
                     else:
@@ -149,7 +150,7 @@ class Commit:
         self._at("commit.done")
         return committed
 
-    def _write(self, outcome: Outcome) -> "_Step | Committed":
+    def _write(self, outcome: Outcome, planned: set[str]) -> "_Step | Committed":
         group = outcome.claim
         try:
             original = self._claims.path(group, outcome.id)
@@ -158,16 +159,17 @@ class Commit:
             return Committed(outcome, _final(outcome))
         claim = self._claim(group, outcome.id)
         if Seen.of(status) != claim.seen and self._changed(original, claim):
-            place = put_back(original, claim.watch or self._folders.watch[0], claim.relative_path, claim.id)
-            self._tidy([group])
-            why = "The file changed after it was read; it was put back and is read again."
-            return Committed(outcome, Status.CANCELLED, claim, place, why)
+            return self._put_back(outcome, claim, original)
         if outcome.kind == "done":
-            report, home, mine = self._places(claim, self._folders.output, self._folders.archive, "")
-            content = b"" if mine else _result(outcome, claim, self._claims.read(group, outcome.id))
+            raw = self._claims.read(group, outcome.id)
+            if claim.sha256 is not None and hashlib.sha256(raw).hexdigest() != claim.sha256:  # changed just now
+                return self._put_back(outcome, claim, original)
+            report, home, mine = self._places(claim, self._folders.output, self._folders.archive, "", planned)
+            content = b"" if mine else _result(outcome, claim, raw)
         else:
-            report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR)
+            report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR, planned)
             content = b"" if mine else _report(outcome, claim, claim.sha256 or _sha256(original))
+        planned.update((report, home))
         if mine:
             return _Step(outcome, claim, original, report, home, None)
         unfinished = os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
@@ -178,6 +180,15 @@ class Commit:
                 os.unlink(unfinished)
             raise
         return _Step(outcome, claim, original, report, home, unfinished)
+
+    def _put_back(self, outcome: Outcome, claim: Claim, original: str) -> Committed:
+        watch = claim.watch if claim.watch in self._folders.watch else self._folders.watch[0]
+        place = put_back(original, watch, within(claim.relative_path), claim.id)
+        if outcome.claim in self._left:
+            self._left[outcome.claim] -= 1
+        self._tidy([outcome.claim])
+        why = "The file changed after it was read; it was put back and is read again."
+        return Committed(outcome, Status.CANCELLED, claim, place, why)
 
     def _place(self, step: _Step) -> Committed:
         if step.unfinished:
@@ -192,20 +203,22 @@ class Commit:
         place = step.report if step.outcome.kind == "done" else step.home
         return Committed(step.outcome, _final(step.outcome), step.claim, place)
 
-    def _places(self, claim: Claim, reports: str, homes: str, ending: str) -> tuple[str, str, bool]:
+    def _places(self, claim: Claim, reports: str, homes: str, ending: str, planned: set[str]) -> tuple[str, str, bool]:
         """Where a document's report and original go, and whether the report is there already (a crash came between).
 
         Its own path when that is free in both folders, else the one with its id; names are cut where they are too long.
+        `planned` are the places of others in the same group, who are about to take them.
         """
-        source = _within(claim.relative_path)
-        folder, name = os.path.split(source)
-        fits = len(os.fsencode(name)) + len(ending) <= 255
-        stem, suffix = os.path.splitext(os.path.basename(source))
-        longer = os.path.join(folder, fitted(stem, f".{claim.id}{suffix}", room=len(ending)))
-        apart = os.path.join(f"{claim.id}.conflict", name if fits else os.path.basename(longer))
-        for option in [source, longer, apart] if fits else [longer, apart]:
+        source = within(claim.relative_path)
+        longer = with_id(source, claim.id, room=len(ending))
+        fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
+        first = [source] if fits else []
+        apart = os.path.join(f"{claim.id}.conflict", os.path.basename(first[0] if first else longer))
+        for option in (*first, longer, apart):
             report = os.path.join(reports, option + ending)
             home = os.path.join(homes, option)
+            if report in planned or home in planned or not _fit(report, home):
+                continue
             try:
                 os.makedirs(os.path.dirname(report), exist_ok=True)
                 os.makedirs(os.path.dirname(home), exist_ok=True)
@@ -242,10 +255,10 @@ def _final(outcome: Outcome) -> Status:
     return Status.DONE if outcome.kind == "done" else Status.REJECTED
 
 
-def _within(source: str) -> str:
-    """`source` as a path that stays below the folder it is joined to, whatever a manifest says."""
-    parts = [part for part in source.split("/") if part not in ("", ".", "..")]
-    return "/".join(parts) or "unnamed"
+def _fit(report: str, home: str) -> bool:
+    """Whether the system takes paths as long as these: an output folder's may be longer than the watch folder's."""
+    unfinished = os.path.join(os.path.dirname(report), f".{'0' * 26}.tmp")
+    return max(len(os.fsencode(path)) for path in (report, home, unfinished)) <= PATH_BYTES
 
 
 def _result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:

@@ -6,6 +6,8 @@ import os
 import sys
 
 NAME_BYTES = 255  # NAME_MAX of every file system in common use
+PATH_BYTES = 4095  # PATH_MAX without its NUL
+_SUFFIX_BYTES = 100  # what is longer is no suffix, only a name with a dot in it
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1  # renameat2(2)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -26,22 +28,39 @@ def rename_new(source: str, target: str) -> None:
     os.rename(source, target)
 
 
-def with_id(source: str, document_id: str) -> str:
-    """`source` with the id between stem and suffix, for a name that is taken: `a/b.json` becomes `a/b.<id>.json`."""
+def with_id(source: str, document_id: str, room: int = 0) -> str:
+    """`source` with the id between stem and suffix, for a name that is taken: `a/b.json` becomes `a/b.<id>.json`.
+
+    The stem is cut so that the name, with `room` bytes to spare, is a legal one. It never becomes empty: a name that
+    starts with the dot before the id would be hidden, and passed over for ever in a watch folder.
+    """
     folder, name = os.path.split(source)
     stem, suffix = os.path.splitext(name)
-    return os.path.join(folder, fitted(stem, f".{document_id}{suffix}"))
+    if len(os.fsencode(suffix)) > _SUFFIX_BYTES:
+        stem, suffix = name, ""
+    return os.path.join(folder, fitted(stem, f".{document_id}{suffix}", room))
 
 
 def fitted(stem: str, ending: str, room: int = 0) -> str:
     """`stem + ending`, the stem cut so that the whole, with `room` bytes to spare, is a legal file name."""
-    limit = NAME_BYTES - room - len(os.fsencode(ending))
-    if limit < 0:  # a suffix as long as a name
-        return os.fsencode(ending)[: NAME_BYTES - room].decode("utf-8", errors="ignore")
-    raw = os.fsencode(stem)
-    if len(raw) > limit:
-        stem = raw[:limit].decode("utf-8", errors="ignore")
-    return stem + ending
+    return _cut(stem, max(0, NAME_BYTES - room - len(os.fsencode(ending)))) + ending
+
+
+def within(source: str) -> str:
+    """`source` as a path that stays below the folder it is joined to, whatever a manifest says."""
+    parts = [part for part in source.replace("\0", "").split("/") if part not in ("", ".", "..")]
+    return "/".join(parts) or "unnamed"
+
+
+def _cut(text: str, limit: int) -> str:
+    """At most `limit` bytes of `text`, cut between characters; bytes that are no UTF-8 are kept as they are."""
+    raw = os.fsencode(text)
+    if len(raw) <= limit:
+        return text
+    end = limit
+    while end > limit - 4 and raw[end] & 0xC0 == 0x80:
+        end -= 1
+    return os.fsdecode(raw[: end if raw[end] & 0xC0 != 0x80 else limit])
 
 
 def sync_all(folder: str) -> None:

@@ -50,7 +50,7 @@ class Processing(_Part, frozen=True):
     batch_idle: Seconds | None = None
     retry_attempts: Count = 3
     retry_delay: Seconds = 5
-    worker_timeout: Annotated[float, Meta(gt=0)] = 300
+    worker_timeout: Annotated[float, Meta(gt=0, le=7 * 86400)] = 300
     queue_timeout: Seconds = 60
     settle_seconds: Seconds = 2
     scan_interval: Annotated[float, Meta(gt=0)] = 5

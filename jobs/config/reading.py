@@ -1,10 +1,12 @@
 """From a file to a `Config`, or to every problem it has, each said once and with its cure."""
 
+import copy
 import difflib
 import json
+import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,20 @@ EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd is told not to restart on i
 
 # A string, or a comment outside of one. Comments are blanked out, not removed, so that positions stay true.
 _COMMENT = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
-_SECRET_KEYS = frozenset({"password", "admin", "readonly", "jwt_secret", "encryption_key", "webhook_url", "redis_url"})
+# Whatever stands under one of these keys is never shown. `slack` and `api_keys` are parts, but a secret written in
+# place of the part is one all the same.
+_SECRET_KEYS = (
+    "password",
+    "admin",
+    "readonly",
+    "api_keys",
+    "jwt_secret",
+    "encryption_key",
+    "slack",
+    "webhook_url",
+    "redis_url",
+)
+_URL_PASSWORD = re.compile(r"//[^/\s]*@")
 # Where a secret may come from instead of the file: a systemd credential or an environment variable of this name.
 _SECRETS: Mapping[str, tuple[str, ...]] = {
     "redis_url": ("queue", "redis_url"),
@@ -72,13 +87,36 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     for keys, secret in _secrets_from_outside(environ, source):
         _put(raw, keys, secret)
     problems = list(_schema_problems(raw))
-    if problems:
-        raise ConfigError(source, problems)
-    config = msgspec.convert(raw, Config)
-    problems = list(check(config))
+    if not problems:
+        config = msgspec.convert(raw, Config)
+    problems.extend(_disagreements(raw, problems))
     if problems:
         raise ConfigError(source, problems)
     return config
+
+
+def _disagreements(raw: dict[str, Any], problems: list[Problem]) -> list[Problem]:
+    """What `check` says of `raw` without the keys that have problems of their own, as far as it can be asked."""
+    rest = copy.deepcopy(raw)
+    wrong = [problem.key for problem in problems]
+    for key in wrong:
+        _remove(rest, key.split("."))
+    try:
+        config = msgspec.convert(rest, Config)
+    except msgspec.ValidationError:
+        return []
+    return [
+        problem
+        for problem in check(config)
+        if not any(f"{key}.".startswith(f"{problem.key}.") or f"{problem.key}.".startswith(f"{key}.") for key in wrong)
+    ]
+
+
+def _remove(raw: Any, keys: list[str]) -> None:
+    for key in keys[:-1]:
+        raw = raw.get(key) if isinstance(raw, dict) else None
+    if isinstance(raw, dict):
+        raw.pop(keys[-1], None)
 
 
 def check(config: Config) -> Iterator[Problem]:
@@ -111,6 +149,11 @@ def _folder_problems(config: Config) -> Iterator[Problem]:
         "directories.error_directory": directories.error_directory,
         "directories.temp_directory": directories.temp_directory,
     }
+    named = [*own.items(), *(("directories.watch_directory", folder) for folder in directories.watch)]
+    unusable = [(key, value) for key, value in named if "\0" in value]
+    if unusable:
+        yield from (Problem(key, repr(value), "a path without NUL characters") for key, value in unusable)
+        return
     resolved = {key: Path(value).resolve() for key, value in own.items()}
     watches = [Path(folder).resolve() for folder in directories.watch]
     seen: dict[Path, str] = {}
@@ -139,12 +182,24 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Problem("(file)", f"unreadable ({error})", "a readable UTF-8 file")]) from None
     try:
-        raw = json.loads(_COMMENT.sub(_blank, text))
-    except ValueError as error:
+        raw = json.loads(_COMMENT.sub(_blank, text), parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(str(path), [Problem("(file)", f"not JSON ({error})", "JSON, with // comments")]) from None
     if not isinstance(raw, dict):
         raise ConfigError(str(path), [Problem("(file)", f"a JSON {type(raw).__name__}", "a JSON object")])
     return raw
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float | int:
+    """A number with a point or an exponent; `5.0` is the whole number 5, as JSON Schema has it."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is out of range")
+    return int(number) if number.is_integer() else number
 
 
 def _blank(match: re.Match[str]) -> str:
@@ -193,7 +248,9 @@ def _schema_problems(raw: dict[str, Any]) -> Iterator[Problem]:
             known = sorted(node.get("properties", {}))
             for key in kind.unexpected:
                 near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-                value = _shown(key, error.instance.get(key) if isinstance(error.instance, dict) else None)
+                value = _shown(
+                    [*path, key, *near], error.instance.get(key) if isinstance(error.instance, dict) else None
+                )
                 yield Problem(
                     ".".join([*path, key]),
                     f"an unknown key (value {value})",
@@ -203,7 +260,7 @@ def _schema_problems(raw: dict[str, Any]) -> Iterator[Problem]:
         else:
             yield Problem(
                 ".".join(path) or "(file)",
-                _shown(path[-1] if path else "", error.instance),
+                _shown(path, error.instance),
                 _allowed(node),
                 _nearest_value(node, error.instance),
             )
@@ -218,11 +275,26 @@ def _schema_at(path: list[str | int]) -> dict[str, Any]:
     return node if isinstance(node, dict) else {}
 
 
-def _shown(key: str, value: Any) -> str:
-    if key in _SECRET_KEYS and isinstance(value, str):
-        return "(hidden)"
-    text = json.dumps(value, ensure_ascii=False)
+def _shown(path: Sequence[str], value: Any) -> str:
+    """`value` as a problem may show it. Under a secret's key, or a misspelt one, nothing of it is shown."""
+    text = json.dumps(_masked(path, value), ensure_ascii=False)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _masked(path: Sequence[str], value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _masked([*path, key], inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked(path, inner) for inner in value]
+    if value is None or isinstance(value, bool):
+        return value
+    if any(_is_secret(key) for key in path):
+        return "(hidden)"
+    return _URL_PASSWORD.sub("//(hidden)@", value) if isinstance(value, str) else value
+
+
+def _is_secret(key: str) -> bool:
+    return bool(difflib.get_close_matches(key.lower(), _SECRET_KEYS, n=1, cutoff=0.75))
 
 
 def _allowed(node: dict[str, Any]) -> str:

@@ -1,7 +1,9 @@
 """The strict reading of a text as JSON (RFC 8259), with guards before anything recursive runs."""
 
 import json
+import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,14 @@ from jobs.intake.refusal import Refused, position_at
 
 BOM = b"\xef\xbb\xbf"
 _WHITE = b" \t\r\n"
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_STRING = r'"(?:[^"\\]|\\.)*+"?'  # the closing quote is optional, so that a broken string is looked at once only
+_FLAT = rf'(?:{_STRING}|[^"\[\]{{}}]++)*+'
+# A run of brackets of one direction, after whatever strings and other text come before it.
+_BRACKETS = re.compile(rf"{_FLAT}(?:([\[{{]++)|([\]}}]++)|\Z)".encode(), re.DOTALL)
+# The same with arrays and objects that hold no others passed over: most of them do, and this is ten times as fast.
+_OUTER_BRACKETS = re.compile(
+    rf'(?:{_STRING}|[^"\[\]{{}}]++|[\[{{]{_FLAT}[\]}}])*+(?:([\[{{]++)|([\]}}]++)|\Z)'.encode(), re.DOTALL
+)
 # First bytes of formats that people drop by mistake (https://www.iana.org/assignments/media-types).
 _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "a PNG image",
@@ -75,16 +84,24 @@ def check_depth(raw: bytes, text: bytes, limit: int) -> None:
     """Raises `Refused` when brackets nest deeper than `limit`. One pass, nothing recursive."""
     if text.count(b"[") + text.count(b"{") <= limit:
         return
+    if _overstep(_OUTER_BRACKETS, text, limit - 1) is None:
+        return
+    offset = _overstep(_BRACKETS, text, limit)
+    if offset is not None:
+        place = position_at(raw, raw.index(text) + offset)
+        raise Refused(Code.TOO_DEEP, f"The JSON nests deeper than {limit} levels.", place)
+
+
+def _overstep(brackets: re.Pattern[bytes], text: bytes, limit: int) -> int | None:
+    """Where the first bracket deeper than `limit` stands."""
     depth = 0
-    for match in _BRACKETS.finditer(text):
-        first = text[match.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > limit:
-                place = position_at(raw, raw.index(text) + match.start())
-                raise Refused(Code.TOO_DEEP, f"The JSON nests deeper than {limit} levels.", place)
-        elif first in b"]}":
-            depth -= 1
+    for match in brackets.finditer(text):
+        opened, closed = match.span(1), match.span(2)
+        depth += opened[1] - opened[0]
+        if depth > limit:
+            return opened[1] - (depth - limit)
+        depth -= closed[1] - closed[0]
+    return None
 
 
 def _refusal(raw: bytes, text: bytes, message: str) -> Refused:
@@ -119,19 +136,37 @@ def _where(text: str, message: str) -> tuple[str, int | None]:
     except (RecursionError, ValueError):
         pass
     # The standard library lets pass what RFC 8259 or I-JSON does not.
-    for pattern, reason in _LENIENT.items():
+    for pattern, reason in _LENIENT.items() if "out of range" not in message else ():
         for match in pattern.finditer(text):
             if match["bad"]:
                 return reason, match.start("bad")
+    for match in _LONG_NUMBER.finditer(text):
+        number = match["number"]
+        unfit = _unfit(number) if number else None
+        if unfit:
+            return unfit, match.start("number")
     return message.removeprefix("JSON is malformed: ").rstrip("."), None
 
 
-_STRING = r'"(?:[^"\\]|\\.)*+"'
+def _unfit(number: str) -> str | None:
+    """What is wrong with a number that JSON's grammar allows, if anything is."""
+    if number.lstrip("-").isdigit():
+        most = sys.get_int_max_str_digits()
+        return f"a number of more than {most} characters" if 0 < most < len(number) else None  # as msgspec counts
+    return "a number out of range" if math.isinf(float(number)) else None
+
+
+# Every pattern takes what it has looked at (`*+`), so that no text makes it look at the same characters again.
 _LENIENT = {
     re.compile(rf"{_STRING}|(?P<bad>NaN|-?Infinity)", re.DOTALL): "NaN and Infinity are not JSON numbers",
     re.compile(
         r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
         r"|\\\\|(?P<bad>\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
     ): "half of a surrogate pair stands alone",
-    re.compile(rf"{_STRING}|(?P<bad>-?\d+(?:\.\d+)?[eE][+-]?\d+)", re.DOTALL): "a number out of range",
 }
+# Numbers that may be too long or too large. Short whole numbers and all that is no number are passed over in one go.
+_LONG_NUMBER = re.compile(
+    rf"{_STRING}|(?:[^\"0-9-]++|-?[0-9]{{1,299}}+(?![0-9.eE]))++"
+    r"|(?P<number>-?[0-9]++(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+)",
+    re.DOTALL,
+)

@@ -1,2 +1,0 @@
-from api.local.embedded import *  # noqa: F403
-from api.local.embedded import socket_url  # noqa: F401

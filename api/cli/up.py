@@ -1,1 +1,0 @@
-from api.local.up import up  # noqa: F401

@@ -1,0 +1,134 @@
+"use strict";
+
+// Everything from the API goes into the page as text, never as markup.
+const make = (tag, text, className) => {
+  const element = document.createElement(tag);
+  if (text !== undefined && text !== null) element.textContent = text;
+  if (className) element.className = className;
+  return element;
+};
+const number = (value) => make("td", value.toLocaleString(), value ? "number" : "number zero");
+const time = (text) => (text ? new Date(text).toLocaleTimeString() : "");
+
+function fill(id, heads, rows, empty) {
+  const head = make("tr");
+  for (const [text, className] of heads) head.append(make("th", text, className));
+  const body = rows.map((cells) => {
+    const row = make("tr");
+    row.append(...cells);
+    return row;
+  });
+  if (!body.length) {
+    const row = make("tr");
+    row.append(make("td", empty, "empty"));
+    row.firstChild.colSpan = heads.length;
+    body.push(row);
+  }
+  document.getElementById(id).replaceChildren(head, ...body);
+}
+
+function showHealth(health) {
+  const pill = document.getElementById("health");
+  pill.textContent = health.message;
+  pill.className = `pill ${health.status === "ok" ? "ok" : "degraded"}`;
+}
+
+function showCounts(counts) {
+  const statuses = Object.keys(counts);
+  const levels = Object.keys(counts[statuses[0]]);
+  const total = (status) => levels.reduce((sum, level) => sum + counts[status][level], 0);
+  fill(
+    "counts",
+    [["priority"], ...statuses.map((status) => [status, "number"])],
+    [
+      ...levels.map((level) => [make("td", level), ...statuses.map((status) => number(counts[status][level]))]),
+      [make("th", "all"), ...statuses.map((status) => number(total(status)))],
+    ],
+  );
+}
+
+function showQueues({ queues }) {
+  fill(
+    "queues",
+    [["queue"], ["jobs waiting", "number"], ["batched", "number"], ["started", "number"], ["workers", "number"]],
+    queues.map((queue) => [
+      make("td", queue.name),
+      number(queue.jobs_waiting),
+      number(queue.batched),
+      number(queue.documents.started),
+      number(queue.workers),
+    ]),
+  );
+}
+
+function showWorkers({ workers }) {
+  fill(
+    "workers",
+    [["queue"], ["host"], ["pid", "number"], ["state"], ["jobs done", "number"], ["heartbeat", "number"]],
+    workers.map((worker) => [
+      make("td", worker.queue),
+      make("td", worker.host),
+      make("td", worker.pid, "number"),
+      make("td", worker.state, worker.state === "busy" ? "busy" : "zero"),
+      number(worker.jobs_done),
+      make("td", time(worker.last_heartbeat), "number"),
+    ]),
+    "No worker is running.",
+  );
+}
+
+function showJobs({ jobs }) {
+  fill(
+    "jobs",
+    [["received"], ["status"], ["priority"], ["source"], ["id"], ["attempts", "number"], ["error"]],
+    jobs.map((job) => {
+      const link = make("a", job.id);
+      link.href = `/jobs/${encodeURIComponent(job.id)}`;
+      const id = make("td", null, "id");
+      id.append(link);
+      return [
+        make("td", time(job.received_at)),
+        make("td", job.status, job.status),
+        make("td", job.priority),
+        make("td", shortened(job.source, 44)),
+        id,
+        number(job.attempts),
+        make("td", job.error ? shortened([job.error.code, job.error.message].filter(Boolean).join(": "), 60) : ""),
+      ];
+    }),
+    "No jobs yet. Drop a JSON file into the watch folder, or POST one to /jobs.",
+  );
+}
+
+const shortened = (text, most) => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
+
+async function ask(path) {
+  const response = await fetch(path, { signal: AbortSignal.timeout(10000) });
+  if (!response.ok) throw new Error((await response.json()).detail);
+  return response.json();
+}
+
+async function refresh() {
+  if (!document.hidden) {
+    try {
+      const health = await ask("/health");
+      showHealth(health);
+      document.body.classList.toggle("stale", !health.counts);
+      if (health.counts) {
+        showCounts(health.counts);
+        const [queues, workers, jobs] = await Promise.all(["/queues", "/workers", "/jobs?limit=20"].map(ask));
+        showQueues(queues);
+        showWorkers(workers);
+        showJobs(jobs);
+      }
+    } catch (error) {
+      const pill = document.getElementById("health");
+      pill.textContent = error instanceof TypeError ? "The API does not answer." : error.message;
+      pill.className = "pill gone";
+      document.body.classList.add("stale");
+    }
+  }
+  setTimeout(refresh, 2000);
+}
+
+document.addEventListener("DOMContentLoaded", refresh);

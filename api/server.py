@@ -1,0 +1,219 @@
+"""`llm-api`: the HTTP API under uvicorn, in this process or in several."""
+
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from types import FrameType
+
+import psutil  # type: ignore[import-untyped]
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import ChangeReload, Multiprocess
+
+from api.app import make_app
+from jobs.clock import SystemClock
+from jobs.config import Api, Config
+from jobs.config.reading import EXIT_CONFIG
+from jobs.connection import connect
+from jobs.process import PARENT_VARIABLE, URL_VARIABLE, start
+
+EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
+GRACE_SECONDS = 3  # for requests that are being answered when the server is told to stop
+_BACKLOG = 2048
+
+
+class _Refused(Exception):
+    """The server can't run as it is told to; the words and the exit status say why."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+def main() -> None:
+    """Entry point of `llm-api`. Redis need not be there: what needs it answers 503 until it is."""
+    config, log = start("api")
+    _quieten(config)
+    try:
+        _check_certificate(config.api)
+        listeners = _listen(config)
+    except _Refused as refusal:
+        print(f"llm-api: {refusal}", file=sys.stderr)
+        raise SystemExit(refusal.status) from None
+    try:
+        status = _serve(config, listeners, log)
+    finally:
+        for listener in listeners:
+            listener.close()
+    raise SystemExit(status)
+
+
+def worker_app() -> Starlette:
+    """The application of one of several processes, made by uvicorn in that process."""
+    config, _ = start("api", [])
+    _quieten(config)
+    return _app(config)
+
+
+def _app(config: Config) -> Starlette:
+    return make_app(config, connect(os.environ.get(URL_VARIABLE, config.queue.redis_url)), SystemClock())
+
+
+def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger) -> int:
+    """Serve until told to stop; returns the exit status."""
+    api = config.api
+    workers = api.workers or (1 if config.queue.type == "local" else 4)
+    if workers > 1 or api.reload:
+        # What the other processes find their configuration and their parent by.
+        if "--config" in sys.argv[1:-1]:
+            os.environ["LLM_CONFIG"] = os.path.abspath(sys.argv[sys.argv.index("--config") + 1])
+        os.environ[PARENT_VARIABLE] = str(os.getpid())
+    settings = uvicorn.Config(
+        "api.server:worker_app" if workers > 1 or api.reload else _app(config),
+        factory=workers > 1 or api.reload,
+        host=api.host,
+        port=api.port,
+        workers=1 if api.reload else workers,
+        reload=api.reload,
+        access_log=api.access_log,
+        log_config=None,
+        server_header=False,
+        ssl_certfile=api.ssl_cert_file if api.ssl_enabled else None,
+        ssl_keyfile=api.ssl_key_file if api.ssl_enabled else None,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    server = uvicorn.Server(settings)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        # uvicorn raises a signal again once it has stopped, to die of it. This is where that ends, and where
+        # one arrives that comes before uvicorn listens to signals itself.
+        server.should_exit = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    scheme = "https" if api.ssl_enabled else "http"
+    log.info("Listening on %s://%s (%d process%s)", scheme, _address(api), workers, "" if workers == 1 else "es")
+    if api.reload:
+        ChangeReload(settings, target=server.run, sockets=listeners).run()
+    elif workers > 1:
+        supervisor = Multiprocess(settings, sockets=listeners)
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            return 1
+    else:
+        server.run(sockets=listeners)
+    log.info("The API has stopped")
+    return 0
+
+
+# Before the first request
+
+
+def _listen(config: Config) -> list[socket.socket]:
+    """Sockets that listen on every address of api.host. Raises `_Refused`."""
+    api = config.api
+    try:
+        addresses = socket.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise _Refused(
+            EXIT_UNAVAILABLE, f"The host {api.host!r} is not known ({error.strerror}). Change api.host."
+        ) from None
+    if not config.security.api_key_enabled:
+        _insist_on_loopback(api, [str(address[4][0]) for address in addresses])
+    listeners: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+        try:
+            listeners.append(_listener(family, kind, protocol, address))
+        except OSError as error:
+            failure = error
+            if error.errno == errno.EADDRINUSE:
+                break
+    # A name may have an address of a kind that this machine hasn't; one that is taken is a conflict all the same.
+    if failure is not None and (not listeners or failure.errno == errno.EADDRINUSE):
+        for listener in listeners:
+            listener.close()
+        raise _Refused(EXIT_UNAVAILABLE, _why_not(api, failure))
+    return listeners
+
+
+def _listener(family: int, kind: int, protocol: int, address: object) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)  # type: ignore[arg-type]
+        listener.listen(_BACKLOG)  # only here does Linux notice another that is bound, but doesn't listen yet
+        listener.set_inheritable(True)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _insist_on_loopback(api: Api, addresses: list[str]) -> None:
+    if all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in addresses):
+        return
+    raise _Refused(
+        EXIT_CONFIG,
+        f"api.host {api.host!r} can be reached from other machines, and there are no API keys. "
+        "Set security.api_key_enabled and a key in security.api_keys, or api.host to 127.0.0.1.",
+    )
+
+
+def _why_not(api: Api, error: OSError) -> str:
+    address = _address(api)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"{address} is in use{_holder(api.port)}. Stop that, or set api.port to another port."
+        case errno.EACCES:
+            return f"{address} may not be listened on by this user. Set api.port to 1024 or higher."
+        case errno.EADDRNOTAVAIL:
+            return f"{address} can't be listened on: this machine has no such address. Change api.host."
+    return f"{address} can't be listened on ({error.strerror or error}). Change api.host or api.port."
+
+
+def _holder(port: int) -> str:
+    """` by process 123 (name)` when the system lets this user know."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except (psutil.Error, OSError):
+        pass
+    return ""
+
+
+def _check_certificate(api: Api) -> None:
+    """Here rather than in every process: one sentence, not a traceback or a question for a password from each."""
+    if not api.ssl_enabled:
+        return
+    assert api.ssl_cert_file
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.ssl_cert_file, api.ssl_key_file, password="")
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or str(error)
+        raise _Refused(
+            EXIT_CONFIG, f"The certificate can't be used ({reason}). Check api.ssl_cert_file and api.ssl_key_file."
+        ) from None
+
+
+def _address(api: Api) -> str:
+    return f"[{api.host}]:{api.port}" if ":" in api.host else f"{api.host}:{api.port}"
+
+
+def _quieten(config: Config) -> None:
+    """uvicorn tells its life in eight lines; two of our own say it."""
+    if config.logging.level != "debug":
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    main()

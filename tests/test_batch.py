@@ -1,0 +1,140 @@
+"""Batches: flushed by size, by time, by idleness or by force, and each document exactly once."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from redis import Redis
+
+from jobs import batch, ledger, submission
+from jobs.config import Processing
+from jobs.document import Packet, Route, Status, decode, new_id
+from jobs.rq_job import DocumentJob
+from jobs.submission import SCHEDULE
+
+BATCHES = Processing(batch_size=5, batch_timeout=30)
+
+
+class HandClock:
+    def __init__(self, at: float) -> None:
+        self.at = at
+
+    def now(self) -> float:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+def join(redis: Redis, count: int, now: float, processing: Processing = BATCHES) -> list[Packet]:
+    route = Route(priority="low", queue="low", handler="default", reasons=[])
+    packets = [Packet(new_id(now), "c", "a.json", now, now, route, b"%d" % number) for number in range(count)]
+    with redis.pipeline() as pipeline:
+        submission.record(pipeline, Status.BATCHED, now, packets, [1] * count)
+        batch.add(pipeline, "low", packets, processing, now)
+        pipeline.execute()
+    return packets
+
+
+def flush(redis: Redis, now: float, processing: Processing = BATCHES, force: bool = False) -> int:
+    return batch.flush(redis, "low", processing, HandClock(now), force=force)
+
+
+def queued(redis: Redis) -> list[list[str]]:
+    """The documents' ids of each job on the queue."""
+    jobs = [DocumentJob.fetch(name.decode(), connection=redis) for name in redis.lrange("rq:queue:low", 0, -1)]
+    return [[packet.id for packet in job.packets] for job in jobs]
+
+
+def due(redis: Redis) -> float | None:
+    score = redis.zscore(SCHEDULE, "flush-low")
+    return None if score is None else float(score)
+
+
+def test_by_size(redis: Redis) -> None:
+    packets = join(redis, 12, 1000)
+    assert flush(redis, 1000) == 10
+    assert queued(redis) == [[each.id for each in packets[:5]], [each.id for each in packets[5:10]]]
+    counts = ledger.counts(redis, ["low"])
+    assert (counts["queued"]["low"], counts["batched"]["low"]) == (10, 2)
+    assert due(redis) == 1030
+    entry = ledger.get(redis, packets[0].id)
+    assert entry is not None
+    assert entry.rq_job_id == redis.lindex("rq:queue:low", 0).decode()
+
+
+def test_by_time_counted_from_the_first(redis: Redis) -> None:
+    join(redis, 2, 1000)
+    join(redis, 1, 1020)
+    assert due(redis) == 1030
+    assert flush(redis, 1029.9) == 0
+    assert flush(redis, 1030) == 3
+    assert due(redis) is None, "an empty batch has no schedule"
+    assert redis.keys("llm:batch:*") == []
+    join(redis, 1, 1040)
+    assert due(redis) == 1070, "the next batch has its own time"
+
+
+def test_what_a_flush_leaves_keeps_its_own_time(redis: Redis) -> None:
+    join(redis, 5, 1000)
+    join(redis, 1, 1010)
+    assert flush(redis, 1015) == 5
+    assert due(redis) == 1040
+
+
+def test_by_idleness_counted_from_the_last(redis: Redis) -> None:
+    idle = Processing(batch_size=5, batch_timeout=30, batch_idle=2)
+    join(redis, 1, 1000, idle)
+    join(redis, 1, 1001.5, idle)
+    assert due(redis) == 1003.5
+    assert flush(redis, 1003.4, idle) == 0
+    assert flush(redis, 1003.5, idle) == 2
+
+
+def test_by_force(redis: Redis) -> None:
+    packets = join(redis, 3, 1000)
+    assert flush(redis, 1000, force=True) == 3
+    assert queued(redis) == [[packet.id for packet in packets]]
+    assert flush(redis, 1000, force=True) == 0
+
+
+def test_a_packet_comes_through_a_batch_unchanged(redis: Redis) -> None:
+    packets = join(redis, 2, 1000)
+    flush(redis, 1000, force=True)
+    raw = redis.hgetall(b"rq:job:" + redis.lindex("rq:queue:low", 0))
+    assert [decode(raw[b"d0"]), decode(raw[b"d1"])] == packets
+
+
+def test_a_flush_does_not_bring_a_finished_document_back(redis: Redis) -> None:
+    packets = join(redis, 2, 1000)
+    ledger.move(redis, Status.CANCELLED, 1001, [(packets[0].id, {})])
+    flush(redis, 1000, force=True)
+    assert ledger.known(redis, [packet.id for packet in packets])[0][0] == "cancelled"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_each_document_once_while_many_flush_and_join(redis_server: object, redis: Redis, force: bool) -> None:
+    clients = [redis_server.client() for _ in range(4)]  # type: ignore[attr-defined]
+    joined: list[list[Packet]] = [[], []]
+    moved = [0, 0]
+
+    def joining(index: int) -> None:
+        for _ in range(40):
+            joined[index] += join(clients[index], 7, 1000)
+
+    def flushing(index: int) -> None:
+        for _ in range(60):
+            moved[index] += flush(clients[2 + index], 1000, force=force)
+
+    work: list[tuple[Callable[[int], None], int]] = [(joining, 0), (joining, 1), (flushing, 0), (flushing, 1)]
+    threads = [threading.Thread(target=function, args=(index,)) for function, index in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    total = sum(moved) + flush(redis, 1000, force=True)
+    ids = [document_id for job in queued(redis) for document_id in job]
+    assert sorted(ids) == sorted(packet.id for part in joined for packet in part)
+    assert total == len(ids) == 560
+    for client in clients:
+        client.close()

@@ -1,0 +1,281 @@
+"""The guide's priority rules, and that no document can make them slow."""
+
+import time
+from typing import Any
+
+import pytest
+
+from ingest.router import Router
+from ingest.router.priority import PriorityRules
+from jobs.config import Config
+from jobs.config.model import PriorityRules as Keywords
+from jobs.config.model import Queue, Routing
+
+LEVELS = ["high", "medium", "low"]
+DEFAULT = Config()
+
+
+def decide(document: Any, levels: list[str] | None = None, **keywords: list[str]) -> tuple[str, str]:
+    rules = Keywords(**keywords)
+    return PriorityRules(levels or LEVELS, rules.urgent_keywords, rules.low_priority_keywords).decide(document)
+
+
+def level(document: Any, levels: list[str] | None = None, **keywords: list[str]) -> str:
+    return decide(document, levels, **keywords)[0]
+
+
+def said(word: object) -> dict[str, Any]:
+    return {"metadata": {"priority": word}}
+
+
+# What the document says of itself
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        *(("high", "high"), ("medium", "medium"), ("low", "low")),
+        *(("urgent", "high"), ("critical", "high"), ("normal", "medium"), ("default", "medium"), ("test", "low")),
+        *(("HIGH", "high"), ("Urgent", "high"), ("nOrMaL", "medium"), ("TEST", "low"), ("  low\n", "low")),
+    ],
+)
+def test_metadata_priority(word: str, expected: str) -> None:
+    found, reason = decide({"content": "nothing", **said(word)})
+    assert found == expected
+    assert reason == f"metadata.priority is {word.strip()!r}"
+
+
+def test_metadata_wins_over_the_text() -> None:
+    assert level({"content": "URGENT emergency", **said("low")}) == "low"
+    assert level({"content": "just a test", **said("urgent")}) == "high"
+    assert level({"content": "urgent", **said("normal")}) == "medium"
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        *(
+            said("whatever"),
+            said(""),
+            said(" "),
+            said(1),
+            said(None),
+            said(["high"]),
+            said({"high": "high"}),
+            said(True),
+        ),
+        *({"metadata": "high"}, {"metadata": ["high"]}, {"metadata": None}, {"priority": "low"}, {"metadata": {}}),
+        *({}, [], "", 0, None, True, 1.5, {"x": said("high")}, [said("high")]),
+    ],
+)
+def test_what_says_nothing_is_medium_by_default(document: Any) -> None:
+    assert decide(document) == ("medium", "no rule applied: the default")
+
+
+def test_what_says_nothing_useful_is_decided_by_its_text() -> None:
+    assert level({"content": "urgent", **said("whatever")}) == "high"
+    assert level({"content": "urgent", **said(7)}) == "high"
+
+
+def test_metadata_is_not_the_text() -> None:
+    assert level({"metadata": {"source": "test", "note": "urgent"}, "content": "plain"}) == "medium"
+    assert level({"metadata": "urgent"}) == "medium"
+    assert level({"x": {"metadata": {"note": "urgent"}}}) == "high", "only the document's own metadata is left out"
+    assert level([{"metadata": {"note": "urgent"}}]) == "high"
+
+
+def test_keys_are_not_the_text() -> None:
+    assert level({"urgent": "no", "test": 1}) == "medium"
+
+
+# Keywords
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "urgent",
+            "URGENT",
+            "Urgent!",
+            "(urgent)",
+            "so:urgent,",
+            "an urgent thing",
+            "urgent-ish",
+            "'urgent'",
+            "x\nurgent\n",
+        ),
+        *(
+            "這是緊急通知",
+            "緊急",
+            "请立即处理",
+            "至急お願いします",
+            "URGENT緊急",
+            "これはurgentです",
+            "處理ASAP謝謝",
+            "asap.",
+        ),
+        *("emergency", "critical", "do it immediately", "urgent。", "“urgent”", "https://x/urgent/y"),
+    ],
+)
+def test_urgent_keywords(text: str) -> None:
+    found, reason = decide({"a": {"b": [1, text]}})
+    assert found == "high"
+    assert reason.startswith("urgent keyword '")
+    assert reason.endswith("' in the text")
+
+
+@pytest.mark.parametrize(
+    "text", ["test", "a Test.", "TEST", "sample", "DEMO", "this draft", "測試", "這是測試文件", "测试", "草稿一份"]
+)
+def test_low_priority_keywords(text: str) -> None:
+    found, reason = decide({"content": text})
+    assert found == "low"
+    assert reason.startswith("low-priority keyword '")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("latest", "contest", "testing", "tested", "tests", "attest", "democracy", "samples", "drafty", "demographic"),
+        *(
+            "urgently",
+            "insurgent",
+            "resurgent",
+            "criticality",
+            "hypercritical",
+            "asaph",
+            "my_test",
+            "test_1",
+            "test1",
+            "1test",
+        ),
+        *("étest", "testé", "ßtest", "тest", "protéstest", "Latest News", "LATEST", "tốtest", "ńtest", "test\u0301"),
+        *("latestnews", "t e s t", "te\u200bst", "urgen", "rgent", "", " ", "緊 急", "測 試"),
+    ],
+)
+def test_only_whole_words(text: str) -> None:
+    assert decide({"content": text}) == ("medium", "no rule applied: the default")
+
+
+def test_two_strings_are_not_one_word() -> None:
+    assert level(["te", "st"]) == "medium"
+    assert level(["緊", "急"]) == "medium"
+    assert level({"a": "la", "b": "test"}) == "low"
+
+
+def test_urgent_wins_over_low() -> None:
+    assert level({"content": "a test, but urgent"}) == "high"
+    assert level({"content": "urgent, but a test"}) == "high"
+    assert level(["test", "測試", "緊急"]) == "high"
+
+
+def test_any_shape_has_a_text() -> None:
+    assert level("urgent") == "high"
+    assert level(["x", {"y": ["z", "urgent"]}]) == "high"
+    assert level({"a": {"b": {"c": {"d": "a test"}}}}) == "low"
+    deep: Any = "urgent"
+    for number in range(5000):
+        deep = [deep] if number % 2 else {"k": deep}
+    assert level(deep) == "high", "no recursion"
+
+
+def test_own_keywords() -> None:
+    own = {"urgent_keywords": ["call me", "C++", "a.b", "停機", "  ", "x" * 300, "Ünal"], "low_priority_keywords": []}
+    for text in ("Call  me", "callme", "c+", "axb", "a test", "ünalx"):
+        assert level(text, **own) == "medium"
+    for text in ("please CALL ME.", "in c++ now", "see A.B", "系統停機了", "x" * 300, "ÜNAL", "(ünal)"):
+        assert level(text, **own) == "high", text
+    assert level("urgent", urgent_keywords=[], low_priority_keywords=["urgent"]) == "low"
+    assert level("urgent test", urgent_keywords=[], low_priority_keywords=[]) == "medium"
+
+
+def test_the_longest_keyword_is_the_reason() -> None:
+    keywords = ["stop", "stop now"]
+    assert decide("Stop now", urgent_keywords=keywords)[1] == "urgent keyword 'Stop now' in the text"
+
+
+# Levels
+
+
+@pytest.mark.parametrize(
+    ("levels", "high", "medium", "low"),
+    [
+        (["only"], "only", "only", "only"),
+        (["fast", "slow"], "fast", "fast", "slow"),
+        (["a", "b", "c", "d", "e"], "a", "c", "e"),
+        (["now", "high", "medium", "low", "idle"], "high", "medium", "low"),
+        (["low", "high"], "high", "low", "low"),
+    ],
+)
+def test_other_levels(levels: list[str], high: str, medium: str, low: str) -> None:
+    assert level(said("urgent"), levels) == level(said("HIGH"), levels) == level("urgent", levels) == high
+    assert level(said("normal"), levels) == level({}, levels) == medium
+    assert level(said("test"), levels) == level(said("low"), levels) == level("a test", levels) == low
+    for each in levels:
+        assert level(said(each.upper()), levels) == each
+
+
+def test_a_level_called_like_a_synonym_is_meant_itself() -> None:
+    levels = ["high", "normal", "test", "low"]
+    assert level(said("normal"), levels) == "normal"
+    assert level(said("Test"), levels) == "test"
+
+
+# The router
+
+
+def test_the_router_says_queue_handler_and_why() -> None:
+    route = Router(DEFAULT).route({"content": "urgent"})
+    assert (route.priority, route.queue, route.handler) == ("high", "high", "default")
+    assert route.reasons == ["urgent keyword 'urgent' in the text"]
+    assert Router(DEFAULT).route(None).priority == "medium"
+
+
+def test_without_intelligent_routing_only_metadata_counts() -> None:
+    router = Router(Config(intelligent_routing=Routing(enabled=False)))
+    assert router.route({"content": "urgent"}).priority == "medium"
+    assert router.route(said("test")).priority == "low"
+
+
+def test_the_router_knows_the_configured_levels() -> None:
+    router = Router(Config(queue=Queue(priority_levels=["one", "two"])))
+    assert router.route(said("low")).queue == "two"
+
+
+def test_a_reason_quotes_little() -> None:
+    _, reason = decide(said("high" + " " * 10_000))
+    assert len(reason) < 100
+
+
+# Speed: ingest is one thread, so what is slow here holds up everybody
+
+MEGABYTES = 10_000_000
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({"content": "latest " * (MEGABYTES // 7)}, id="near misses"),
+        pytest.param({"content": "x" * MEGABYTES}, id="one word"),
+        pytest.param({"content": "測" * (MEGABYTES // 3)}, id="CJK"),
+        pytest.param({"content": "urgen " * (MEGABYTES // 6)}, id="prefixes"),
+        pytest.param([["urgen"] * 10 for _ in range(MEGABYTES // 80)], id="many short strings"),
+        pytest.param([""] * (MEGABYTES // 3), id="empty strings"),
+        pytest.param([0] * (MEGABYTES // 2), id="numbers"),
+        pytest.param([[] for _ in range(MEGABYTES // 3)], id="empty arrays"),
+        pytest.param({str(number): None for number in range(MEGABYTES // 14)}, id="many keys"),
+        pytest.param({"metadata": {"priority": "x" * MEGABYTES}}, id="long priority"),
+    ],
+)
+def test_ten_megabytes_are_no_burden(document: Any) -> None:
+    rules = Router(DEFAULT)
+    began = time.process_time()
+    assert rules.route(document).priority == "medium"
+    spent = time.process_time() - began
+    print(f"{spent * 1000:.1f} ms")
+    assert spent < 0.25
+
+
+def test_an_early_keyword_in_a_long_text_counts() -> None:
+    assert level({"content": "x " * 40_000 + "urgent " + "x " * 1_000_000}) == "high"
