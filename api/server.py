@@ -68,7 +68,7 @@ def _app(config: Config) -> Starlette:
 def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger) -> int:
     """Serve until told to stop; returns the exit status."""
     api = config.api
-    workers = api.workers or (1 if config.queue.type == "local" else 4)
+    workers = 1 if api.reload else api.workers or (1 if config.queue.type == "local" else 4)
     if workers > 1 or api.reload:
         # What the other processes find their configuration and their parent by.
         if "--config" in sys.argv[1:-1]:
@@ -79,7 +79,7 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger) 
         factory=workers > 1 or api.reload,
         host=api.host,
         port=api.port,
-        workers=1 if api.reload else workers,
+        workers=workers,
         reload=api.reload,
         access_log=api.access_log,
         log_config=None,

@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import sys
+import time
 from collections.abc import Sequence
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -11,6 +12,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 _TAKEN_AT_ONCE = 10_000
+_RETRY_SECONDS = 30.0  # after which a kernel that had no watches left is asked again
 _MOST_HINTS = 200_000  # beyond these a scan is cheaper than listening
 
 
@@ -24,6 +26,8 @@ class Hints(FileSystemEventHandler):
         self._early: list[tuple[str, str]] = []
         self._observer: BaseObserver | None = None
         self._watched: dict[str, int] = {}
+        self._real: dict[str, str] = {}  # watched path: the folder as it is configured
+        self._retry = float("-inf")
         self.overflowed = False
 
     def watch(self) -> None:
@@ -34,24 +38,26 @@ class Hints(FileSystemEventHandler):
                 inodes[folder] = os.stat(folder).st_ino
             except OSError:
                 continue
-        if inodes == self._watched and self._observer is not None and self._observer.is_alive():
+        if inodes == self._watched and (_is_alive(self._observer) or time.monotonic() < self._retry):
             return
         self.stop()
         self._watched = inodes
-        observer = _observer()
+        self._real = {os.path.realpath(folder): folder for folder in inodes}
         try:
-            for folder in inodes:
-                observer.schedule(self, folder, recursive=True)
-            observer.start()
+            self._observer = _observer()
+            for real in self._real:
+                self._observer.schedule(self, real, recursive=True)
+            self._observer.start()
         except OSError as error:
             self._log.warning("No file events (%s); scanning instead. See fs.inotify.max_user_watches.", error)
-            return
-        self._observer = observer
+            self.stop()
+            self._retry = time.monotonic() + _RETRY_SECONDS
 
     def stop(self) -> None:
         if self._observer is not None:
             self._observer.stop()
-            self._observer.join(timeout=5)
+            if self._observer.is_alive():
+                self._observer.join(timeout=5)
             self._observer = None
 
     def wait(self, seconds: float) -> None:
@@ -80,10 +86,21 @@ class Hints(FileSystemEventHandler):
             self.overflowed = True
             return
         path = os.fsdecode(event.dest_path or event.src_path)
-        for folder in self._folders:
-            if path.startswith(folder + os.sep):
-                self._queue.put((folder, path[len(folder) + 1 :]))
+        for real, folder in self._real.items():
+            if path.startswith(real + os.sep):
+                self._queue.put((folder, path[len(real) + 1 :]))
                 return
+
+
+def _is_alive(observer: BaseObserver | None) -> bool:
+    """Whether all of its threads are: one ends when the folder it watches is removed, another may trip over an event.
+
+    A folder's inode doesn't tell: one that is made anew often gets the number of the one that was removed.
+    """
+    if observer is None or not observer.is_alive():
+        return False
+    reader = getattr(observer, "_inotify_fd", None)
+    return all(emitter.is_alive() for emitter in observer.emitters) and (reader is None or reader.is_alive())
 
 
 def _observer() -> BaseObserver:

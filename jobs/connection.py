@@ -9,12 +9,6 @@ from redis.retry import Retry
 # (loading its file, its disk full, a replica). Either way the work waits; it is never given up.
 AWAY = (RedisError, OSError)
 
-
-def is_away(error: Exception) -> bool:
-    """Whether `error` means that Redis is away; a key of another type than it should have is no such thing."""
-    return isinstance(error, AWAY) and not str(error).startswith("WRONGTYPE")
-
-
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 20.0  # longer than any blocking command that is sent
 

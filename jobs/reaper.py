@@ -18,7 +18,7 @@ from rq.intermediate_queue import IntermediateQueue
 from jobs import outcome, submission
 from jobs.clock import Clock
 from jobs.codes import Code
-from jobs.connection import is_away
+from jobs.connection import AWAY
 from jobs.document import Packet, Status
 from jobs.outcome import Outcome
 from jobs.rq_job import DocumentJob
@@ -26,6 +26,11 @@ from jobs.submission import queue_key
 
 GRACE_SECONDS = 3.0
 MAX_CRASHES = 3
+
+
+def is_away(error: Exception) -> bool:
+    """Whether `error` means that Redis is away; a key of another type than it should have is no such thing."""
+    return isinstance(error, AWAY) and not str(error).startswith("WRONGTYPE")
 
 
 class Reaper:

@@ -17,10 +17,10 @@ from rq_scheduler import Scheduler
 from jobs import batch, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
-from jobs.connection import AWAY, connect, is_away
+from jobs.connection import AWAY, connect
 from jobs.document import Status
 from jobs.process import URL_VARIABLE, Outage, Stop, start
-from jobs.reaper import Reaper
+from jobs.reaper import Reaper, is_away
 from jobs.rq_job import FLUSH, DocumentJob
 from jobs.submission import SCHEDULE, queue_key
 

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from conftest import Server, wait_until
+from conftest import Fleet, Server, wait_until
 from redis import Redis
 from rq import Worker
 
@@ -571,6 +571,21 @@ def test_a_read_only_folder_is_explained(served: Api) -> None:
     answer = served.post(b"[1]")
     assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM)
     assert "watch folder" in answer.json()["detail"]
+
+
+def test_a_posted_document_is_done_under_the_id_it_was_given(fleet: Fleet, make_api: Callable[..., Api]) -> None:
+    served = make_api()
+    served.clock.at = time.time()
+    told = served.http.post("/jobs", files=[("f", (f"{SOME_ID}.json", b'{"a": 1}'))]).json()
+    fleet.start("ingest", "collector", "high", "medium", "low")
+
+    def done() -> Any:
+        job = served.get(told["location"])
+        return job if job["status"] == "done" else None
+
+    job = wait_until(done, "the document done")
+    assert [entry["status"] for entry in job["timeline"]] == ["received", "queued", "started", "done"]
+    assert [result["id"] for result in fleet.results()] == [told["id"]]
 
 
 # Queues and workers

@@ -80,6 +80,7 @@ def test_what_says_nothing_useful_is_decided_by_its_text() -> None:
 def test_metadata_is_not_the_text() -> None:
     assert level({"metadata": {"source": "test", "note": "urgent"}, "content": "plain"}) == "medium"
     assert level({"metadata": "urgent"}) == "medium"
+    assert level({"content": {"a": ["plain"]}, "metadata": {"note": "urgent"}}) == "medium", "wherever it stands"
     assert level({"x": {"metadata": {"note": "urgent"}}}) == "high", "only the document's own metadata is left out"
     assert level([{"metadata": {"note": "urgent"}}]) == "high"
 

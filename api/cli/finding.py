@@ -9,7 +9,7 @@ import msgspec
 
 from ingest.spool import Folders
 from ingest.spool.committing import SIDECAR
-from ingest.spool.renaming import NAME_BYTES, fitted
+from ingest.spool.renaming import NAME_BYTES, with_id, within
 from jobs.document import Status
 
 if TYPE_CHECKING:
@@ -67,15 +67,13 @@ def position(report: str) -> dict[str, Any]:
 
 def _names(source: str, document_id: str, ending: str) -> Iterator[str]:
     """The names that the collector may have given a document, in the order in which it tries them."""
-    path = "/".join(part for part in source.split("/") if part not in ("", ".", "..")) or "unnamed"
-    folder, name = os.path.split(path)
-    stem, suffix = os.path.splitext(name)
-    longer = fitted(stem, f".{document_id}{suffix}", room=len(ending))
-    if len(os.fsencode(name)) + len(ending) <= NAME_BYTES:
+    path = within(source)
+    longer = with_id(path, document_id, room=len(ending))
+    fits = len(os.fsencode(os.path.basename(path))) + len(ending) <= NAME_BYTES
+    if fits:
         yield path
-    yield os.path.join(folder, longer)
-    yield os.path.join(f"{document_id}.conflict", name)
-    yield os.path.join(f"{document_id}.conflict", longer)
+    yield longer
+    yield os.path.join(f"{document_id}.conflict", os.path.basename(path if fits else longer))
 
 
 def _id_in(report: str) -> str | None:

@@ -12,9 +12,11 @@ _WORDS = {
     "default": "medium",
     "test": "low",
 }
-_SCANNED_CHARACTERS = 100_000  # a keyword later than this in a long document does not count
+_SCANNED_CHARACTERS = 100_000  # a keyword later than this in a long document does not count (any value counts as one)
 # Letters of scripts that separate words; beside any other character (CJK has no spaces) a keyword stands by itself.
-_WORD_CHARACTER = r"[A-Za-z0-9_\u00c0-\u024f\u0370-\u03ff\u0400-\u052f]"
+_WORD_CHARACTER = r"[A-Za-z0-9_\u00c0-\u024f\u0300-\u03ff\u0400-\u052f\u1e00-\u1fff]"
+
+_END = object()
 
 
 class PriorityRules:
@@ -66,15 +68,19 @@ def _whole_words(keywords: Iterable[str]) -> re.Pattern[str] | None:
 def _texts(document: Any) -> Iterator[str]:
     """The strings of a document in order, keys left out and its `metadata` too: they are not its text."""
     left = _SCANNED_CHARACTERS
-    pending = [document]
-    top = True
+    pending: list[Iterator[Any]] = [iter((document,))]
     while pending and left > 0:
-        value = pending.pop()
+        value = next(pending[-1], _END)
+        if value is _END:
+            pending.pop()
+            continue
+        left -= 1
         if isinstance(value, str):
             yield value[:left]
             left -= len(value)
         elif isinstance(value, dict):
-            pending.extend(inner for key, inner in reversed(value.items()) if not (top and key == "metadata"))
+            top = len(pending) == 1
+            own = (inner for key, inner in value.items() if key != "metadata")
+            pending.append(own if top else iter(value.values()))
         elif isinstance(value, list):
-            pending.extend(reversed(value))
-        top = False
+            pending.append(iter(value))
