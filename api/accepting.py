@@ -52,9 +52,9 @@ async def accept(request: Request) -> Response:
     parameters(request)
     here = site(request)
     kind = _media_type(request)
-    may_record = await run_in_threadpool(_room, here)
+    await run_in_threadpool(_refuse_when_full, here)
     uploads = await _form(request, here) if kind == "multipart/form-data" else [await _body(request, here)]
-    accepted = await run_in_threadpool(_keep, here, uploads, may_record)
+    accepted = await run_in_threadpool(_keep, here, uploads)
     shown = [_shown(each) for each in accepted]
     # A form with one file is answered like a plain body.
     if len(shown) == 1:
@@ -173,18 +173,14 @@ def _plain_name(name: str) -> str | None:
 # Writing
 
 
-def _room(here: Site) -> bool:
-    """Refuse when there is too much (429). Returns whether the ledger has room to hear of more.
-
-    The watch folder is the overflow, so there is room for long; but ingest holds back by what the ledger counts,
-    and documents it has not seen yet must not take up the room that it needs for them.
-    """
+def _refuse_when_full(here: Site) -> None:
+    """Refuse when there is far too much (429). The watch folder is the overflow, so there is room for long."""
     queue = here.config.queue
     try:
         flight = ledger.in_flight(here.redis, here.levels)
     except AWAY:
         here.lookout.failed()
-        return False
+        return
     here.lookout.answered()
     if flight.documents >= queue.max_queue_size and here.lookout.files()[0] > 10 * queue.max_queue_size:
         raise ProblemError(
@@ -193,10 +189,9 @@ def _room(here: Site) -> bool:
             "Send this again later, or raise queue.max_queue_size.",
             retry_after=FULL_RETRY_SECONDS,
         )
-    return flight.documents < queue.max_queue_size // 2 and flight.bytes < queue.max_queue_bytes // 2
 
 
-def _keep(here: Site, uploads: list[Upload], may_record: bool) -> list[Accepted]:
+def _keep(here: Site, uploads: list[Upload]) -> list[Accepted]:
     """Write every upload durably, then tell the ledger."""
     accepted: list[Accepted] = []
     try:
@@ -209,7 +204,7 @@ def _keep(here: Site, uploads: list[Upload], may_record: bool) -> list[Accepted]
         _log.error("A document could not be written: %s", error)
         raise _disk_problem(error, accepted) from None
     finally:
-        if accepted and may_record:
+        if accepted:
             _record(here, accepted)
     return accepted
 

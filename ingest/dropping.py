@@ -7,6 +7,7 @@ from jobs.document import ID_PATTERN
 
 # Where the API's documents arrive, inside the first watch folder.
 FOLDER = "api"
+_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".txt", ".md", ".log", ".gz"})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAMED_ID = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
 
@@ -17,7 +18,9 @@ def drop(watch: str, document_id: str, raw: bytes, name: str | None = None) -> s
     `name` is what the sender calls the file; only its harmless characters survive. Raises OSError.
     """
     folder = os.path.join(watch, FOLDER)
-    os.makedirs(folder, exist_ok=True)
+    if not os.path.isdir(folder):
+        os.makedirs(folder, exist_ok=True)
+        sync_folder(watch)
     file_name = _file_name(document_id, name)
     unfinished = os.path.join(folder, f".{document_id}.tmp")
     try:
@@ -50,10 +53,13 @@ def sync_folder(folder: str) -> None:
 def id_in_name(source: str) -> str | None:
     """The id that `drop` gave a document, read back from its source; None for any other file."""
     folder, _, name = source.rpartition("/")
-    found = _NAMED_ID.search(name) if folder == FOLDER else None
-    return found[1] if found else None
+    found = _NAMED_ID.findall(name) if folder == FOLDER else []
+    return found[-1] if found else None  # the last: one before it is part of what the sender called the file
 
 
 def _file_name(document_id: str, name: str | None) -> str:
     stem, suffix = os.path.splitext(_UNSAFE.sub("_", os.path.basename(name or "")).lstrip("."))
-    return f"{stem[:100]}.{document_id}{suffix[:16]}" if stem else f"{document_id}.json"
+    if not stem:
+        return f"{document_id}.json"
+    # A suffix that says "unfinished" to ingest would keep the file from ever being taken.
+    return f"{stem[:100]}.{document_id}{suffix[:16] if suffix.lower() in _SUFFIXES else '.json'}"

@@ -26,6 +26,7 @@ class Status(StrEnum):
 
 
 ACTIVE = (Status.RECEIVED, Status.BATCHED, Status.QUEUED, Status.STARTED, Status.RETRYING)
+IN_FLIGHT = ACTIVE[1:]  # a document that is only received is in the watch folder, and takes no room in Redis
 FINAL = (Status.DONE, Status.REJECTED, Status.CANCELLED)
 
 

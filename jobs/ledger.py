@@ -13,7 +13,7 @@ import msgspec
 from redis import Redis
 from redis.client import Pipeline
 
-from jobs.document import ACTIVE, Status
+from jobs.document import IN_FLIGHT, Status
 
 # What is in flight, in bytes: the measure of back-pressure.
 BYTES_KEY = "llm:inflight:bytes"
@@ -24,6 +24,7 @@ EPOCH_KEY = "llm:epoch"
 _MOVE = """
 local status, at, entries = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
 local final = {done = true, rejected = true, cancelled = true}
+local flying = {batched = true, queued = true, started = true, retrying = true}
 local moved = 0
 for _, entry in ipairs(entries) do
   local id, fields = entry[1], entry[2]
@@ -31,13 +32,9 @@ for _, entry in ipairs(entries) do
   local old = redis.call('HMGET', key, 'status', 'priority', 'size')
   local priority = fields['priority'] or old[2]
   if priority and not (old[1] and final[old[1]]) then
-    local size = tonumber(fields['size'] or old[3] or 0)
-    if old[1] then
-      redis.call('ZREM', 'llm:ledger:' .. old[1] .. ':' .. old[2], id)
-      if final[status] then redis.call('DECRBY', KEYS[1], old[3] or 0) end
-    elseif not final[status] then
-      redis.call('INCRBY', KEYS[1], size)
-    end
+    if old[1] then redis.call('ZREM', 'llm:ledger:' .. old[1] .. ':' .. old[2], id) end
+    if flying[old[1] or ''] then redis.call('DECRBY', KEYS[1], old[3] or 0) end
+    if flying[status] then redis.call('INCRBY', KEYS[1], tonumber(fields['size'] or old[3] or 0)) end
     redis.call('ZADD', 'llm:ledger:' .. status .. ':' .. priority, 0, id)
     local values = {'status', status, status .. '_at', at}
     for name, value in pairs(fields) do
@@ -101,7 +98,7 @@ def counts(redis: Redis, levels: Sequence[str]) -> dict[str, dict[str, int]]:
 
 
 class InFlight(NamedTuple):
-    """Documents claimed and not yet final, and the bytes they hold."""
+    """Documents handed to Redis and not yet final, and the bytes they hold."""
 
     documents: int
     bytes: int
@@ -110,7 +107,7 @@ class InFlight(NamedTuple):
 def in_flight(redis: Redis, levels: Sequence[str]) -> InFlight:
     """What back-pressure looks at, in one round trip."""
     pipeline = redis.pipeline(transaction=False)
-    for status in ACTIVE:
+    for status in IN_FLIGHT:
         for level in levels:
             pipeline.zcard(_set(status, level))
     pipeline.get(BYTES_KEY)

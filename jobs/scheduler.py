@@ -7,6 +7,7 @@ keeps the ledger in bounds. Differences from rq-scheduler 0.14.0 are told in doc
 
 import logging
 import os
+import secrets
 import socket
 from datetime import UTC, datetime
 
@@ -63,7 +64,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             connection=redis,
             interval=LOCK_SECONDS,
             job_class=DocumentJob,
-            name=f"{socket.gethostname()}-{os.getpid()}",
+            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         )
         self._config = config
         self._clock = clock

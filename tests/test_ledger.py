@@ -58,6 +58,12 @@ def test_bytes_in_flight_go_up_and_back_to_nothing(redis: Redis) -> None:
     assert ledger.in_flight(redis, LEVELS) == (1, 7)
     ledger.move(redis, Status.REJECTED, 1, [(ids[4], {"code": "empty"})] * 3)
     assert ledger.in_flight(redis, LEVELS) == (0, 0)
+    dropped = new_id(1)
+    ledger.move(redis, Status.RECEIVED, 1, [(dropped, {"priority": "high", "size": 50})])
+    assert ledger.in_flight(redis, LEVELS) == (0, 0), "what waits in the watch folder takes no room in Redis"
+    ledger.move(redis, Status.QUEUED, 1, [(dropped, {"priority": "low", "size": 50})])
+    assert ledger.in_flight(redis, LEVELS) == (1, 50)
+    ledger.move(redis, Status.DONE, 1, [(dropped, {})])
     straight = new_id(1)
     ledger.move(redis, Status.DONE, 1, [(straight, {"priority": "high", "size": 50})])
     assert ledger.in_flight(redis, LEVELS) == (0, 0), "one that is final at once was never in flight"

@@ -154,9 +154,9 @@ def test_our_own_claims_hold_back_no_hint(listener: Listener) -> None:
 
 def test_removals_are_no_hints(listener: Listener) -> None:
     create(listener, "a.json")
-    listener.hears("a.json")
-    listener.forget()
     create(listener, "b.json")
+    listener.hears("b.json")  # so all about a.json has been told
+    listener.forget()
     (listener.raw / "a.json").rename(listener.outside / "a.json")
     create(listener, "last.json")
     listener.hears("last.json")

@@ -22,7 +22,10 @@ def torture(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the folder even when the account balances.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
-    """Kill, freeze and wipe a fleet of its own while it works, then balance the account."""
+    """Prove that nothing is lost or done twice.
+
+    Kills, freezes and wipes a fleet of its own while it works, then balances the account.
+    """
     from api.cli.presenting import print_json
     from api.local.torture import torture as run
 
