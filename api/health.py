@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 from redis import ConnectionPool, Redis
 
+from ingest.finding import is_ignored
 from ingest.spool.claims import MANIFEST
 from jobs import ledger
 from jobs.clock import Clock
@@ -136,7 +137,7 @@ def _waiting(directories: Directories) -> Iterator[object]:
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
-                if entry.name.startswith("."):
+                if is_ignored(entry.name):
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(entry.path)
