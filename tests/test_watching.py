@@ -15,6 +15,9 @@ from conftest import wait_until
 
 from ingest.watching import Hints
 
+# watchdog may be told of a new folder twice, and says so.
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
+
 DEADLINE = 5.0
 AT_ONCE = 0.3
 
@@ -227,7 +230,6 @@ def test_a_missing_watch_folder_is_watched_once_it_is_there(tmp_path: Path) -> N
     hints.stop()
 
 
-@pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")  # watchdog's: it is told of a folder twice
 def test_folders_that_come_and_go_quickly_end_no_hints(listener: Listener) -> None:
     for number in range(200):
         (listener.raw / f"d{number}" / "in").mkdir(parents=True)

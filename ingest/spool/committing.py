@@ -25,6 +25,7 @@ from jobs.faults import FaultPoint, no_faults
 from jobs.outcome import Outcome, Position
 
 SIDECAR = ".error.json"
+_FOLDERS_REMEMBERED = 1000
 _HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
 
 
@@ -114,6 +115,7 @@ class Commit:
         self._sync = sync
         self._manifests: dict[str, dict[str, Claim]] = {}
         self._left: dict[str, int] = {}
+        self._made: set[str] = set()
 
     def group(self, outcomes: Iterable[Outcome]) -> list[Committed]:
         """Commit `outcomes` together. Raises `Trouble` when a folder can't be written; all can be tried again."""
@@ -145,6 +147,7 @@ class Commit:
                 raise
             committed += [self._place(step) for step in steps]
         except OSError as error:
+            self._made.clear()
             raise Trouble(explain(error)) from error
         self._tidy(step.outcome.claim for step in steps)
         self._at("commit.done")
@@ -194,8 +197,11 @@ class Commit:
         if step.unfinished:
             rename_new(step.unfinished, step.report)
         self._at("commit.report_in_place")
-        os.makedirs(os.path.dirname(step.home), exist_ok=True)
-        rename_new(step.original, step.home)
+        try:
+            rename_new(step.original, step.home)
+        except FileNotFoundError:  # its folder was removed since it was made
+            os.makedirs(os.path.dirname(step.home), exist_ok=True)
+            rename_new(step.original, step.home)
         self._at("commit.original_moved")
         group = step.outcome.claim
         if group in self._left:
@@ -220,8 +226,8 @@ class Commit:
             if report in planned or home in planned or not _fit(report, home):
                 continue
             try:
-                os.makedirs(os.path.dirname(report), exist_ok=True)
-                os.makedirs(os.path.dirname(home), exist_ok=True)
+                self._make(os.path.dirname(report))
+                self._make(os.path.dirname(home))
             except (FileExistsError, NotADirectoryError):
                 continue  # a document was once called what is a folder now
             if os.path.lexists(report):
@@ -237,6 +243,14 @@ class Commit:
             self._manifests[group] = self._claims.held(group)
             self._left[group] = len(self._manifests[group])
         return self._manifests[group][document_id]
+
+    def _make(self, folder: str) -> None:
+        """Make a folder that is not known to be there. A group that fails forgets what is known."""
+        if folder not in self._made:
+            os.makedirs(folder, exist_ok=True)
+            if len(self._made) >= _FOLDERS_REMEMBERED:
+                self._made.clear()
+            self._made.add(folder)
 
     def _changed(self, original: str, claim: Claim) -> bool:
         return claim.sha256 is not None and _sha256(original) != claim.sha256
