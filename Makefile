@@ -30,8 +30,9 @@ layers: $(VENV)/.test
 unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
 	$(BIN)/pytest $(ARGS)
 
-test-long: $(VENV)/.test ## Outages at full length (minutes)
-	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_crashes.py
+test-long: $(VENV)/.test ## An outage of 60 s, and a minute of torture
+	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py -k server_is_away
+	$(BIN)/llmctl torture --documents 2000 --seconds 60
 
 # An environment is complete when its stamp is newer than what it was made from. Every package is pinned with its
 # hash in requirements*.txt; the project itself is installed editable, without a second resolution.

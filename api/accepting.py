@@ -79,11 +79,12 @@ def _media_type(request: Request) -> str:
     kind = given.split(";", 1)[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise _unsupported("A compressed body is not taken: send it without Content-Encoding.")
-    if kind == "application/json" or kind.endswith("+json") or kind == "multipart/form-data":
+    # Bytes of no stated kind are a document like any other: what they are is for the pipeline to say.
+    if kind in ("", "application/json", "application/octet-stream", "multipart/form-data") or kind.endswith("+json"):
         return kind
     raise _unsupported(
-        f"Content-Type {given[:100] or '(none)'} is not taken. Send one JSON document as application/json, "
-        "or files as multipart/form-data."
+        f"Content-Type {given[:100]} is not taken. Send one JSON document as application/json "
+        "(curl: -H 'content-type: application/json'), or files as multipart/form-data."
     )
 
 

@@ -9,7 +9,7 @@ from api.problems import ProblemError
 
 
 def parameters(request: Request, *allowed: str) -> dict[str, str]:
-    """The query of `request`, with only `allowed` parameters and each at most once. Raises `ProblemError` (422)."""
+    """The query of `request`: only `allowed` parameters, each once, empty ones left out. Raises `ProblemError` (422)."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in allowed:
@@ -23,7 +23,8 @@ def parameters(request: Request, *allowed: str) -> dict[str, str]:
             )
         if name in found:
             refuse(name, value, "one value, not several")
-        found[name] = value
+        if value:  # `?status=` is what a form sends for a field left empty
+            found[name] = value
     return found
 
 

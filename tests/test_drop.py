@@ -84,7 +84,7 @@ class Drop:
 
     def expect(self, source: str, content: bytes, code: str | None) -> None:
         with self.lock:
-            self.expected.append(Expected(shown(source), content, code))
+            self.expected.append(Expected(source, content, code))
 
     def put(self, source: str, kind: str = "good", watch: int = 0, how: str = "rename") -> None:
         """Drop a document. A name that is still waiting there is waited for, as no producer overwrites its own."""
@@ -356,14 +356,25 @@ def account_for_all(drop: Drop) -> None:
     assert fifos == len(drop.fifos)
 
     outcomes = Counter(outcomes_of(fleet))
-    expected = Counter((each.source, each.code, sha256(each.content)) for each in drop.expected if each.first is None)
+    expected = Counter(
+        (shown(each.source), each.code, sha256(each.content)) for each in drop.expected if each.first is None
+    )
     expected += Counter((shown(source), "not_a_file", None) for source in (*drop.links, *drop.fifos))
     for each in drop.expected:
         if each.first is not None:  # it may have been read before or after it was added to
-            either = [(each.source, None, sha256(content)) for content in (each.first, each.content)]
+            either = [(shown(each.source), None, sha256(content)) for content in (each.first, each.content)]
             expected[either[0] if either[0] in outcomes else either[1]] += 1
     assert outcomes - expected == Counter(), "unexpected outcomes"
     assert expected - outcomes == Counter(), "missing outcomes"
+
+    often = Counter(each.source for each in drop.expected)
+    for each in drop.expected:
+        fits = len(os.fsencode(os.path.basename(each.source))) <= (
+            255 if each.code is None else 255 - len(".error.json")
+        )
+        if often[each.source] == 1 and fits and not each.source.endswith("/b.json"):
+            home = (fleet.archive if each.code is None else fleet.errors) / each.source
+            assert home.read_bytes() == each.content, "under its own name, byte for byte"
 
     by_sha = {sha256(content): content for each in drop.expected for content in (each.content, each.first or b"")}
     for path in everything(fleet.processed):
@@ -450,20 +461,27 @@ def test_a_mixed_drop_of_two_thousand(drop: Drop) -> None:
 # One at a time, where the mix leaves it to chance
 
 
-@pytest.mark.parametrize("more", [b"  \n", b', {"b": 2}', b"\x00"])
-def test_a_file_added_to_between_claim_and_commit(drop: Drop, more: bytes) -> None:
-    """It is put back and read again as what it is now; the result of what it was is dropped."""
+@pytest.mark.parametrize(
+    ("first", "more", "code"),
+    [
+        (b'{"a": 1}', b"  \n", None),
+        (b'{"a": 1}', b', {"b": 2}', "invalid_json"),
+        (b'{"a": 1', b"}", None),
+        (b"{", b"{", "invalid_json"),
+    ],
+)
+def test_a_file_added_to_between_claim_and_commit(drop: Drop, first: bytes, more: bytes, code: str | None) -> None:
+    """It is put back and read again as what it is now; the outcome of what it was is dropped."""
     fleet = drop.fleet
     fleet.start("ingest")
     path = drop.watches[1] / "sub" / "a.json"
     path.parent.mkdir()
     with path.open("ab", buffering=0) as file:
-        file.write(b'{"a": 1}')
+        file.write(first)
         drop.gone(path)
         wait_until(lambda: fleet.ledger_total("queued") == 1, "it submitted")
         file.write(more)
-    code = {b"  \n": None, b"\x00": "binary"}.get(more, "invalid_json")
-    drop.expect("sub/a.json", b'{"a": 1}' + more, code)
+    drop.expect("sub/a.json", first + more, code)
     fleet.start(*(name for name in fleet.MODULES if name != "ingest"))
     wait_for_all(drop)
     account_for_all(drop)

@@ -367,6 +367,47 @@ def test_a_file_that_is_unlinked_between_stat_and_open_is_no_error(desk: Desk, m
         assert desk.finder.waiting == 0
 
 
+def test_a_file_written_to_while_it_is_read_is_not_complete(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = desk.put("a.json", b"[1]")
+    real = os.fstat
+
+    def grow(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        with path.open("ab") as file:
+            file.write(b" ")
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finding.os, "fstat", grow)
+        assert desk.look("a.json") is None
+    ready = desk.look("a.json")
+    assert ready is not None
+    assert ready.raw == b"[1] "
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_what_takes_the_place_of_a_file_at_the_last_moment_is_not_read(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    path = desk.put("a.json", b"[1]")
+    desk.put(".secret", b"[42]")
+    real = os.open
+
+    def swap(name: str, flags: int) -> int:
+        path.unlink()
+        if kind == "link":
+            path.symlink_to(".secret")
+        else:
+            os.mkfifo(path)
+            assert flags & os.O_NONBLOCK, "it would block"
+        return real(name, flags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finding.os, "open", swap)
+        assert desk.look("a.json") is None
+    assert desk.settled("a.json").found.code == Code.NOT_A_FILE
+
+
 # What is refused unread
 
 

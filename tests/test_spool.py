@@ -308,6 +308,20 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(0)
 
 
+def test_the_manifest_is_durable_before_anything_moves(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = spool.put("a.json")
+    synced: list[str] = []
+
+    def sync(descriptor: int) -> None:
+        assert spool.names("raw") == ["a.json"]
+        assert found.id in Path(f"/proc/self/fd/{descriptor}").read_text()
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr("ingest.spool.claims.os.fsync", sync)
+    group, _ = spool.claim(found)
+    assert str(spool.folder / "temp" / group / "manifest") in synced
+
+
 def test_a_full_disk_moves_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     found = spool.put("a.json")
 
@@ -584,19 +598,40 @@ def test_a_path_that_is_too_long_only_in_another_folder(spool: Spool) -> None:
     assert len(spool.names("errors")) == 2
 
 
-def test_a_file_changed_after_its_claim_is_put_back(spool: Spool) -> None:
+@pytest.mark.parametrize("kind", [done, rejected])
+def test_a_file_changed_after_its_claim_is_put_back(spool: Spool, kind: Callable[[str, str], Outcome]) -> None:
     found, other = spool.put("sub/a.json", b"[1]"), spool.put("b.json")
     writer = open(found.path, "ab")  # noqa: SIM115  closed below, after the claim
     group, _ = spool.claim(found, other)
     writer.write(b" ")
     writer.close()
     (spool.watch / "sub").rmdir()
-    committed = spool.commit([done(group, found.id), done(group, other.id)])
+    committed = spool.commit([kind(group, found.id), done(group, other.id)])
     assert [each.status for each in committed] == [Status.CANCELLED, Status.DONE]
     assert "put back" in committed[0].message
     assert (spool.watch / "sub" / "a.json").read_bytes() == b"[1] "
     assert spool.names("processed") == ["b.json"]
+    assert spool.names("errors") == []
     assert spool.claims.groups() == [], "the group's folder is gone"
+
+
+def test_a_name_that_is_taken_between_plan_and_place_is_not_overwritten(spool: Spool) -> None:
+    for kind, place in ((done, "processed"), (done, "archive"), (rejected, "errors")):
+        found = spool.put(f"{place}.json", b"[1]")
+        group, _ = spool.claim(found)
+        intruder = spool.folder / place / f"{place}.json{SIDECAR if kind is rejected else ''}"
+
+        def intrude(point: str, intruder: Path = intruder) -> None:
+            if point == "commit.synced":
+                intruder.write_bytes(b"somebody else's")
+
+        with pytest.raises(Trouble):
+            spool.commit([kind(group, found.id)], intrude)
+        spool.commit([kind(group, found.id)])
+        assert intruder.read_bytes() == b"somebody else's"
+        assert spool.claims.groups() == []
+        originals = spool.folder / ("archive" if kind is done else "errors")
+        assert [path for path in originals.rglob(f"{place}*.json") if path.read_bytes() == b"[1]"]
 
 
 def test_a_file_only_touched_after_its_claim_is_committed(spool: Spool) -> None:
