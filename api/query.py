@@ -9,7 +9,7 @@ from api.problems import ProblemError
 
 
 def parameters(request: Request, *allowed: str) -> dict[str, str]:
-    """The query of `request`: only `allowed` parameters, each once, empty ones left out. Raises `ProblemError` (422)."""
+    """The query of `request`: only `allowed` parameters, each once, empty ones left out. Raises a 422."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in allowed:

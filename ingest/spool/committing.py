@@ -232,7 +232,8 @@ class Commit:
                 continue  # a document was once called what is a folder now
             if os.path.lexists(report):
                 if _is_of(report, claim.id):
-                    return report, home, True
+                    free = not os.path.lexists(home)  # nobody here takes it, but somebody else might have
+                    return report, home if free else os.path.join(homes, with_id(option, claim.id)), True
                 continue
             if not os.path.lexists(home):
                 return report, home, False
