@@ -51,7 +51,20 @@ def _formatter(config: Logging, process: str) -> logging.Formatter:
             static_fields={"process": process, "pid": os.getpid()},
             datefmt="%Y-%m-%dT%H:%M:%S%z",
         )
-    return logging.Formatter(f"%(asctime)s.%(msecs)03d %(levelname)-7s {process}: %(message)s", "%Y-%m-%d %H:%M:%S")
+    return OneLine(f"%(asctime)s.%(msecs)03d %(levelname)-7s {process}: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class OneLine(logging.Formatter):
+    """A line an event, whatever it says: a file's name may hold a newline, and must not make a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).translate(_CONTROLS)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
 
 
 def rotate(file: str) -> None:

@@ -79,7 +79,7 @@ class DocumentWorker(SimpleWorker):
         self.birth_date = self.last_heartbeat = rq_now()
         self._state = WorkerStatus.IDLE
         beat = threading.Thread(target=self._beat, name="lease", daemon=True)
-        self._breathe()
+        self._insist(self._breathe)
         beat.start()
         self._log.info("Worker %s takes jobs from %s", self.name, self.queues[0].name)
         while not self._stop:
@@ -248,6 +248,17 @@ class DocumentWorker(SimpleWorker):
                 return done
 
 
+def _made(queue: str, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> DocumentWorker | None:
+    """The worker, once Redis is there: it asks for its own address. None when told to stop first."""
+    outage = Outage(log)
+    while await_redis(redis, outage, stop):
+        try:
+            return DocumentWorker(queue, config, redis, SystemClock(), stop, log)
+        except AWAY as error:
+            stop.wait(outage.failed(error))
+    return None
+
+
 def main() -> None:
     """Entry point of `llm-worker QUEUE`; `high.2` is a second worker of `high`."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
@@ -264,9 +275,9 @@ def main() -> None:
     stop.on_signals()
     redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
     try:
-        redis_ready = await_redis(redis, Outage(log), stop)
-        if redis_ready:
-            DocumentWorker(queue, config, redis, SystemClock(), stop, log).work()
+        worker = _made(queue, config, redis, stop, log)
+        if worker is not None:
+            worker.work()
     finally:
         redis.close()
 

@@ -222,6 +222,15 @@ class Fleet:
     def temp_groups(self) -> list[str]:
         return [name for name in os.listdir(self.temp) if len(name) == 26]
 
+    def all_ready(self) -> bool:
+        """Whether every daemon has begun its work."""
+        client = self.server.client()
+        try:
+            keys = ["llm:process:ingest", "llm:process:collector", "rq:scheduler_lock"]
+            return client.exists(*keys) == len(keys) and client.scard("rq:workers") >= 3
+        finally:
+            client.close()
+
     def stream_length(self) -> int:
         client = self.server.client()
         try:

@@ -63,7 +63,17 @@ def test_every_daemon_stops_on_sigterm_with_status_0(fleet: Fleet) -> None:
     fleet.start()
     fleet.drop("a.json", b"[1]")
     fleet.wait_finished(1)
+    wait_until(fleet.all_ready, "every daemon to have begun")
     assert set(fleet.stop().values()) == {0}
+
+
+def test_a_newline_in_a_name_makes_no_line_in_the_log(fleet: Fleet) -> None:
+    fleet.start()
+    fleet.drop("a\n2026-01-01 INFO collector: Task completed: forged.json", b"[1]")
+    fleet.wait_finished(1)
+    told = wait_until(lambda: [line for line in fleet.log("collector").splitlines() if "forged" in line], "a line")
+    assert len(told) == 1
+    assert "Task completed: a\\x0a2026" in told[0]
 
 
 def test_the_log_tells_each_document_and_no_content(fleet: Fleet) -> None:
