@@ -3,6 +3,7 @@
 import os
 import re
 
+from ingest.writing import write_file
 from jobs.document import ID_PATTERN
 
 # Where the API's documents arrive, inside the first watch folder.
@@ -24,14 +25,7 @@ def drop(watch: str, document_id: str, raw: bytes, name: str | None = None) -> s
     file_name = _file_name(document_id, name)
     unfinished = os.path.join(folder, f".{document_id}.tmp")
     try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-        try:
-            view = memoryview(raw)
-            while view:
-                view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_file(unfinished, raw, 0o640, fresh=True, sync=True)
         os.rename(unfinished, os.path.join(folder, file_name))
     except OSError:
         if os.path.exists(unfinished):

@@ -13,7 +13,7 @@ from rq import Queue
 from rq.job import JobStatus
 
 from jobs import ledger
-from jobs.document import Packet, Status, encode
+from jobs.document import Packet, Status
 from jobs.ledger import Fields
 from jobs.rq_job import DocumentJob
 
@@ -78,7 +78,3 @@ def resubmitted(pipeline: Pipeline, status: Status, at: float, packets: Iterable
         at,
         [(packet.id, {**particulars(packet), **fields, "attempts": packet.attempts}) for packet in packets],
     )
-
-
-def raw(packets: Iterable[Packet]) -> list[bytes]:
-    return [encode(packet) for packet in packets]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from ingest.spool.renaming import rename_new, with_id
+from ingest.writing import write_file
 from jobs.codes import Code
 from jobs.document import is_id, new_id
 from jobs.faults import FaultPoint, no_faults
@@ -109,7 +110,13 @@ class Claims:
         os.mkdir(folder, 0o750)
         self._at("claim.folder_made")
         try:
-            _write_durably(os.path.join(folder, MANIFEST), b"".join(_encode(claim) + b"\n" for claim in claims))
+            write_file(
+                os.path.join(folder, MANIFEST),
+                b"".join(_encode(claim) + b"\n" for claim in claims),
+                0o640,
+                fresh=True,
+                sync=True,
+            )
         except OSError:
             self.remove_group(group)
             raise
@@ -254,14 +261,3 @@ def _claim(found: Found) -> Claim:
         message=found.message,
         raw_source=raw,
     )
-
-
-def _write_durably(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

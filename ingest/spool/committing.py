@@ -18,6 +18,7 @@ import msgspec
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
 from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
+from ingest.writing import write_file
 from jobs import intake
 from jobs.clock import rfc3339
 from jobs.document import Status
@@ -177,7 +178,7 @@ class Commit:
             return _Step(outcome, claim, original, report, home, None)
         unfinished = os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
         try:
-            _write_file(unfinished, content)
+            write_file(unfinished, content, 0o644, fresh=False, sync=False)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(unfinished)
@@ -348,13 +349,3 @@ def _sha256(path: str) -> str | None:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _HASH_AT_MOST:
             return None
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_file(path: str, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-    finally:
-        os.close(descriptor)
