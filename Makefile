@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 CONFIG ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long check lint types layers unit lock clean distclean
+.PHONY: help run test test-long check lint types layers unit bench lock clean distclean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
+
+bench: $(VENV)/.run ## Measure, alone and beside others (about 30 minutes); QUICK=1: only see that it works
+	$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(ARGS)
 
 lock: ## Resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 --extra build \

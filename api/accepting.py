@@ -178,7 +178,7 @@ def _refuse_when_full(here: Site) -> None:
     """Refuse when there is far too much (429). The watch folder is the overflow, so there is room for long."""
     queue = here.config.queue
     try:
-        flight = ledger.in_flight(here.redis, here.levels)
+        flight = ledger.load(here.redis, here.levels)
     except AWAY:
         here.lookout.failed()
         return

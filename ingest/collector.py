@@ -1,15 +1,17 @@
-"""`llm-collector`: takes outcomes from the stream, commits them to disk in groups, tells the ledger, forgets them."""
+"""`llm-collector`: takes outcomes from the streams, commits them to disk in groups, tells the ledger, forgets them."""
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
-from ingest.spool.committing import Commit, Committed
+from ingest.spool.committing import Commit, Committed, Written
 from ingest.word import Word
 from jobs import faults, ledger, outcome
 from jobs.clock import Clock, SystemClock
@@ -21,14 +23,28 @@ from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 
 GROUP = 128  # documents that share one sync
-ENTRIES = 64  # stream entries read at once
+READ = 256  # documents read at once: an urgent one waits behind no more than these
 WAIT_MILLISECONDS = 1000
 
-Entry = tuple[bytes, list[Outcome]]  # a stream entry's id, and what it says
+
+class Entry(NamedTuple):
+    """A stream entry, and what it says."""
+
+    stream: str
+    id: bytes
+    outcomes: list[Outcome]
+
+
+class Pending(NamedTuple):
+    """A group that has been written and is being made durable."""
+
+    entries: list[Entry]
+    written: Written
+    syncing: "Future[None]"
 
 
 class Collector:
-    """The daemon's state and its steps."""
+    """The daemon's state and its steps. While one group is made durable, by a thread, the next is written."""
 
     def __init__(
         self,
@@ -48,13 +64,18 @@ class Collector:
         self._commit = Commit(self._folders, Claims(self._folders.temp), at)
         self._lock = SpoolLock(self._folders.temp, "collector")
         self._outage = Outage(log)
-        self._after = "0"
+        self._streams = [outcome.stream(level) for level in config.queue.priority_levels]
+        self._after: dict[str, str] = {}
+        self._per_entry = 1.0  # documents, on average
+        self._busy = 1  # streams that had something the last time
+        self._pending: Pending | None = None
+        self._syncing = ThreadPoolExecutor(1, "sync")
         self._stuck = False
         self._word = Word(redis, "collector", clock)
         self._trouble = ""
 
     def run(self) -> None:
-        """Work until told to stop, and until what is in the stream by then is committed."""
+        """Work until told to stop, and until what is in the streams by then is committed."""
         try:
             while True:
                 try:
@@ -70,14 +91,15 @@ class Collector:
                 except RedisError as error:
                     self._stop.wait(self._outage.failed(error))
                 if self._stop and (self._trouble or self._outage.seconds):
-                    return  # the outcomes stay in the stream
+                    return  # the outcomes stay in the streams
         finally:
+            self._syncing.shutdown()
             self._lock.release()
             self._word.take_back()
 
     def _ready(self) -> None:
         """The folders and the lock. Raises `Trouble`."""
-        if self._trouble or self._after == "0":
+        if self._trouble or not self._after:
             self._folders.prepare()
         try:
             if not self._lock.take():
@@ -92,89 +114,137 @@ class Collector:
         if trouble != self._trouble:
             self._log.error("%s", trouble)
             self._trouble = trouble
-        self._after = "0"
+        self._after = {}
         self._word.try_say("waiting", trouble)
         self._stop.wait(1.0)
 
     def _read(self) -> list[Entry]:
-        """The oldest outcomes that are not committed, waiting a little for the first."""
+        """The oldest outcomes of each level, the first level's first; waits a little when there is nothing to do."""
         if self._word.is_due():
             self._word.say("working", "")
-        block = None if self._stop or self._stuck else WAIT_MILLISECONDS
-        answer = self._redis.xread({outcome.STREAM: self._after}, count=ENTRIES, block=block)
-        if not answer:
+        idle = self._pending is None and not self._stuck and not self._stop
+        try:
+            answer = self._redis.xread(
+                {stream: self._after.get(stream, "0") for stream in self._streams},
+                count=max(1, min(READ, round(READ / self._per_entry / self._busy))),
+                block=WAIT_MILLISECONDS if idle else None,
+            )
+        except RedisError:
+            self._finish()  # what is written can be placed; only the ledger has to wait
+            raise
+        found = dict(_by_stream(answer or ()))
+        self._busy = max(1, len(found))
+        if not found:
+            self._finish()
             if self._stuck:  # what could not be committed is tried again, slowly
                 self._stuck = False
                 self._stop.wait(1.0)
-            self._after = "0"
+            self._after = {}
             return []
-        entries: list[Entry] = []
-        for entry_id, fields in _entries_of(answer):
-            try:
-                entries.append((entry_id, outcome.decode(fields[outcome.FIELD.encode()])))
-            except (KeyError, msgspec.DecodeError):
-                self._log.error("An entry of the stream %s is not an outcome and was passed over", outcome.STREAM)
-                entries.append((entry_id, []))
+        entries = [
+            Entry(stream, entry_id, self._decoded(stream, fields))
+            for stream in self._streams
+            for entry_id, fields in found.get(stream, [])
+        ]
+        self._after.update((entry.stream, entry.id.decode()) for entry in entries)
+        self._per_entry = max(1.0, sum(len(entry.outcomes) for entry in entries) / len(entries))
         return entries
 
+    def _decoded(self, stream: str, fields: dict[bytes, bytes]) -> list[Outcome]:
+        try:
+            return outcome.decode(fields[outcome.FIELD.encode()])
+        except (KeyError, msgspec.DecodeError):
+            self._log.error("An entry of the stream %s is not an outcome and was passed over", stream)
+            return []
+
     def _settle(self, entries: list[Entry]) -> None:
-        """Commit entries in groups of documents; what fails as a group is tried one by one, so that one bad place
-        holds up no neighbour."""
+        """Commit entries in groups of documents."""
         group: list[Entry] = []
         size = 0
         for entry in entries:
             group.append(entry)
-            size += len(entry[1])
+            size += len(entry.outcomes)
             if size >= GROUP:
-                self._settle_group(group)
+                self._begin(group)
                 group, size = [], 0
         if group:
-            self._settle_group(group)
+            self._begin(group)
 
-    def _settle_group(self, group: Sequence[Entry]) -> None:
+    def _begin(self, group: list[Entry]) -> None:
+        """Write a group and have it made durable; meanwhile the group before it is finished."""
         try:
-            committed = self._commit.group(each for _, outcomes in group for each in outcomes)
+            written = self._commit.write(each for entry in group for each in entry.outcomes)
         except Trouble as trouble:
-            if len(group) == 1 and len(group[0][1]) == 1:
-                raise
-            self._log.warning("%s Trying the %d documents one by one.", trouble, sum(len(each) for _, each in group))
-            self._settle_singly(group)
+            self._finish()
+            self._settle_singly(group, trouble)
             return
-        self._acknowledge([entry_id for entry_id, _ in group], committed)
+        try:
+            self._finish()
+        except BaseException:
+            self._commit.undo(written)
+            raise
+        self._pending = Pending(group, written, self._syncing.submit(self._commit.sync, written))
 
-    def _settle_singly(self, group: Sequence[Entry]) -> None:
+    def _finish(self) -> None:
+        """Place the group that is being made durable, as soon as it is."""
+        if self._pending is None:
+            return
+        group, written, syncing = self._pending
+        self._pending = None
+        try:
+            syncing.result()
+            committed = self._commit.place(written)
+        except Trouble as trouble:
+            self._commit.undo(written)
+            self._settle_singly(group, trouble)
+            return
+        self._acknowledge(group, committed)
+
+    def _settle_singly(self, group: Sequence[Entry], trouble: Trouble) -> None:
+        """Commit a group that failed document by document, so that one bad place holds up no neighbour."""
+        count = sum(len(entry.outcomes) for entry in group)
+        if count == 1:
+            raise trouble
+        self._log.warning("%s Trying the %d documents one by one.", trouble, count)
         failed: Trouble | None = None
         any_done = False
-        for entry_id, outcomes in group:
+        for entry in group:
             committed: list[Committed] = []
             whole = True
-            for each in outcomes:
+            for each in entry.outcomes:
                 try:
                     committed += self._commit.group([each])
-                except Trouble as trouble:
-                    failed, whole = trouble, False
+                except Trouble as again:
+                    failed, whole = again, False
             any_done = any_done or bool(committed)
-            self._acknowledge([entry_id] if whole else [], committed)
-            self._after = entry_id.decode()
+            self._acknowledge([entry] if whole else [], committed)
         if failed is not None:
             if not any_done:
                 raise failed
             self._stuck = True
             self._log.error("%s The other documents go on.", failed)
 
-    def _acknowledge(self, entry_ids: list[bytes], committed: list[Committed]) -> None:
+    def _acknowledge(self, entries: Sequence[Entry], committed: list[Committed]) -> None:
         """Tell the ledger, and let go of the entries. Until this is through they are told again, which is harmless."""
         now = self._clock.now()
+        by_stream: dict[str, list[bytes]] = {}
+        for entry in entries:
+            by_stream.setdefault(entry.stream, []).append(entry.id)
+        by_status: dict[Status, list[Committed]] = {}
+        for each in committed:
+            by_status.setdefault(each.status, []).append(each)
         while True:
             try:
                 with self._redis.pipeline() as pipeline:
-                    for status in (Status.DONE, Status.REJECTED, Status.CANCELLED):
-                        entries = [(each.outcome.id, _particulars(each)) for each in committed if each.status == status]
-                        if entries:
-                            ledger.move(pipeline, status, now, entries)
-                    if entry_ids:
-                        pipeline.xdel(outcome.STREAM, *entry_ids)
-                    pipeline.execute()
+                    for status, group in by_status.items():
+                        ledger.move(pipeline, status, now, [(each.outcome.id, _end(each)) for each in group])
+                    for stream, entry_ids in by_stream.items():
+                        pipeline.xdel(stream, *entry_ids)
+                    moved = pipeline.execute()
+                for (status, group), count in zip(by_status.items(), moved, strict=False):
+                    if count < len(group):  # Redis was emptied in between, or they were final before
+                        whole = [(each.outcome.id, {**_end(each), **_origin(each)}) for each in group]
+                        ledger.move(self._redis, status, now, whole)
             except RedisError as error:
                 if self._stop.wait(self._outage.failed(error)):
                     raise
@@ -216,36 +286,44 @@ class Collector:
             self._log.warning("%s: %s", source, committed.message, extra=extra)
 
 
-def _entries_of(answer: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries in an XREAD answer, which redis-py gives as a list or (RESP3) as a dict."""
-    if isinstance(answer, dict):
-        nested = next(iter(answer.values()))
-        return list(nested[0]) if nested and isinstance(nested[0], list) else list(nested)
-    assert isinstance(answer, list)
-    return list(answer[0][1])
+def _by_stream(answer: object) -> Iterator[tuple[str, list[tuple[bytes, dict[bytes, bytes]]]]]:
+    """The entries of each stream in an XREAD answer, which redis-py gives as a list or (RESP3) as a dict."""
+    pairs = answer.items() if isinstance(answer, dict) else answer
+    assert isinstance(pairs, Iterable)
+    for name, entries in pairs:
+        nested = entries[0] if entries and isinstance(entries[0], list) else entries
+        yield name.decode(), nested
 
 
-def _particulars(committed: Committed) -> ledger.Fields:
+def _end(committed: Committed) -> ledger.Fields:
+    """What is new to the ledger at a document's end."""
     done = committed.outcome
     fields: dict[str, str | int] = {"attempts": done.attempts}
+    if done.attempts:
+        fields["started_at"] = int((done.completed_at - done.seconds) * 1000)
     if done.rq_job_id:
         fields["rq_job_id"] = done.rq_job_id
     if committed.status == Status.REJECTED:
         fields |= {"code": done.code, "message": done.message[:500]}
     if committed.message:
         fields["message"] = committed.message
-    if committed.claim is not None:
-        # All that the ledger would need if Redis had been emptied in between.
-        fields |= {
-            "priority": done.priority,
-            "queue": done.queue,
-            "handler": done.handler,
-            "source": committed.claim.source,
-            "size": committed.claim.seen.size,
-            "received_at": int(committed.claim.received_at * 1000),
-            "reasons": msgspec.json.encode(done.reasons).decode(),
-        }
     return fields
+
+
+def _origin(committed: Committed) -> ledger.Fields:
+    """What the ledger was told of a document before, for one that has lost it since."""
+    done, claim = committed.outcome, committed.claim
+    if claim is None:
+        return {}
+    return {
+        "priority": done.priority,
+        "queue": done.queue,
+        "handler": done.handler,
+        "source": claim.source,
+        "size": claim.seen.size,
+        "received_at": int(claim.received_at * 1000),
+        "reasons": done.reasons,
+    }
 
 
 def _quiet(done: Outcome) -> str:

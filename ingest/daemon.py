@@ -2,13 +2,16 @@
 
 import logging
 import os
-from collections.abc import Iterator
-from itertools import islice
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from itertools import islice, repeat
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from ingest.finding import Finder, Ready, files, is_ignored_path
+from ingest.holding import MOST, Held, Place
 from ingest.outage import OutageNote
 from ingest.reconcile import Reconcile
 from ingest.router import Router
@@ -20,20 +23,53 @@ from jobs import faults, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
-from jobs.document import new_id
+from jobs.document import Route, new_id
 from jobs.faults import FaultPoint
-from jobs.ledger import EPOCH_KEY
+from jobs.ledger import EPOCH_KEY, Load
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 
 GROUP = 256  # documents claimed together: one manifest, one sync, one round trip
 GROUP_BYTES = 32 * 1024 * 1024
 TICK_SECONDS = 1.0
 RECONCILE_EVERY = 30.0
-_MOST_HELD = 100_000
+_RATE_SECONDS = 0.2
+_FAIR_SECONDS = 1.0  # of work in flight, with fairness
 _PEEKS = 64  # files read in one step while a level is full, only to learn their level
 _PEEK_SECONDS = 0.05
 
-Place = tuple[str, str]  # (watch folder, source)
+
+class Came(Enum):
+    """Where a file to look at comes from."""
+
+    NEW = 1
+    HELD = 2
+    SCAN = 3
+
+
+class Rates:
+    """How many documents of each level are finished a second, seen from what is in flight and what was added to it."""
+
+    def __init__(self, levels: Sequence[str]) -> None:
+        self.per_second = dict.fromkeys(levels, 0.0)
+        self._claimed: Counter[str] = Counter()
+        self._before: dict[str, int] = {}
+        self._at = 0.0
+
+    def claimed(self, counts: Mapping[str, int]) -> None:
+        """So many documents of each level were added."""
+        self._claimed.update(counts)
+
+    def look(self, in_flight: Mapping[str, int], now: float) -> None:
+        """So many are in flight at monotonic `now`. Averages over about two seconds."""
+        passed = now - self._at
+        if passed < _RATE_SECONDS and self._before:
+            return
+        for level, count in in_flight.items() if self._before else ():
+            finished = max(0, self._before[level] + self._claimed[level] - count)
+            share = min(1.0, passed / 2.0)
+            self.per_second[level] += share * (finished / passed - self.per_second[level])
+        self._before, self._at = dict(in_flight), now
+        self._claimed.clear()
 
 
 class Ingest:
@@ -58,8 +94,8 @@ class Ingest:
         self._folders = Folders.of(config.directories)
         self._claims = Claims(self._folders.temp, at)
         self._router = Router(config)
-        self._submitter = Submitter(config, redis, self._router, clock)
-        self._reconcile = Reconcile(config, redis, self._claims, self._submitter, clock, log)
+        self._submitter = Submitter(config, redis, clock)
+        self._reconcile = Reconcile(config, redis, self._claims, self._router, self._submitter, clock, log)
         self._finder = Finder(config.processing, clock, self._is_taken)
         self._hints = Hints(self._folders.watch, log)
         self._outage = Outage(log)
@@ -68,8 +104,8 @@ class Ingest:
         self._scan: Iterator[Place] | None = None
         self._next_scan = self._next_reconcile = float("-inf")
         self._word = Word(redis, "ingest", clock)
-        # Files that were read and routed, and wait in the watch folder until their level has room.
-        self._held: dict[str, dict[Place, None]] = {level: {} for level in self._levels}
+        self._held = Held(self._levels, config.processing.fairness)
+        self._rates = Rates(self._levels)
         self._fresh: dict[Place, None] = {}
         self._epoch = ""
         self._trouble = ""
@@ -139,7 +175,7 @@ class Ingest:
                 if self._epoch:
                     self._log.warning("Redis has lost what it knew; every claim on disk is submitted again")
                 self._next_reconcile = float("-inf")
-            self._word.say("working", f"{self._finder.waiting} incomplete, {self._held_count()} held back")
+            self._word.say("working", f"{self._finder.waiting} incomplete, {len(self._held)} held back")
         if now >= self._next_reconcile:
             self._reconcile.run()
             self._next_reconcile = now + RECONCILE_EVERY
@@ -159,30 +195,34 @@ class Ingest:
 
     def _take_documents(self) -> bool:
         """Claim and submit one group of what is ready and has room. Returns whether there may be more to do at once."""
-        room = self._room()
+        load = ledger.load(self._redis, self._levels)
+        room = self._room(load)
         full = min(room.values()) <= 0
         self._hear()
-        ready: list[Ready] = []
+        ready: list[tuple[Ready, Route]] = []
         size = 0
         looked = 0
-        for place, from_scan in self._candidates(room):
+        for place, came in self._candidates(room):
             looked += 1
             found = self._finder.look(*place)
             if found is None:
                 continue
-            level = self._router.route(found.value).priority
-            if room[level] > 0:
-                room = {each: left - 1 for each, left in room.items()}
-                ready.append(found)
+            route = self._router.route(found.value)
+            level = route.priority
+            # In turns, a newcomer has to queue up behind those who wait.
+            in_turn = came is Came.HELD or not (self._held.fair and self._held.waits(level))
+            if room[level] > 0 and in_turn:
+                room = self._less(room, level)
+                ready.append((found, route))
                 size += len(found.raw)
                 if len(ready) >= GROUP or size >= GROUP_BYTES:
                     break
-            elif self._held_count() < _MOST_HELD:
-                self._held[level][place] = None
-            if from_scan and full and looked >= _PEEKS:
+            else:
+                self._held.add(place, level, found.value)
+            if came is Came.SCAN and full and looked >= _PEEKS:
                 break
         if ready:
-            self._claim(ready)
+            self._claim(ready, load)
         return bool(ready) or (looked > 0 and not full)
 
     def _hear(self) -> None:
@@ -192,13 +232,13 @@ class Ingest:
                 continue
             path = os.path.join(watch, source)
             if os.path.isdir(path) and not os.path.islink(path):
-                self._fresh.update(((watch, inner), None) for inner in islice(files(watch, source), _MOST_HELD))
+                self._fresh.update(((watch, inner), None) for inner in islice(files(watch, source), MOST))
             else:
                 self._fresh[watch, source] = None
         self._fresh.update((place, None) for place in self._finder.due())
 
-    def _candidates(self, room: dict[str, int]) -> Iterator[tuple[Place, bool]]:
-        """What to look at, and whether it is from the scan.
+    def _candidates(self, room: dict[str, int]) -> Iterator[tuple[Place, "Came"]]:
+        """What to look at, and where from.
 
         Newcomers come first (they may be urgent), then what was held back, then what the scan finds. While a level
         is full the scan goes on in small steps: among the files it finds there may be some of a level that is not.
@@ -207,13 +247,13 @@ class Ingest:
         places = iter(fresh)
         try:
             for place in places:
-                yield place, False
+                if place not in self._held:
+                    yield place, Came.NEW
         finally:
             self._fresh.update(dict.fromkeys(places))
         for level in self._levels:
-            for place in list(islice(self._held[level], max(0, room[level]))):
-                del self._held[level][place]
-                yield place, False
+            for place in self._held.take(level, room[level]):
+                yield place, Came.HELD
         if max(room.values()) <= 0:
             return
         if self._scan is None and (self._clock.monotonic() >= self._next_scan or self._hints.overflowed):
@@ -224,39 +264,58 @@ class Ingest:
             if found is None:
                 self._scan = None
                 self._next_scan = self._clock.monotonic() + self._config.processing.scan_interval
-            elif not any(found in held for held in self._held.values()):
-                yield found, True
+            elif found not in self._held:
+                yield found, Came.SCAN
 
     def _all_files(self) -> Iterator[Place]:
-        for folder in self._folders.watch:
-            for source in files(folder):
-                yield folder, source
+        """The files of the watch folders in turn, so that a full one doesn't hide the others."""
+        pending = [zip(repeat(folder), files(folder), strict=False) for folder in self._folders.watch]
+        while pending:
+            for walk in list(pending):
+                found = next(walk, None)
+                if found is None:
+                    pending.remove(walk)
+                else:
+                    yield found
 
-    def _claim(self, ready: list[Ready]) -> None:
-        by_id = {each.found.id: each for each in ready}
-        group, claims = self._claims.take([each.found for each in ready], self._clock.now())
+    def _claim(self, ready: list[tuple[Ready, Route]], load: Load) -> None:
+        by_id = {found.found.id: (found, route) for found, route in ready}
+        group, claims = self._claims.take([found.found for found, _ in ready], self._clock.now())
         self._at("ingest.claimed")
-        documents = [Submitted(group, claim, by_id[claim.id].raw, by_id[claim.id].value) for claim in claims]
+        documents = [Submitted(group, claim, by_id[claim.id][0].raw, by_id[claim.id][1]) for claim in claims]
         if documents:
             try:
-                self._submitter.submit(documents)
+                self._submitter.submit(documents, load)
             except Exception:
                 self._next_reconcile = float("-inf")  # they are claims that Redis may not know
                 raise
+            self._rates.claimed(Counter(document.route.priority for document in documents))
             self._log.debug("Claimed %d document(s) as group %s", len(documents), group)
         self._at("ingest.submitted")
 
-    def _room(self) -> dict[str, int]:
-        """How many documents each level may still claim: the lowest leaves a fifth of all room to those above it."""
-        flight = ledger.in_flight(self._redis, self._levels)
+    def _room(self, load: Load) -> dict[str, int]:
+        """How many documents each level may still claim: the lowest leaves a fifth of all room to those above it.
+
+        With fairness, no level has more in flight than it finishes in a moment: what is queued can't be overtaken,
+        so turns can be taken only among those who still wait in front.
+        """
         most = self._config.queue.max_queue_size
-        if flight.bytes >= self._config.queue.max_queue_bytes:
+        if load.bytes >= self._config.queue.max_queue_bytes:
             return dict.fromkeys(self._levels, 0)
         steps = 10 * max(1, len(self._levels) - 1)
-        return {level: most - 2 * most * place // steps - flight.documents for place, level in enumerate(self._levels)}
+        room = {level: most - 2 * most * place // steps - load.documents for place, level in enumerate(self._levels)}
+        if not self._held.fair:
+            return room
+        self._rates.look(load.in_flight, self._clock.monotonic())
+        least = 4 * self._config.processing.batch_size
+        window = {level: max(least, int(self._rates.per_second[level] * _FAIR_SECONDS)) for level in self._levels}
+        return {level: min(room[level], window[level] - load.in_flight[level]) for level in self._levels}
 
-    def _held_count(self) -> int:
-        return sum(len(held) for held in self._held.values())
+    def _less(self, room: dict[str, int], level: str) -> dict[str, int]:
+        """The room that is left when one more document of `level` is claimed."""
+        if not self._held.fair:
+            return {each: left - 1 for each, left in room.items()}
+        return {**room, level: room[level] - 1}
 
     # Waiting
 

@@ -3,7 +3,7 @@
 import os
 import re
 
-from ingest.writing import write_file
+from ingest.files import write_file
 from jobs.document import ID_PATTERN
 
 # Where the API's documents arrive, inside the first watch folder.

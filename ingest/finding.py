@@ -9,10 +9,12 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ingest.dropping import id_in_name
+from ingest.files import read_whole
 from ingest.spool.claims import Found, Seen
 from jobs import intake
 from jobs.clock import Clock
@@ -66,8 +68,7 @@ def files(folder: str, below: str = "") -> Iterator[str]:
             continue
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """A complete file: what to claim, its bytes, and its value (None where it doesn't parse)."""
 
     found: Found
@@ -75,8 +76,7 @@ class Ready:
     value: Any
 
 
-@dataclass
-class _Waiting:
+class _Waiting(msgspec.Struct, frozen=True):
     seen: Seen
     since: float
 
@@ -136,10 +136,7 @@ class Finder:
 
     def _read(self, key: tuple[str, str], path: str, settled: bool) -> Ready | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                seen = Seen.of(os.fstat(descriptor))
-                raw = file.read(self._limits.max_bytes + 1)
+            seen, raw = _content(path, self._limits.max_bytes)
         except OSError as error:
             return self._unreadable(key, path, settled, error)
         if len(raw) != seen.size:  # being written at this very moment
@@ -193,6 +190,16 @@ class Finder:
         named = id_in_name(source)
         document_id = named if named and not self._id_taken(named) else new_id(now)
         return Found(watch, source, document_id, seen, now, sha256, code, message)
+
+
+def _content(path: str, most: int) -> tuple[Seen, bytes]:
+    """What `stat` says of the open file, and its bytes; one byte beyond `most` tells that there are too many."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        seen = Seen.of(os.fstat(descriptor))
+        return seen, read_whole(descriptor, seen.size, most)
+    finally:
+        os.close(descriptor)
 
 
 def _kind(path: str, status: os.stat_result) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from redis import Redis
 
+from ingest.router import Router
 from ingest.spool import Claim, Claims
 from ingest.submitting import Submitted, Submitter
 from jobs import batch, intake, ledger
@@ -28,11 +29,19 @@ class Reconcile:
     """Compares claims with the ledger. Belongs to ingest, the only one who claims."""
 
     def __init__(
-        self, config: Config, redis: Redis, claims: Claims, submitter: Submitter, clock: Clock, log: logging.Logger
+        self,
+        config: Config,
+        redis: Redis,
+        claims: Claims,
+        router: Router,
+        submitter: Submitter,
+        clock: Clock,
+        log: logging.Logger,
     ) -> None:
         self._config = config
         self._redis = redis
         self._claims = claims
+        self._router = router
         self._submitter = submitter
         self._clock = clock
         self._log = log
@@ -50,7 +59,7 @@ class Reconcile:
                 continue
             lost = list(self._lost(held, suspects))
             for part in self._parts(group, lost):
-                self._submitter.submit(part)
+                self._submitter.submit(part, ledger.load(self._redis, self._config.queue.priority_levels))
                 submitted += len(part)
         self._suspects = suspects
         if submitted:
@@ -107,7 +116,7 @@ class Reconcile:
                     _, value = intake.read(raw, self._limits)
                 except intake.Refused:
                     value = None
-            part.append(Submitted(group, claim, raw, value))
+            part.append(Submitted(group, claim, raw, self._router.route(value)))
             size += len(raw)
             if len(part) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
                 yield part

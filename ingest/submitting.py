@@ -1,43 +1,47 @@
 """From claims to Redis: packets, jobs, batches and ledger entries of a group in one transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from redis import Redis
 from redis.client import Pipeline
 
-from ingest.router import Router
 from ingest.spool.claims import Claim
 from jobs import batch, outcome, submission
 from jobs.clock import Clock
 from jobs.config import Config
-from jobs.document import Packet, Status, new_id, pack_body
+from jobs.document import Packet, Route, Status, new_id, pack_body
+from jobs.ledger import Load
 from jobs.outcome import Outcome
 
-_LATENCY_FIRST = 4  # so few documents go one a job, so that several workers share them
+JOB_SECONDS = 0.25  # the most work that a job of several real-time documents is made for
+_UNKNOWN_PACE = 4  # documents a job at most, while nobody knows how long one takes
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A claim with its bytes and its parsed value (None where it doesn't parse), ready to go."""
+    """A claim with its bytes and its route, ready to go."""
 
     group: str
     claim: Claim
     raw: bytes
-    value: object
+    route: Route
 
 
 class Submitter:
     """Submits claims by the mode of the configuration."""
 
-    def __init__(self, config: Config, redis: Redis, router: Router, clock: Clock) -> None:
+    def __init__(self, config: Config, redis: Redis, clock: Clock) -> None:
         self._config = config
         self._redis = redis
-        self._router = router
         self._clock = clock
 
-    def submit(self, documents: Sequence[Submitted]) -> None:
-        """Hand `documents` to RQ and record them. Raises RedisError; then all or nothing of it has happened."""
+    def submit(self, documents: Sequence[Submitted], load: Load) -> None:
+        """Hand `documents` to RQ and record them. Raises RedisError; then all or nothing of it has happened.
+
+        `load` says what waits already: the longer the queue, the more documents share a job.
+        """
         now = self._clock.now()
         refused: list[Outcome] = []
         refused_packets: list[tuple[Packet, int]] = []
@@ -50,35 +54,43 @@ class Submitter:
                 refused_packets.append(sized)
             else:
                 by_queue.setdefault(packet.route.queue, []).append(sized)
-        full: list[str] = []
+        size = self._config.processing.batch_size
+        joined: dict[str, int] = {}  # queue: the place of its batch's length among the pipeline's answers
         with self._redis.pipeline() as pipeline:
             if refused:
                 packets, sizes = zip(*refused_packets, strict=True)
                 submission.record(pipeline, Status.RECEIVED, now, packets, sizes)
-                pipeline.xadd(outcome.STREAM, {outcome.FIELD: outcome.encode(refused)})
+                for queue, outcomes in _by_queue(refused).items():
+                    pipeline.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(outcomes)})
             for queue, group in by_queue.items():
-                self._queue(pipeline, queue, group, now, full)
-            pipeline.execute()
-        for queue in full:
-            batch.flush(self._redis, queue, self._config.processing, self._clock)
+                waits = self._waits(queue)
+                counts = whole(len(group), size) if waits else self._shared(len(group), queue, load)
+                for count in counts:
+                    part, group = group[:count], group[count:]
+                    self._enqueue(pipeline, queue, part, now)
+                if group:
+                    self._join(pipeline, queue, group, now)
+                    joined[queue] = len(pipeline) - 1
+            answers = pipeline.execute()
+        for queue, place in joined.items():
+            if answers[place] >= size:
+                batch.flush(self._redis, queue, self._config.processing, self._clock)
 
-    def _queue(
-        self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float, full: list[str]
-    ) -> None:
-        size = self._config.processing.batch_size
-        waits = self._waits(queue)
-        step = 1 if len(group) <= _LATENCY_FIRST else size
-        while group and (not waits or len(group) >= size):
-            part, group = group[: step if not waits else size], group[step if not waits else size :]
-            packets, sizes = zip(*part, strict=True)
-            job_id = new_id(now)
-            submission.enqueue(pipeline, self._redis, job_id, queue, packets)
-            submission.record(pipeline, Status.QUEUED, now, packets, sizes, job_id)
-        if group:
-            packets, sizes = zip(*group, strict=True)
-            submission.record(pipeline, Status.BATCHED, now, packets, sizes)
-            batch.add(pipeline, queue, packets, self._config.processing, now)
-            full.append(queue)
+    def _shared(self, count: int, queue: str, load: Load) -> Iterator[int]:
+        pace = load.pace.get(queue)
+        limit = _UNKNOWN_PACE if pace is None else int(JOB_SECONDS / max(pace, 1e-6))
+        return shared(count, load.queued.get(queue, 0), max(1, min(limit, self._config.processing.batch_size)))
+
+    def _enqueue(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
+        packets, sizes = zip(*group, strict=True)
+        job_id = new_id(now)
+        submission.enqueue(pipeline, self._redis, job_id, queue, packets)
+        submission.record(pipeline, Status.QUEUED, now, packets, sizes, job_id)
+
+    def _join(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
+        packets, sizes = zip(*group, strict=True)
+        submission.record(pipeline, Status.BATCHED, now, packets, sizes)
+        batch.add(pipeline, queue, packets, self._config.processing, now)
 
     def _waits(self, queue: str) -> bool:
         """Whether documents of `queue` wait for company."""
@@ -87,17 +99,42 @@ class Submitter:
 
     def _packet(self, document: Submitted, now: float) -> Packet:
         claim = document.claim
-        body, deflated = pack_body(document.raw)
+        body, packed = pack_body(document.raw)
         return Packet(
             id=claim.id,
             claim=document.group,
             source=claim.source,
             received_at=claim.received_at,
             submitted_at=now,
-            route=self._router.route(document.value),
+            route=document.route,
             body=body,
-            deflated=deflated,
+            packed=packed,
         )
+
+
+def whole(count: int, size: int) -> Iterator[int]:
+    """The sizes of jobs for `count` documents that wait for company: full ones only, the rest goes on waiting."""
+    return repeat(size, count // size)
+
+
+def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
+    """The sizes of jobs for `count` real-time documents behind `waiting` others, none above `limit`.
+
+    A job is no larger than the queue ahead of it: on an idle system a document goes alone and at once, and where it
+    shares a job it has to wait longer for its turn than for its company.
+    """
+    while count > 0:
+        size = max(1, min(count, waiting, limit))
+        yield size
+        waiting += size
+        count -= size
+
+
+def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
+    queues: dict[str, list[Outcome]] = {}
+    for each in outcomes:
+        queues.setdefault(each.queue, []).append(each)
+    return queues
 
 
 def _refusal(claim: Claim, packet: Packet, now: float) -> Outcome:

@@ -11,21 +11,28 @@ from redis import Redis
 from redis.client import Pipeline
 from rq import Queue
 
-from jobs import document
+from jobs import document, ledger
 from jobs.clock import Clock
 from jobs.config import Processing
 from jobs.document import Packet, new_id
-from jobs.ledger import BYTES_KEY
 from jobs.rq_job import FLUSH, DocumentJob
 from jobs.submission import SCHEDULE, queue_key
 
 _NEVER = 10**15  # milliseconds: beyond any date
 
-# KEYS: batch, its times, schedule, bytes. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
+# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
 # queue key, then the new job's fields. Moves up to `size` packets into one job if the batch is due; returns
-# how many it moved, and sets the schedule for what is left.
-_FLUSH = """
+# how many it moved, and sets the schedule for what is left. A job that is there already was made by this very call: the
+# connection broke before its answer, and the client has sent it again.
+_FLUSH = (
+    ledger.LUA
+    + """
 local now, timeout, idle, size = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if redis.call('EXISTS', 'rq:job:' .. ARGV[7]) == 1 then
+  local carried = 0
+  while redis.call('HEXISTS', 'rq:job:' .. ARGV[7], 'd' .. carried) == 1 do carried = carried + 1 end
+  return carried
+end
 local waiting = redis.call('LLEN', KEYS[1])
 if waiting == 0 then
   redis.call('DEL', KEYS[2])
@@ -46,12 +53,10 @@ redis.call('HSET', 'rq:job:' .. ARGV[7], unpack(fields))
 for index, packet in ipairs(packets) do
   local id = string.sub(packet, 1, 26)
   redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. (index - 1), string.sub(packet, 40))
-  local key = 'llm:doc:' .. id
-  local old = redis.call('HMGET', key, 'status', 'priority')
-  if old[1] == 'batched' then
-    redis.call('ZREM', 'llm:ledger:batched:' .. old[2], id)
-    redis.call('ZADD', 'llm:ledger:queued:' .. old[2], 0, id)
-    redis.call('HSET', key, 'status', 'queued', 'queued_at', ARGV[1], 'rq_job_id', ARGV[7])
+  local record = ledger.get(id)
+  if record and record.s == 'batched' then
+    record.j = ARGV[7]
+    ledger.move(id, record, 'queued', now)
   end
 end
 redis.call('SADD', ARGV[8], ARGV[9])
@@ -61,23 +66,30 @@ local head = redis.call('LINDEX', KEYS[1], 0)
 if head then
   local since = tonumber(string.sub(head, 27, 39))
   redis.call('HSET', KEYS[2], 'first', since)
-  redis.call('ZADD', KEYS[3], math.min(since + timeout, last + idle) / 1000, ARGV[6])
+  local at = math.min(since + timeout, last + idle)
+  if waiting - #packets >= size then at = now end
+  redis.call('ZADD', KEYS[3], at / 1000, ARGV[6])
 else
   redis.call('DEL', KEYS[2])
   redis.call('ZREM', KEYS[3], ARGV[6])
 end
 return #packets
 """
+)
 
-# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), flush id, packets. Joins packets to the batch.
+# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, flush id, packets. Joins packets to the batch.
+# A full one is due at once: whoever filled it may be killed before the flush.
 _ADD = """
 local now = tonumber(ARGV[1])
-for i = 5, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+for i = 6, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
+local waiting = redis.call('LLEN', KEYS[1])
 redis.call('HSETNX', KEYS[2], 'first', ARGV[1])
 redis.call('HSET', KEYS[2], 'last', ARGV[1])
 local first = tonumber(redis.call('HGET', KEYS[2], 'first'))
-redis.call('ZADD', KEYS[3], math.min(first + tonumber(ARGV[2]), now + tonumber(ARGV[3])) / 1000, ARGV[4])
-return redis.call('LLEN', KEYS[1])
+local at = math.min(first + tonumber(ARGV[2]), now + tonumber(ARGV[3]))
+if waiting >= tonumber(ARGV[4]) then at = now end
+redis.call('ZADD', KEYS[3], at / 1000, ARGV[5])
+return waiting
 """
 
 
@@ -101,6 +113,7 @@ def add(pipeline: Pipeline, queue: str, packets: Sequence[Packet], processing: P
         _milliseconds(now),
         _milliseconds(processing.batch_timeout_seconds),
         _idle(processing),
+        processing.batch_size,
         flush_id(queue),
         *(_member(packet) for packet in packets),
     )
@@ -116,11 +129,10 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
         fields = [part for pair in job.to_dict().items() for part in pair]
         count = redis.eval(
             _FLUSH,
-            4,
+            3,
             key(queue),
             f"{key(queue)}:times",
             SCHEDULE,
-            BYTES_KEY,
             _milliseconds(now),
             _milliseconds(processing.batch_timeout_seconds),
             _idle(processing),

@@ -1,7 +1,9 @@
 """Time, as a parameter: whatever depends on it is handed a `Clock`, so that a test can be the one who tells it."""
 
+import math
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 
@@ -29,5 +31,11 @@ class SystemClock:
 
 def rfc3339(epoch: float) -> str:
     """An epoch time as RFC 3339 UTC with milliseconds: `2026-11-23T09:30:00.125Z`."""
-    moment = datetime.fromtimestamp(epoch, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    milliseconds = math.floor(epoch * 1000 + 1e-3)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(epoch: int) -> str:
+    """The seconds' part: thousands of documents share one, and formatting a date costs ten microseconds."""
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 BUILT_IN = "jobs.summary:summarise"
+# A handler says by its function's name in the configuration that it takes a whole batch.
+TAKES_A_BATCH = "handle_batch"
 
 
 class Reject(Exception):
-    """Raised by a handler to refuse a document: it goes to the error folder with this reason and is not tried again."""
+    """Raised by a handler to refuse a document: it goes to the error folder with this reason and is not tried again.
+
+    A handler of batches puts one into its list of results, in the place of the document that it refuses.
+    """
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,22 @@ class Context:
     text: bytes = field(repr=False, default=b"")
 
 
+@dataclass(frozen=True)
+class BatchContext:
+    """What a handler of batches is told beside the documents: `documents` holds each one's own context, in order."""
+
+    queue: str
+    handler: str
+    documents: tuple[Context, ...]
+
+
+@dataclass(frozen=True)
+class BatchHandler:
+    """A function that takes the documents of a job together and returns a list with one result for each, in order."""
+
+    function: Callable[[list[Any], BatchContext], Any]
+
+
 Handler = Callable[[Any, Context], Any]
 
 
@@ -39,7 +60,7 @@ class HandlerMissing(Exception):
     """A handler's name leads to no function; the message says which and why."""
 
 
-def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | HandlerMissing]:
+def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHandler | HandlerMissing]:
     """The functions behind `configured` (name to `package.module:function`), the built-in `default` added if unnamed.
 
     A handler that can't be imported is kept as the error it raised, so that one broken import
@@ -48,7 +69,7 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | HandlerM
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a folder called `api` there must not hide a package
     paths = {"default": BUILT_IN, **configured}
-    handlers: dict[str, Handler | HandlerMissing] = {}
+    handlers: dict[str, Handler | BatchHandler | HandlerMissing] = {}
     for name, path in paths.items():
         try:
             handlers[name] = load_handler(path)
@@ -57,8 +78,8 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | HandlerM
     return handlers
 
 
-def load_handler(path: str) -> Handler:
-    """The function at `package.module:function`. Raises `HandlerMissing`."""
+def load_handler(path: str) -> Handler | BatchHandler:
+    """The function at `package.module:function`; one called `handle_batch` takes batches. Raises `HandlerMissing`."""
     module_name, _, function_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -69,5 +90,7 @@ def load_handler(path: str) -> Handler:
         raise HandlerMissing(f"{path}: {module_name} has no function {function_name}")
     if inspect.iscoroutinefunction(function):
         raise HandlerMissing(f"{path}: a handler has to be a plain function, and this one is async")
+    if function_name == TAKES_A_BATCH:
+        return BatchHandler(function)
     handler: Handler = function
     return handler

@@ -1,55 +1,136 @@
 """The ledger: the record of every document's status in Redis, for the API and the reports.
 
-A document is a hash `llm:doc:<id>` and a member of exactly one sorted set `llm:ledger:<status>:<priority>`
+A document is a record `llm:d:<id>` and a member of exactly one sorted set `llm:ledger:<status>:<priority>`
 (all scores 0, so members lie in the order of their ids, which is the order of arrival). The sets' sizes are the counts.
 The ledger is an index: losing it loses no document.
+
+A record is one MessagePack map with keys of a letter or two: a hash of the same fields takes half as much memory again
+and twice the time to move (docs/decisions/0009-throughput.md).
 """
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import msgspec
 from redis import Redis
 from redis.client import Pipeline
+from ulid import ULID
 
-from jobs.document import IN_FLIGHT, Status
+from jobs.document import FINAL, IN_FLIGHT, Status
 
 # What is in flight, in bytes: the measure of back-pressure.
 BYTES_KEY = "llm:inflight:bytes"
+# Seconds a document takes in a worker, by level (a moving average, written by the workers).
+PACE_KEY = "llm:pace"
 # Whoever finds this key missing knows that Redis has been emptied (ingest sets it again once it has reconciled).
 EPOCH_KEY = "llm:epoch"
 
+# What scripts put in front of their own lines to read and move documents. `ledger.get(id)` is a record or nil;
+# `ledger.move(id, record, status, ms)` puts it under another status, its fields changed as the script likes.
+LUA = """
+local ledger = {
+  final = {done = true, rejected = true, cancelled = true},
+  flying = {batched = true, queued = true, started = true, retrying = true},
+  times = {received = 'tr', batched = 'tb', queued = 'tq', started = 'ts', retrying = 'ty', done = 'td',
+           rejected = 'tx', cancelled = 'tc'},
+}
+function ledger.get(id)
+  local raw = redis.call('GET', 'llm:d:' .. id)
+  return raw and cmsgpack.unpack(raw) or nil
+end
+function ledger.move(id, record, status, at)
+  local was = record.s
+  if was ~= status or record.op then
+    if was then redis.call('ZREM', 'llm:ledger:' .. was .. ':' .. (record.op or record.p), id) end
+    redis.call('ZADD', 'llm:ledger:' .. status .. ':' .. record.p, 0, id)
+  end
+  record.op = nil
+  record.s = status
+  record[ledger.times[status]] = at
+  redis.call('SET', 'llm:d:' .. id, cmsgpack.pack(record))
+end
+"""
+
 # Moves documents to a status. A final status stays; a word about an unknown document counts only if it says what it is.
-_MOVE = """
-local status, at, entries = ARGV[1], ARGV[2], cmsgpack.unpack(ARGV[3])
-local final = {done = true, rejected = true, cancelled = true}
-local flying = {batched = true, queued = true, started = true, retrying = true}
-local moved = 0
+_MOVE = (
+    LUA
+    + """
+local status, at, entries = ARGV[1], tonumber(ARGV[2]), cmsgpack.unpack(ARGV[3])
+local moved, held = 0, 0
 for _, entry in ipairs(entries) do
   local id, fields = entry[1], entry[2]
-  local key = 'llm:doc:' .. id
-  local old = redis.call('HMGET', key, 'status', 'priority', 'size')
-  local priority = fields['priority'] or old[2]
-  if priority and not (old[1] and final[old[1]]) then
-    if old[1] then redis.call('ZREM', 'llm:ledger:' .. old[1] .. ':' .. old[2], id) end
-    if flying[old[1] or ''] then redis.call('DECRBY', KEYS[1], old[3] or 0) end
-    if flying[status] then redis.call('INCRBY', KEYS[1], tonumber(fields['size'] or old[3] or 0)) end
-    redis.call('ZADD', 'llm:ledger:' .. status .. ':' .. priority, 0, id)
-    local values = {'status', status, status .. '_at', at}
-    for name, value in pairs(fields) do
-      values[#values + 1] = name
-      values[#values + 1] = tostring(value)
-    end
-    redis.call('HSET', key, unpack(values))
+  local record = ledger.get(id)
+  if not record and fields.p then record = {} end
+  if record and not ledger.final[record.s or ''] then
+    if ledger.flying[record.s or ''] then held = held - (record.z or 0) end
+    local before = record.p
+    for name, value in pairs(fields) do record[name] = value end
+    if before and before ~= record.p then record.op = before end
+    if ledger.flying[status] then held = held + (record.z or 0) end
+    ledger.move(id, record, status, at)
     moved = moved + 1
   end
 end
+if held ~= 0 then redis.call('INCRBY', KEYS[1], held) end
 return moved
 """
+)
 
-Fields = Mapping[str, str | int]
+Fields = Mapping[str, str | int | list[str]]
+_SHORT = {
+    "priority": "p",
+    "size": "z",
+    "queue": "q",
+    "handler": "h",
+    "source": "f",
+    "attempts": "n",
+    "rq_job_id": "j",
+    "code": "c",
+    "message": "m",
+    "reasons": "w",
+    "received_at": "tr",
+    "started_at": "ts",
+}
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """A document as it is stored. Times are in milliseconds."""
+
+    s: Status
+    p: str = ""
+    z: int = 0
+    q: str = ""
+    h: str = ""
+    f: str = ""
+    n: int = 0
+    j: str = ""
+    c: str = ""
+    m: str = ""
+    w: list[str] = []
+    tr: int = 0
+    tb: int = 0
+    tq: int = 0
+    ts: int = 0
+    ty: int = 0
+    td: int = 0
+    tx: int = 0
+    tc: int = 0
+
+
+_TIMES = {
+    "received": "tr",
+    "batched": "tb",
+    "queued": "tq",
+    "started": "ts",
+    "retrying": "ty",
+    "done": "td",
+    "rejected": "tx",
+    "cancelled": "tc",
+}
 _pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(_Record).decode
 
 
 class Entry(NamedTuple):
@@ -78,12 +159,18 @@ class Page(NamedTuple):
 
 
 def key(document_id: str) -> str:
-    return f"llm:doc:{document_id}"
+    return f"llm:d:{document_id}"
 
 
 def move(redis: "Redis | Pipeline", status: Status, at: float, entries: Iterable[tuple[str, Fields]]) -> Any:
-    """Put documents under `status`. On a pipeline this only queues the command: it joins that transaction."""
-    packed = _pack([(document_id, dict(fields)) for document_id, fields in entries])
+    """Put documents under `status` at epoch seconds `at`; the answer is how many were moved.
+
+    A final status stays, and a document that the ledger doesn't know is moved only if its fields tell its priority.
+    On a pipeline this only queues the command: it joins that transaction.
+    """
+    packed = _pack(
+        [(document_id, {_SHORT[name]: value for name, value in each.items()}) for document_id, each in entries]
+    )
     return redis.eval(_MOVE, 1, BYTES_KEY, status.value, str(int(at * 1000)), packed)
 
 
@@ -97,36 +184,51 @@ def counts(redis: Redis, levels: Sequence[str]) -> dict[str, dict[str, int]]:
     return {status.value: {level: next(sizes) for level in levels} for status in Status}
 
 
-class InFlight(NamedTuple):
-    """Documents handed to Redis and not yet final, and the bytes they hold."""
+class Load(NamedTuple):
+    """What has been handed to Redis and is not yet final: what back-pressure and job sizes go by.
 
-    documents: int
+    `in_flight` and `queued` (to be run, not begun) count documents by level; `bytes` are those of their originals.
+    `pace` is how many seconds a worker of a level takes for a document; a level that nobody has worked on has none.
+    """
+
+    in_flight: dict[str, int]
+    queued: dict[str, int]
     bytes: int
+    pace: dict[str, float]
+
+    @property
+    def documents(self) -> int:
+        """All that are in flight."""
+        return sum(self.in_flight.values())
 
 
-def in_flight(redis: Redis, levels: Sequence[str]) -> InFlight:
-    """What back-pressure looks at, in one round trip."""
+def load(redis: Redis, levels: Sequence[str]) -> Load:
+    """The load, in one round trip."""
     pipeline = redis.pipeline(transaction=False)
-    for status in IN_FLIGHT:
-        for level in levels:
-            pipeline.zcard(_set(status, level))
+    for status, level in product(IN_FLIGHT, levels):
+        pipeline.zcard(_set(status, level))
     pipeline.get(BYTES_KEY)
-    *sizes, held = pipeline.execute()
-    return InFlight(sum(sizes), int(held or 0))
+    pipeline.hmget(PACE_KEY, list(levels))
+    *sizes, held, paces = pipeline.execute()
+    count = dict(zip(product(IN_FLIGHT, levels), sizes, strict=True))
+    return Load(
+        in_flight={level: sum(count[status, level] for status in IN_FLIGHT) for level in levels},
+        queued={level: count[Status.QUEUED, level] for level in levels},
+        bytes=int(held or 0),
+        pace={level: float(pace) for level, pace in zip(levels, paces, strict=True) if pace},
+    )
 
 
 def get(redis: Redis, document_id: str) -> Entry | None:
     """The entry of one document, or None when the ledger has none."""
-    fields = redis.hgetall(key(document_id))
-    return _entry(document_id, fields) if fields else None
+    return _entry(document_id, redis.get(key(document_id)))
 
 
-def known(redis: Redis, ids: Sequence[str]) -> list[tuple[str | None, str | None]]:
+def known(redis: Redis, ids: Sequence[str]) -> list[tuple[Status | None, str | None]]:
     """(status, rq_job_id) of each id, None for what the ledger doesn't know."""
-    pipeline = redis.pipeline(transaction=False)
-    for document_id in ids:
-        pipeline.hmget(key(document_id), "status", "rq_job_id")
-    return [(_text(status), _text(job)) for status, job in pipeline.execute()]
+    found = redis.mget([key(document_id) for document_id in ids]) if ids else []
+    entries = (_entry(document_id, raw) for document_id, raw in zip(ids, found, strict=True))
+    return [(entry.status, entry.rq_job_id) if entry else (None, None) for entry in entries]
 
 
 def page(
@@ -153,29 +255,31 @@ def page(
             break
     more = len(ids) > limit
     ids = ids[:limit]
-    for document_id in ids:
-        pipeline.hgetall(key(document_id))
-    entries = [
-        _entry(document_id, fields) for document_id, fields in zip(ids, pipeline.execute(), strict=True) if fields
-    ]
+    records = redis.mget([key(document_id) for document_id in ids]) if ids else []
+    found_entries = (_entry(document_id, raw) for document_id, raw in zip(ids, records, strict=True))
+    entries = [entry for entry in found_entries if entry]
     return Page(entries, ids[-1] if more and ids else None)
 
 
-def trim(redis: Redis, levels: Sequence[str], keep: int, chunk: int = 1000) -> int:
-    """Forget the oldest final documents beyond `keep` in each set; at most `chunk` a set and call. Returns how many."""
+def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, chunk: int = 2000) -> int:
+    """Forget final documents: the oldest beyond `keep` in each set, and those that came before epoch seconds `before`.
+
+    At most `chunk` a set and call. Returns how many.
+    """
     removed = 0
-    for status in (Status.DONE, Status.REJECTED, Status.CANCELLED):
-        for level in levels:
-            name = _set(status, level)
-            surplus = min(redis.zcard(name) - keep, chunk)
-            if surplus <= 0:
-                continue
-            ids: list[Any] = list(redis.zrange(name, 0, surplus - 1))
-            with redis.pipeline() as pipeline:
-                pipeline.zrem(name, *ids)
-                pipeline.delete(*(key(member.decode()) for member in ids))
-                pipeline.execute()
-            removed += len(ids)
+    # The first ten characters of a ULID are its time.
+    first_kept = str(ULID.from_timestamp(before))[:10]
+    for status, level in product(FINAL, levels):
+        name = _set(status, level)
+        surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({first_kept}"))
+        if surplus <= 0:
+            continue
+        ids: list[Any] = list(redis.zrange(name, 0, min(surplus, chunk) - 1))
+        with redis.pipeline() as pipeline:
+            pipeline.zrem(name, *ids)
+            pipeline.unlink(*(key(member.decode()) for member in ids))
+            pipeline.execute()
+        removed += len(ids)
     return removed
 
 
@@ -183,29 +287,24 @@ def _set(status: Status, level: str) -> str:
     return f"llm:ledger:{status.value}:{level}"
 
 
-def _text(value: bytes | None) -> str | None:
-    return value.decode() if value else None
-
-
-def _entry(document_id: str, fields: Mapping[Any, Any]) -> Entry:
-    values = {name.decode(): value.decode("utf-8", "replace") for name, value in fields.items()}
-    times = {
-        name.removesuffix("_at"): int(value) / 1000
-        for name, value in values.items()
-        if name.endswith("_at") and value.isdigit()
-    }
+def _entry(document_id: str, raw: Any) -> Entry | None:
+    """None for what is no record."""
+    try:
+        record = _unpack(raw or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
     return Entry(
         id=document_id,
-        status=Status(values["status"]),
-        priority=values.get("priority", ""),
-        source=values.get("source", ""),
-        queue=values.get("queue", ""),
-        handler=values.get("handler", ""),
-        attempts=int(values.get("attempts", 0)),
-        size=int(values.get("size", 0)),
-        rq_job_id=values.get("rq_job_id") or None,
-        code=values.get("code") or None,
-        message=values.get("message") or None,
-        reasons=msgspec.json.decode(values["reasons"], type=list[str]) if values.get("reasons") else [],
-        times=times,
+        status=record.s,
+        priority=record.p,
+        source=record.f,
+        queue=record.q,
+        handler=record.h,
+        attempts=record.n,
+        size=record.z,
+        rq_job_id=record.j or None,
+        code=record.c or None,
+        message=record.m or None,
+        reasons=record.w,
+        times={name: at / 1000 for name, short in _TIMES.items() if (at := getattr(record, short))},
     )

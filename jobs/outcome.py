@@ -1,4 +1,4 @@
-"""What a worker says of a document, and the stream in which it says so.
+"""What a worker says of a document, and the streams in which it says so.
 
 One stream entry carries the outcomes of one RQ job. The collector reads entries, commits them to disk and only
 then deletes them, so an outcome is told at least once; the commit is what happens once.
@@ -8,7 +8,8 @@ from typing import Literal
 
 import msgspec
 
-STREAM = "llm:outcomes"
+from jobs.evidence import Evidence
+
 FIELD = "o"
 
 
@@ -23,7 +24,8 @@ class Position(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One document's end. (A document that will be tried again has no outcome yet: it is scheduled in Redis.)
 
-    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected.
+    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected,
+    and `evidence` tells of the workers that died with it.
     """
 
     kind: Literal["done", "rejected"]
@@ -41,6 +43,12 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     position: Position | None = None
     seconds: float = 0.0
     rq_job_id: str = ""
+    evidence: list[Evidence] = []
+
+
+def stream(queue: str) -> str:
+    """The stream for outcomes of `queue`: each has its own, so that urgent ones don't wait behind the others."""
+    return f"llm:outcomes:{queue}"
 
 
 _encoder = msgspec.msgpack.Encoder()

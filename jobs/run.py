@@ -4,12 +4,14 @@ import faulthandler
 import logging
 import random
 import signal
+import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from rq import get_current_job
@@ -19,19 +21,25 @@ from jobs.clock import Clock
 from jobs.codes import Code
 from jobs.config import Processing
 from jobs.document import Packet
-from jobs.handler import Context, Handler, HandlerMissing, Reject
+from jobs.handler import BatchContext, BatchHandler, Context, Handler, HandlerMissing, Reject
 from jobs.outcome import Outcome, Position
 from jobs.rq_job import DocumentJob
 
 # How long after a document's time is up a handler that can't be interrupted (it hangs in C) is given
 # before the process ends itself; another worker then finds the document abandoned.
 GRACE_SECONDS = 10.0
+_NEVER = float("-inf")
 _LONGEST_BACKOFF = 3600.0
 _LONGEST_MESSAGE = 2000
+_ASKED_OF_A_BATCH = "handle_batch has to return a list with one result for each document"
 
 
 class OutOfTime(BaseException):
     """The document's time is up. Not an `Exception`, so that a handler's `except Exception` doesn't swallow it."""
+
+
+class OutOfMemory(BaseException):
+    """A document's handler ran out of memory. This process is to end: what else failed to allocate, nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +70,26 @@ class Ran:
     left: list[Packet] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Document:
+    """A packet that is a document: its JSON text and the value in it."""
+
+    packet: Packet
+    text: bytes
+    value: Any
+
+
 class Runner:
     """All that running a document takes. One a worker process, made at its start."""
 
     def __init__(
         self,
         processing: Processing,
-        handlers: Mapping[str, Handler | HandlerMissing],
+        handlers: Mapping[str, Handler | BatchHandler | HandlerMissing],
         clock: Clock,
         stopping: Callable[[], bool],
         log: logging.Logger,
+        guard: "HangGuard | None" = None,
     ) -> None:
         self._processing = processing
         self._handlers = handlers
@@ -79,80 +97,162 @@ class Runner:
         self._stopping = stopping
         self._log = log
         self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
+        self._guard = guard or HangGuard(clock)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
     def run(self, packets: list[Packet], job_id: str) -> Ran:
-        """Run `packets` in order; a request to stop is heeded between two of them."""
+        """Run `packets`, those of a handler of batches together; a request to stop is heeded between two calls."""
         ran = Ran()
-        guard = HangGuard(self._processing.worker_timeout + GRACE_SECONDS, self._clock)
+        guard = self._guard
+        calls = deque(self._calls(packets))
         try:
-            for index, packet in enumerate(packets):
-                if self._stopping():
-                    ran.left = packets[index:]
-                    break
-                guard.renew()
-                self._run_one(packet, job_id, ran)
+            with alarms():
+                while calls:
+                    if self._stopping():
+                        ran.left = [packet for call in calls for packet in call]
+                        break
+                    call = calls.popleft()
+                    guard.renew(self._time(call) + GRACE_SECONDS)
+                    handler = self._handlers.get(call[0].route.handler)
+                    if isinstance(handler, BatchHandler):
+                        split = self._run_batch(handler, call, job_id, ran)
+                        calls.extendleft([packet] for packet in reversed(split))
+                    else:
+                        self._run_one(call[0], job_id, ran)
         finally:
             guard.end()
         return ran
 
+    def _calls(self, packets: list[Packet]) -> list[list[Packet]]:
+        """What is run together: all packets of a handler of batches, each packet of any other handler alone."""
+        calls: list[list[Packet]] = []
+        batches: dict[str, list[Packet]] = {}
+        for packet in packets:
+            name = packet.route.handler
+            if name in batches:
+                batches[name].append(packet)
+                continue
+            calls.append([packet])
+            if isinstance(self._handlers.get(name), BatchHandler):
+                batches[name] = calls[-1]
+        return calls
+
+    def _time(self, packets: Sequence[object]) -> float:
+        """Seconds that a call with these documents may take: `worker_timeout` is a document's."""
+        return self._processing.worker_timeout * len(packets)
+
     def _run_one(self, packet: Packet, job_id: str, ran: Ran) -> None:
         began = self._clock.monotonic()
-        attempt = packet.attempts + 1
         try:
-            result = self._handle(packet, attempt)
-        except intake.Refused as refused:
-            rejection = Rejection(refused.code, refused.message, refused.position)
-        except Reject as reject:
-            rejection = Rejection(Code.HANDLER_REJECTED, _sendable(str(reject)) or "The handler gave no reason.")
-        except HandlerMissing as missing:
-            rejection = Rejection(Code.HANDLER_MISSING, str(missing))
-        except OutOfTime:
-            limit = self._processing.worker_timeout
-            rejection = Rejection(
-                Code.TIMEOUT, f"The handler ran longer than worker_timeout ({limit:g} s).", again=True
-            )
+            result = self._handle(packet)
         except BaseException as error:  # a handler's sys.exit() too: no signal of ours raises anything else
-            self._log.debug("Handler error", exc_info=error)
-            last_line = traceback.format_exception_only(error)[-1].strip()
-            rejection = Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
+            self._failed(packet, self._rejection(error), began, job_id, ran)
         else:
-            ran.outcomes.append(self._outcome(packet, attempt, began, job_id, "done", result=result))
-            return
-        if rejection.again and attempt <= self._processing.retry_attempts:
-            at = self._clock.now() + backoff(self._processing.retry_delay, attempt, self._random.random())
-            again = msgspec.structs.replace(packet, attempts=attempt)
-            ran.again.append(Again(again, at, f"{rejection.code}: {rejection.message}"))
-        else:
-            ran.outcomes.append(self._outcome(packet, attempt, began, job_id, "rejected", rejection=rejection))
+            self._done(packet, result, began, job_id, ran)
 
-    def _handle(self, packet: Packet, attempt: int) -> bytes:
-        """The handler's result as JSON text."""
-        text, value = intake.read(packet.text(), self._limits)
+    def _handle(self, packet: Packet) -> Any:
+        document = self._read(packet)
         name = packet.route.handler
         handler = self._handlers.get(name)
         if handler is None:
             raise HandlerMissing(f"No handler is called {name!r} in the configuration of this worker.")
         if isinstance(handler, HandlerMissing):
             raise handler
-        context = Context(
-            id=packet.id,
-            source=packet.source,
-            priority=packet.route.priority,
-            queue=packet.route.queue,
-            handler=name,
-            attempt=attempt,
-            received_at=packet.received_at,
-            text=text,
-        )
-        with time_limit(self._processing.worker_timeout):
-            result = handler(value, context)
-        return encode_result(result)
+        assert not isinstance(handler, BatchHandler)
+        with TimeLimit(self._time([packet])):
+            return handler(document.value, _context(document))
+
+    def _run_batch(self, handler: BatchHandler, packets: list[Packet], job_id: str, ran: Ran) -> list[Packet]:
+        """Run `packets` together. Returns those to be run one by one, because the whole of them failed."""
+        documents: list[Document] = []
+        for packet in packets:
+            began = self._clock.monotonic()
+            try:
+                documents.append(self._read(packet))
+            except Exception as error:  # it is refused alone; its neighbours are run
+                self._failed(packet, self._rejection(error), began, job_id, ran)
+        if not documents:
+            return []
+        began = self._clock.monotonic()
+        results: list[Any] | tuple[Any, ...]
+        try:
+            results = self._handle_batch(handler, documents)
+        except BaseException as error:
+            if len(documents) > 1:
+                said = self._rejection(error, len(documents)).message
+                self._log.warning(
+                    "Handler %s failed for %d documents together, so they are run one by one: %s",
+                    documents[0].packet.route.handler,
+                    len(documents),
+                    said,
+                )
+                return [document.packet for document in documents]
+            results = [error]
+        share = (self._clock.monotonic() - began) / len(documents)
+        for document, result in zip(documents, results, strict=True):
+            began = self._clock.monotonic() - share
+            if isinstance(result, BaseException):
+                self._failed(document.packet, self._rejection(result), began, job_id, ran)
+            else:
+                self._done(document.packet, result, began, job_id, ran)
+        return []
+
+    def _handle_batch(self, handler: BatchHandler, documents: list[Document]) -> list[Any] | tuple[Any, ...]:
+        """One result for each of `documents`. Raises TypeError or ValueError when the handler returns anything else."""
+        route = documents[0].packet.route
+        context = BatchContext(route.queue, route.handler, tuple(_context(document) for document in documents))
+        with TimeLimit(self._time(documents)):
+            results = handler.function([document.value for document in documents], context)
+        if not isinstance(results, list | tuple):
+            raise TypeError(f"{_ASKED_OF_A_BATCH}, and it returned a value of type {type(results).__name__}")
+        if len(results) != len(documents):
+            raise ValueError(f"{_ASKED_OF_A_BATCH}, and it returned {len(results)} for {len(documents)}")
+        return results
+
+    def _read(self, packet: Packet) -> Document:
+        text, value = intake.read(packet.text(), self._limits)
+        return Document(packet, text, value)
+
+    def _rejection(self, error: BaseException, documents: int = 1) -> Rejection:
+        """What `error`, out of a call with so many documents, says of them."""
+        if isinstance(error, intake.Refused):
+            return Rejection(error.code, error.message, error.position)
+        if isinstance(error, Reject):
+            return Rejection(Code.HANDLER_REJECTED, _sendable(str(error)) or "The handler gave no reason.")
+        if isinstance(error, HandlerMissing):
+            return Rejection(Code.HANDLER_MISSING, str(error))
+        if isinstance(error, OutOfTime):
+            limit = f"worker_timeout ({self._processing.worker_timeout:g} s)"
+            times = f" for each of {documents} documents" if documents > 1 else ""
+            return Rejection(Code.TIMEOUT, f"The handler ran longer than {limit}{times}.", again=True)
+        if isinstance(error, MemoryError):
+            raise OutOfMemory from error
+        self._log.debug("Handler error", exc_info=error)
+        last_line = traceback.format_exception_only(error)[-1].strip()
+        return Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
+
+    def _done(self, packet: Packet, result: Any, began: float, job_id: str, ran: Ran) -> None:
+        """The handler gave `result`; the document is done if JSON can hold it."""
+        try:
+            text = encode_result(result)
+        except BaseException as error:  # a result's own methods may raise anything
+            self._failed(packet, self._rejection(error), began, job_id, ran)
+        else:
+            ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text))
+
+    def _failed(self, packet: Packet, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
+        """To be tried again, or rejected."""
+        attempt = packet.attempts + 1
+        if rejection.again and attempt <= self._processing.retry_attempts:
+            at = self._clock.now() + backoff(self._processing.retry_delay, attempt, self._random.random())
+            again = msgspec.structs.replace(packet, attempts=attempt)
+            ran.again.append(Again(again, at, f"{rejection.code}: {rejection.message}"))
+        else:
+            ran.outcomes.append(self._outcome(packet, began, job_id, "rejected", rejection=rejection))
 
     def _outcome(
         self,
         packet: Packet,
-        attempt: int,
         began: float,
         job_id: str,
         kind: Literal["done", "rejected"],
@@ -165,7 +265,7 @@ class Runner:
             kind=kind,
             id=packet.id,
             claim=packet.claim,
-            attempts=attempt,
+            attempts=packet.attempts + 1,
             completed_at=self._clock.now(),
             priority=route.priority,
             queue=route.queue,
@@ -178,6 +278,20 @@ class Runner:
             seconds=self._clock.monotonic() - began,
             rq_job_id=job_id,
         )
+
+
+def _context(document: Document) -> Context:
+    packet = document.packet
+    return Context(
+        id=packet.id,
+        source=packet.source,
+        priority=packet.route.priority,
+        queue=packet.route.queue,
+        handler=packet.route.handler,
+        attempt=packet.attempts + 1,
+        received_at=packet.received_at,
+        text=document.text,
+    )
 
 
 def run_documents() -> Ran:
@@ -229,40 +343,69 @@ class HangGuard:
     """Ends the process when a document hangs in C, where no signal handler of Python's ever runs.
 
     A watchdog thread of faulthandler's, which needs no interpreter lock, prints the stack and exits. Starting and
-    ending that thread costs more than most documents (40 % of a worker's time when it was done for each, measured), so
-    it is renewed only when a tenth of the grace has passed since the last time.
+    ending that thread costs more than most documents (40 % of a worker's time when it was done for each, 30 % when it
+    was done for each job, measured), so it is set anew only when the end it has differs from the one asked for by a
+    tenth of the grace, and one that `lingers` is ended by `rest`, which another thread calls now and then.
     """
 
-    def __init__(self, seconds: float, clock: Clock) -> None:
-        self._seconds = seconds
+    def __init__(self, clock: Clock, *, lingers: bool = False) -> None:
         self._clock = clock
-        self._renewed = float("-inf")
+        self._lingers = lingers
+        self._lock = threading.Lock()
+        self._ends = _NEVER
+        self._busy = False
 
-    def renew(self) -> None:
-        """A document begins: it has its time, and the grace less a tenth."""
-        now = self._clock.monotonic()
-        if now - self._renewed >= GRACE_SECONDS / 10:
-            self._renewed = now
-            faulthandler.dump_traceback_later(self._seconds, exit=True)
+    def renew(self, seconds: float) -> None:
+        """What begins now has `seconds`, less at most a tenth of the grace."""
+        ends = self._clock.monotonic() + seconds
+        with self._lock:
+            self._busy = True
+            if not 0 <= ends - self._ends < GRACE_SECONDS / 10:
+                self._ends = ends
+                faulthandler.dump_traceback_later(seconds, exit=True)
 
     def end(self) -> None:
-        faulthandler.cancel_dump_traceback_later()
+        """Nothing runs now."""
+        self._busy = False
+        if not self._lingers:
+            self.rest()
+
+    def rest(self) -> None:
+        """Stop watching, unless something runs."""
+        with self._lock:
+            if not self._busy and self._ends != _NEVER:
+                self._ends = _NEVER
+                faulthandler.cancel_dump_traceback_later()
+
+
+def _ring(signum: int, frame: FrameType | None) -> None:
+    raise OutOfTime
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTime` in the block after `seconds`, and again each second while it is swallowed."""
-
-    def ring(signum: int, frame: FrameType | None) -> None:
-        raise OutOfTime
-
-    previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+def alarms() -> Iterator[None]:
+    """After this block SIGALRM is again what it was before."""
+    previous = signal.getsignal(signal.SIGALRM)
     try:
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)  # again: the alarm may have gone off at the very line above
         signal.signal(signal.SIGALRM, previous)
+
+
+class TimeLimit:
+    """Raises `OutOfTime` in the block after `seconds`, and again each second while it is swallowed."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        # To ask is cheap and to set costs more than most documents. A handler may have set it for its own purposes.
+        if signal.getsignal(signal.SIGALRM) is not _ring:
+            signal.signal(signal.SIGALRM, _ring)
+        signal.setitimer(signal.ITIMER_REAL, self._seconds, 1.0)
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)  # again: the alarm may have gone off at the very line above

@@ -1,25 +1,29 @@
 """`llm-scheduler`: rq-scheduler, made safe to kill, to double and to leave without Redis.
 
 Its schedules are in rq-scheduler's own keys. What is due is either a job for later (a retry), which goes to its queue,
-or the flush of a batch, which this process does itself. Between the two it looks for the work of dead workers and
-keeps the ledger in bounds. Differences from rq-scheduler 0.14.0 are told in docs/decisions/0003-rq-scheduler.md.
+or the flush of a batch, which this process does itself. Between the two it looks for the work of dead workers and for
+documents that wait too long, and keeps the ledger in bounds. Whatever changes what is scheduled is one script that
+looks for itself whether there is something to do: this process may be killed, or frozen and overtaken by another, at
+any of its steps. Differences from rq-scheduler 0.14.0 are told in docs/decisions/0003-rq-scheduler.md.
 """
 
 import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from redis import Redis
+from rq import Queue
 from rq.utils import utcformat
 from rq_scheduler import Scheduler
 
-from jobs import batch, ledger
+from jobs import batch, lateness, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect
-from jobs.document import Status
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.reaper import Reaper, is_away
 from jobs.rq_job import FLUSH, DocumentJob
@@ -28,7 +32,10 @@ from jobs.submission import SCHEDULE, queue_key
 TICK_SECONDS = 0.5
 LOCK_SECONDS = 10
 REAP_EVERY = 1.0
+LOOK_FOR_LATE_EVERY = 5.0
 KEEP_HOUSE_EVERY = 30.0
+DELIVER_AT_ONCE = 500  # due jobs before the lock is renewed and the flushes are looked at again
+_TELL_AGAIN = 60.0
 LEDGER_DOCUMENTS = 1_000_000  # final documents kept in each of the ledger's sets
 
 # KEYS: lock. ARGV: owner, milliseconds. The lock has an owner: it is renewed by it and taken over when it runs out.
@@ -44,15 +51,31 @@ return 1
 """
 _UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
-# KEYS: schedule, queue, job, rq:queues. ARGV: job id. Puts a due job on its queue once, in one step.
-_DELIVER = """
+# KEYS: schedule, queue, job, rq:queues. ARGV: job id, time for RQ, now (ms), document ids. Puts a due job on its queue
+# and says so in the ledger, once, in one step. A document that no longer waits for a retry is not touched.
+_DELIVER = (
+    ledger.LUA
+    + """
+if redis.call('EXISTS', KEYS[3]) == 0 then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  return 0
+end
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 0 then return 0 end
-if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
 redis.call('HSET', KEYS[3], 'status', 'queued', 'enqueued_at', ARGV[2])
 redis.call('SADD', KEYS[4], KEYS[2])
 redis.call('RPUSH', KEYS[2], ARGV[1])
+for i = 4, #ARGV do
+  local record = ledger.get(ARGV[i])
+  if record and record.s == 'retrying' then
+    record.j = ARGV[1]
+    ledger.move(ARGV[i], record, 'queued', tonumber(ARGV[3]))
+  end
+end
 return 1
 """
+)
+# KEYS: schedule, job. ARGV: job id. Forgets an entry whose job is gone.
+_FORGET = "if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZREM', KEYS[1], ARGV[1]) end return 0"
 
 
 class DocumentScheduler(Scheduler):  # type: ignore[misc]
@@ -72,41 +95,72 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._log = log
         self._outage = Outage(log)
         self._reaper = Reaper(redis, config.queue.priority_levels, clock, log)
-        self._reaped = self._kept_house = float("-inf")
+        self._due: dict[str, float] = {}  # steps by name, and when each is to be done again
+        self._told: dict[str, float] = {}
 
     def run(self, burst: bool = False) -> None:
         """Do what is due every half second until told to stop (once, with `burst`)."""
-        waiting = False
+        waiting = more = False
         while not self._stop:
             try:
                 if self.acquire_lock():
                     waiting = False
-                    self.tick()
-                elif not waiting:
+                    more = self.tick()
+                else:
+                    more = False
+                    if not waiting:
+                        self._log.info("Another scheduler holds the lock; this one stands by")
                     waiting = True
-                    self._log.info("Another scheduler holds the lock; this one stands by")
                 self._outage.over()
             except AWAY as error:
+                more = False
                 self._stop.wait(self._outage.failed(error))
             if burst:
                 break
-            self._stop.wait(TICK_SECONDS)
+            if not more:
+                self._stop.wait(TICK_SECONDS)
         try:
             self.remove_lock()
         except AWAY:
             pass  # it runs out by itself
 
-    def tick(self) -> None:
-        """One round of everything that is due."""
-        self.enqueue_jobs()
+    def tick(self) -> bool:
+        """One round of everything that is due. True when there is more of it already.
+
+        Raises only when Redis is away: what is wrong with one step is logged, and the others are done.
+        """
+        for queue in self._config.queue.priority_levels:
+            self._step(f"the flush of {queue}", 0, partial(self._flush, queue))
+        delivered: list[str] = []
+        self._step("the delivery of due jobs", 0, lambda: delivered.extend(self.enqueue_jobs()))
+        self._step("the search for abandoned work", REAP_EVERY, self._reaper.reap)
+        self._step("the search for late documents", LOOK_FOR_LATE_EVERY, self._look_for_late)
+        for queue in self._config.queue.priority_levels:
+            self._step(f"the schedule of {queue}", KEEP_HOUSE_EVERY, partial(self.register_schedule, queue))
+        self._step("the trimming of the ledger", KEEP_HOUSE_EVERY, self._trim)
+        return len(delivered) >= DELIVER_AT_ONCE
+
+    def _step(self, name: str, every: float, do: Callable[[], object]) -> None:
+        """Do a step if its time has come. Its failure is told once a minute."""
         now = self._clock.monotonic()
-        if now - self._reaped >= REAP_EVERY:
-            self._reaped = now
-            self._reaper.reap()
-        if now - self._kept_house >= KEEP_HOUSE_EVERY:
-            self._kept_house = now
-            self.register_schedules()
-            ledger.trim(self.connection, self._config.queue.priority_levels, LEDGER_DOCUMENTS)
+        if now < self._due.get(name, float("-inf")):
+            return
+        self._due[name] = now + every
+        try:
+            do()
+        except Exception as error:
+            if _is_away(error):
+                raise
+            if now >= self._told.get(name, float("-inf")) + _TELL_AGAIN:
+                self._told[name] = now
+                self._log.exception("A step of the scheduler's failed: %s. It will be tried again", name)
+
+    def _look_for_late(self) -> None:
+        limit = self._config.processing.queue_timeout
+        lateness.look(self.connection, self._config.queue.priority_levels, limit, self._clock, self._log)
+
+    def _trim(self) -> None:
+        ledger.trim(self.connection, self._config.queue.priority_levels, LEDGER_DOCUMENTS)
 
     def acquire_lock(self) -> bool:
         """Take or renew the lock; True when it is this scheduler's."""
@@ -120,43 +174,59 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self.connection.eval(_UNLOCK, 1, self.scheduler_lock_key, self.name)
         self._lock_acquired = False
 
-    def register_schedules(self) -> None:
-        """Make sure that the flushes' entries exist under their fixed ids, and are due while a batch waits."""
-        for queue in self._config.queue.priority_levels:
-            fields = batch.schedule_fields(queue, self.connection)
-            with self.connection.pipeline() as pipeline:
-                pipeline.hset(DocumentJob.key_for(batch.flush_id(queue)), mapping=fields)
-                # A batch whose schedule was lost is looked at now: the flush puts the right time back.
-                pipeline.llen(batch.key(queue))
-                waiting = pipeline.execute()[-1]
-            if waiting:
-                self.connection.zadd(SCHEDULE, {batch.flush_id(queue): self._clock.now()}, nx=True)
+    def register_schedule(self, queue: str) -> None:
+        """Make sure that the flush of `queue` is known under its fixed id, and is looked at now if a batch waits."""
+        self.connection.hset(
+            DocumentJob.key_for(batch.flush_id(queue)), mapping=batch.schedule_fields(queue, self.connection)
+        )
+        if self.connection.llen(batch.key(queue)):
+            # Whatever its schedule says, if it still has one: the configuration may have changed. The flush puts the
+            # right time back.
+            self.connection.zadd(SCHEDULE, {batch.flush_id(queue): self._clock.now()})
+
+    def _flush(self, queue: str) -> None:
+        """Flush the batch of `queue` if its time has come. It does not wait behind the jobs that are due before it."""
+        at = self.connection.zscore(SCHEDULE, batch.flush_id(queue))
+        if at is None or at > self._clock.now():
+            return
+        try:
+            moved = batch.flush(self.connection, queue, self._config.processing, self._clock)
+        except Exception as error:
+            if not _is_away(error):
+                self._put_off(batch.flush_id(queue))
+            raise
+        if moved:
+            self._log.info("Flushed a batch of %s: %d document(s)", queue, moved)
 
     def enqueue_jobs(self) -> list[str]:
-        """Do what is due. Returns the ids of the entries that were."""
+        """Deliver jobs that are due, at most `DELIVER_AT_ONCE`. Returns the ids of the entries that were."""
         due: list[str] = []
-        for member in self.connection.zrangebyscore(SCHEDULE, "-inf", self._clock.now()):
+        flushes = {batch.flush_id(queue) for queue in self._config.queue.priority_levels}
+        found = self.connection.zrangebyscore(
+            SCHEDULE, "-inf", self._clock.now(), start=0, num=DELIVER_AT_ONCE + len(flushes)
+        )
+        for member in found:
             job_id = member.decode(errors="replace")
+            if job_id in flushes:
+                continue
             due.append(job_id)
             try:
-                self._do(member.decode())
+                self._deliver(member.decode())
             except Exception as error:
-                if is_away(error):
+                if _is_away(error):
                     raise
                 self._log.exception("The scheduled job %s could not be read; it is put off for a minute", job_id)
-                self.connection.zadd(SCHEDULE, {member: self._clock.now() + 60}, xx=True)
+                self._put_off(member)
         return due
 
-    def _do(self, job_id: str) -> None:
-        for queue in self._config.queue.priority_levels:
-            if job_id == batch.flush_id(queue):
-                moved = batch.flush(self.connection, queue, self._config.processing, self._clock)
-                if moved:
-                    self._log.info("Flushed a batch of %s: %d document(s)", queue, moved)
-                return
-        fields = self.connection.hgetall(DocumentJob.key_for(job_id))
+    def _put_off(self, member: bytes | str) -> None:
+        self.connection.zadd(SCHEDULE, {member: self._clock.now() + 60}, xx=True)
+
+    def _deliver(self, job_id: str) -> None:
+        key = DocumentJob.key_for(job_id)
+        fields = self.connection.hgetall(key)
         if not fields:
-            self.connection.zrem(SCHEDULE, job_id)
+            self.connection.eval(_FORGET, 2, SCHEDULE, key, job_id)
             return
         job = DocumentJob(job_id, self.connection)
         job.restore(fields)
@@ -164,11 +234,18 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             self.connection.zrem(SCHEDULE, job_id)  # of a queue that is no longer configured
             return
         now = self._clock.now()
-        with self.connection.pipeline() as pipeline:
-            pipeline.eval(_DELIVER, 4, SCHEDULE, queue_key(job.origin), job.key, "rq:queues", job_id, _rq_time(now))
-            entries = [(packet.id, {"rq_job_id": job_id}) for packet in job.packets]
-            ledger.move(pipeline, Status.QUEUED, now, entries)
-            pipeline.execute()
+        documents = [packet.id for packet in job.packets]
+        self.connection.eval(
+            _DELIVER,
+            4,
+            *(SCHEDULE, queue_key(job.origin), job.key, Queue.redis_queues_keys),
+            *(job_id, _rq_time(now), int(now * 1000), *documents),
+        )
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether to wait for Redis. A script that stumbles over what a key holds will do so again: that is no outage."""
+    return is_away(error) and not str(error).startswith(("user_script", "Error running script"))
 
 
 def _rq_time(epoch: float) -> str:

@@ -6,7 +6,6 @@ and one round trip.
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
 from redis import Redis
 from redis.client import Pipeline
 from rq import Queue
@@ -25,16 +24,16 @@ def queue_key(queue: str) -> str:
     return f"{Queue.redis_queue_namespace_prefix}{queue}"
 
 
-def particulars(packet: Packet, size: int | None = None) -> dict[str, str | int]:
+def particulars(packet: Packet, size: int | None = None) -> dict[str, str | int | list[str]]:
     """What the ledger keeps of a document from its submission on."""
     route = packet.route
-    fields: dict[str, str | int] = {
+    fields: dict[str, str | int | list[str]] = {
         "priority": route.priority,
         "queue": route.queue,
         "handler": route.handler,
         "source": packet.source,
         "received_at": int(packet.received_at * 1000),
-        "reasons": msgspec.json.encode(route.reasons).decode(),
+        "reasons": route.reasons,
     }
     if size is not None:
         fields["size"] = size

@@ -1,18 +1,22 @@
-"""`llm-worker QUEUE`: one process, one queue. RQ's data model, with fewer round trips and nothing lost on the way.
+"""`llm-worker QUEUE`: one worker, one queue. RQ's data model, with fewer round trips and nothing lost on the way.
 
 Differences from RQ's `SimpleWorker`, each for a measured reason (docs/decisions/0002-rq.md):
 a signal only sets a flag; a lease kept by a thread says that the worker lives, so that its work is found soon after
 its death; a job's outcomes, its retries and its end are one transaction; Redis being away is waited for.
+The process that is started is the worker's keeper (jobs/keeper.py), which forks the worker itself.
 """
 
+import contextlib
+import faulthandler
 import logging
 import os
-import random
-import socket
+import resource
+import signal
 import sys
 import threading
 import time
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 from redis import Redis
 from rq import Queue, SimpleWorker
@@ -26,36 +30,47 @@ from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
-from jobs import ledger, outcome, submission
+from jobs import keeper, ledger, living, outcome, submission
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
-from jobs.connection import AWAY, connect
+from jobs.connection import AWAY, connect, explain
 from jobs.document import Status
+from jobs.evidence import EXIT_OUT_OF_MEMORY
 from jobs.handler import HandlerMissing, load_handlers
-from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start
+from jobs.keeper import STOP_SIGNALS, Keeper, Pulse
+from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start, start_log
+from jobs.reaper import Reaper
 from jobs.rq_job import DocumentJob
-from jobs.run import Ran, Runner
+from jobs.run import HangGuard, OutOfMemory, Ran, Runner
 
-BEAT_SECONDS = 2.0
-LEASE_SECONDS = 6
 WAIT_SECONDS = 1  # how long one wait for a job blocks, and so how late a request to stop is seen
 # How long RQ's registries may hold a running job before RQ's own tools call it abandoned. The lease says so far sooner.
 _REGISTERED_SECONDS = 7 * 86400
+_PACE_SHARE = 0.2  # of the latest job in the moving average
 _GIVE_UP_SECONDS = 15.0  # how long a stopping worker goes on trying to report what it has done
 
 
 class DocumentWorker(SimpleWorker):
     """An RQ worker for `DocumentJob`s."""
 
-    def __init__(self, queue: str, config: Config, redis: Redis, clock: Clock, stop: Stop, log: logging.Logger) -> None:
-        nonce = f"{random.randrange(16**4):04x}"  # noqa: S311 - a name, not a secret
+    def __init__(
+        self,
+        name: str,
+        queue: str,
+        config: Config,
+        redis: Redis,
+        clock: Clock,
+        stop: Stop,
+        pulse: Pulse,
+        log: logging.Logger,
+    ) -> None:
         super().__init__(
             [Queue(queue, connection=redis, job_class=DocumentJob, serializer=JSONSerializer)],
-            name=f"{queue}-{socket.gethostname()}-{os.getpid()}-{nonce}",
+            name=name,
             connection=redis,
             job_class=DocumentJob,
             serializer=JSONSerializer,
-            worker_ttl=LEASE_SECONDS,
+            worker_ttl=keeper.LEASE_SECONDS,
         )
         handlers = load_handlers(config.handlers)
         for name, handler in handlers.items():
@@ -65,8 +80,16 @@ class DocumentWorker(SimpleWorker):
         self._stop = stop
         self._log = log
         self._outage = Outage(log)
-        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log)
+        self._pulse = pulse
+        # By these a successor on this machine knows for certain that the two processes are gone.
+        self._whereabouts: dict[Any, Any] = {
+            "place": living.here(),
+            "processes": f"{living.known_as(os.getpid())} {living.known_as(os.getppid())}",
+        }
+        self._guard = HangGuard(clock, lingers=True)
+        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard)
         self._suspended = False
+        self._pace: float | None = None
         self._ended = threading.Event()
 
     # The loop
@@ -81,6 +104,7 @@ class DocumentWorker(SimpleWorker):
         beat = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._insist(self._breathe)
         beat.start()
+        self._take_over()
         self._log.info("Worker %s takes jobs from %s", self.name, self.queues[0].name)
         while not self._stop:
             try:
@@ -104,9 +128,17 @@ class DocumentWorker(SimpleWorker):
         self._log.info("Worker %s has stopped", self.name)
         return worked
 
+    def _take_over(self) -> None:
+        """Give back what a predecessor on this machine had in hand when it and its keeper were killed."""
+        queues = [queue.name for queue in self.queues]
+        try:
+            Reaper(self.connection, queues, self._clock, self._log).take_from_the_gone()
+        except AWAY as error:
+            self._log.warning("Work of earlier workers was not looked for (%s); the reaper does it", explain(error))
+
     def _take(self) -> DocumentJob | None:
         if self._suspended:
-            self._stop.wait(BEAT_SECONDS)
+            self._stop.wait(keeper.BEAT_SECONDS)
             return None
         try:
             found = self.queue_class.dequeue_any(
@@ -128,18 +160,22 @@ class DocumentWorker(SimpleWorker):
     # The lease
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while not self._ended.wait(keeper.BEAT_SECONDS):
             try:
                 self._breathe()
             except AWAY:
                 pass  # the main thread says so
+            except MemoryError:
+                pass  # the handler has taken all of it; its own end is near
 
     def _breathe(self) -> None:
         """Renew the lease and all that says this worker exists: it also heals what a flushed Redis has forgotten."""
+        self._pulse.beat(self._clock.monotonic())
+        self._guard.rest()
         self.last_heartbeat = rq_now()
         with self.connection.pipeline() as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), "state": self._state})
-            pipeline.expire(self.key, LEASE_SECONDS)
+            pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, "state": self._state})
+            pipeline.expire(self.key, keeper.LEASE_SECONDS)
             register(self, pipeline)
             pipeline.exists(WORKERS_SUSPENDED)
             self._suspended = bool(pipeline.execute()[-1])
@@ -157,6 +193,7 @@ class DocumentWorker(SimpleWorker):
             if execution is None:
                 return
             job.runner = self._runner
+            began = self._clock.monotonic()
             try:
                 ran: Ran = job.perform()
             except Exception as error:
@@ -164,6 +201,7 @@ class DocumentWorker(SimpleWorker):
                 message = f"{type(error).__name__}: {error}"
                 self._insist(lambda: self._fail(job, execution, message))
                 return
+            self._note_pace(ran, self._clock.monotonic() - began)
             self._insist(lambda: self._end(job, execution, ran, queue.name))
         finally:
             self._state = WorkerStatus.IDLE
@@ -189,7 +227,7 @@ class DocumentWorker(SimpleWorker):
         at = self._clock.now()
         with self.connection.pipeline() as pipeline:
             if ran.outcomes:
-                pipeline.xadd(outcome.STREAM, {outcome.FIELD: outcome.encode(ran.outcomes)})
+                pipeline.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(ran.outcomes)})
             for again in ran.again:
                 packet = again.packet
                 # The id follows from the attempt, so that telling it twice schedules it once.
@@ -204,7 +242,9 @@ class DocumentWorker(SimpleWorker):
                 submission.resubmitted(pipeline, Status.QUEUED, at, ran.left, job_id)
             pipeline.hincrby(self.key, "successful_job_count", 1)
             pipeline.hincrbyfloat(self.key, "total_working_time", sum(done.seconds for done in ran.outcomes))
-            pipeline.expire(self.key, LEASE_SECONDS)
+            pipeline.expire(self.key, keeper.LEASE_SECONDS)
+            if self._pace is not None:
+                pipeline.hset(ledger.PACE_KEY, queue, f"{self._pace:.6g}")
             self._forget(pipeline, job, execution)
             pipeline.execute()
         self.executions.pop(execution.id, None)
@@ -217,6 +257,13 @@ class DocumentWorker(SimpleWorker):
                 again.reason.partition(":")[0],
                 extra={"document_id": again.packet.id, "attempt": again.packet.attempts},
             )
+
+    def _note_pace(self, ran: Ran, seconds: float) -> None:
+        """How long a document takes here, as a moving average: ingest makes jobs by it."""
+        count = len(ran.outcomes) + len(ran.again)
+        if count:
+            mean = seconds / count
+            self._pace = mean if self._pace is None else self._pace + _PACE_SHARE * (mean - self._pace)
 
     def _fail(self, job: DocumentJob, execution: Execution, message: str) -> None:
         """A job that is not the project's own work ends in RQ's failed registry, for `rq info` to show."""
@@ -248,19 +295,75 @@ class DocumentWorker(SimpleWorker):
                 return done
 
 
-def _made(queue: str, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> DocumentWorker | None:
+def _made(
+    name: str, queue: str, config: Config, redis: Redis, stop: Stop, pulse: Pulse, log: logging.Logger
+) -> DocumentWorker | None:
     """The worker, once Redis is there: it asks for its own address. None when told to stop first."""
     outage = Outage(log)
     while await_redis(redis, outage, stop):
         try:
-            return DocumentWorker(queue, config, redis, SystemClock(), stop, log)
+            return DocumentWorker(name, queue, config, redis, SystemClock(), stop, pulse, log)
         except AWAY as error:
             stop.wait(outage.failed(error))
     return None
 
 
+def _work(name: str, queue: str, config: Config, pulse: Pulse) -> int:
+    """The worker's own process, from its fork to its end."""
+    stop = Stop()
+    stop.on_signals()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    log = _log(config, queue)
+    faulthandler.enable(all_threads=False)  # the stack at a fatal signal: its keeper keeps it
+    _limit_memory(config.processing.worker_memory)
+    redis = connect(_url(config))
+    try:
+        worker = _made(name, queue, config, redis, stop, pulse, log)
+        if worker is not None:
+            worker.work()
+    except (OutOfMemory, MemoryError) as error:
+        _end_for_want_of_memory(error)
+    finally:
+        redis.close()
+    pulse.end()
+    return 0
+
+
+def _limit_memory(limit: int | None) -> None:
+    """Let this process allocate at most `limit` bytes.
+
+    The limit is on its data (setrlimit(2)): of shared libraries it counts the little that is written to, and of
+    files in memory nothing, so that the number means about what it says.
+    """
+    if limit is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+
+
+def _end_for_want_of_memory(error: BaseException) -> NoReturn:
+    """Leave at once: threads, libraries and whatever else failed to allocate may be in any state."""
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))  # to say where it was takes some memory, too
+    with contextlib.suppress(Exception):
+        traceback.print_exception(error.__cause__ or error)
+        sys.stderr.flush()
+    os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def _log(config: Config, queue: str) -> logging.Logger:
+    """The log of this process: a JSON line bears its process id."""
+    log = start_log(config, "worker")
+    log.name = f"llm.worker.{queue}"
+    return log
+
+
+def _url(config: Config) -> str:
+    return os.environ.get(URL_VARIABLE, config.queue.redis_url)
+
+
 def main() -> None:
     """Entry point of `llm-worker QUEUE`; `high.2` is a second worker of `high`."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until there is somebody to heed them
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     config, log = start("worker")
     if "--config" in sys.argv:
@@ -271,15 +374,8 @@ def main() -> None:
         print(f"llm-worker: {queue!r} is not a queue. Allowed: {allowed} (queue.priority_levels).", file=sys.stderr)
         raise SystemExit(78)
     log.name = f"llm.worker.{queue}"
-    stop = Stop()
-    stop.on_signals()
-    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
-    try:
-        worker = _made(queue, config, redis, stop, log)
-        if worker is not None:
-            worker.work()
-    finally:
-        redis.close()
+    kept = Keeper(queue, _url(config), SystemClock(), log)
+    raise SystemExit(kept.run(lambda name, pulse: _work(name, queue, config, pulse)))
 
 
 if __name__ == "__main__":

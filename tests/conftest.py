@@ -16,11 +16,12 @@ import pytest
 from redis import Redis
 
 from api.local.embedded import program
-from jobs import ledger
+from jobs import ledger, outcome
 from jobs.config import Config, load
 from jobs.connection import connect
 
 DEADLINE = 60.0
+LEVELS = ["high", "medium", "low"]
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE, every: float = 0.02) -> Any:
@@ -231,18 +232,20 @@ class Fleet:
         finally:
             client.close()
 
-    def stream_length(self) -> int:
+    def stream_documents(self) -> int:
+        """How many outcomes wait for the collector."""
         client = self.server.client()
         try:
-            return int(client.xlen("llm:outcomes"))
+            entries = [entry for level in LEVELS for entry in client.xrange(outcome.stream(level))]
         finally:
             client.close()
+        return sum(len(outcome.decode(fields[b"o"])) for _, fields in entries)
 
     def ledger_total(self, *statuses: str) -> int:
         """How many documents the ledger has under these statuses."""
         client = self.server.client()
         try:
-            counts = ledger.counts(client, ["high", "medium", "low"])
+            counts = ledger.counts(client, LEVELS)
         finally:
             client.close()
         return sum(sum(counts[status].values()) for status in statuses)

@@ -332,7 +332,7 @@ def test_a_job_that_ended_well_shows_no_earlier_error(served: Api) -> None:
 
 @pytest.mark.parametrize("job_id", [SOME_ID, "x", "0" * 25, "8" + "0" * 25, SOME_ID.lower(), "%2e%2e", "a%0ab"])
 def test_an_unknown_job_is_not_found(served: Api, job_id: str) -> None:
-    served.redis.hset("llm:doc:x", "status", "done")  # a key that is no document's
+    served.redis.set("llm:d:x", "done")  # a key that is no document's
     assert "no job" in served.get(f"/jobs/{job_id}", 404)["detail"]
 
 
@@ -518,7 +518,8 @@ def test_the_ledger_keeps_room_for_ingest(make_api: Callable[..., Api]) -> None:
     served = make_api(queue={"max_queue_size": 10})
     for _ in range(30):
         assert served.post(b"[1]").status_code == 202
-    assert ledger.in_flight(served.redis, served.config.queue.priority_levels) == (0, 0)
+    load = ledger.load(served.redis, served.config.queue.priority_levels)
+    assert (load.documents, load.bytes) == (0, 0)
     assert len(on_disk(served)) == 30
     assert len(served.get("/jobs?status=received")["jobs"]) == 30
 

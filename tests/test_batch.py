@@ -82,6 +82,34 @@ def test_what_a_flush_leaves_keeps_its_own_time(redis: Redis) -> None:
     assert due(redis) == 1040
 
 
+def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flush(redis: Redis) -> None:
+    join(redis, 4, 1000)
+    assert due(redis) == 1030
+    join(redis, 8, 1001)
+    assert due(redis) == 1001
+
+    class Killed(Exception):
+        pass
+
+    class Client:
+        """Its process dies after the first of the flush's scripts."""
+
+        asked = 0
+
+        def eval(self, *arguments: object) -> object:
+            self.asked += 1
+            if self.asked > 1:
+                raise Killed
+            return redis.eval(*arguments)  # type: ignore[arg-type]
+
+    with pytest.raises(Killed):
+        batch.flush(Client(), "low", BATCHES, HandClock(1002))  # type: ignore[arg-type]
+    assert (len(queued(redis)), redis.llen("llm:batch:low")) == (1, 7)
+    assert due(redis) == 1002
+    assert flush(redis, 1003) == 5
+    assert due(redis) == 1031, "what is left waits from when it came"
+
+
 def test_by_idleness_counted_from_the_last(redis: Redis) -> None:
     idle = Processing(batch_size=5, batch_timeout=30, batch_idle=2)
     join(redis, 1, 1000, idle)

@@ -59,7 +59,7 @@ def enter(redis: Redis, status: Status, source: str, priority: str = "medium", *
     """A document in the ledger, received at a known time and under `status` two seconds later."""
     document_id = new_id(1_800_000_000 + int(redis.incr("test:documents")))
     known = {"priority": priority, "queue": priority, "handler": "default", "source": source, "size": 1234}
-    ledger.move(redis, Status.RECEIVED, 1_800_000_000, [(document_id, {**known, "reasons": '["because"]'})])
+    ledger.move(redis, Status.RECEIVED, 1_800_000_000, [(document_id, {**known, "reasons": ["because"]})])
     if status != Status.RECEIVED:
         ledger.move(redis, status, 1_800_000_002, [(document_id, fields)])
     return document_id

@@ -58,8 +58,27 @@ def test_collector_killed_at_each_step_of_the_commit(fleet: Fleet, point: str, p
     drop_all(fleet, dropped)
     often = point in ("commit.report_in_place", "commit.original_moved")
     fleet.start(*(name for name in fleet.MODULES if name != "collector"))
-    wait_until(lambda: fleet.stream_length() > 0, "outcomes in the stream")
+    wait_until(lambda: fleet.stream_documents() > 0, "outcomes in the stream")
     fleet.start("collector", faults=f"{point}:{passage if often else 1}")
+    assert fleet.running.pop("collector").wait(20) == -9, "the fault point was reached"
+    fleet.start("collector")
+    fleet.wait_finished(len(dropped))
+    account(fleet, dropped)
+    wait_until(lambda: not fleet.temp_groups(), "no claim group left behind")
+    wait_until(lambda: fleet.ledger_total("done", "rejected") == len(dropped), "the ledger to agree with the disk")
+
+
+OVERLAP_POINTS = ["commit.written", "commit.synced", "commit.original_moved", "collector.acknowledged"]
+
+
+@pytest.mark.parametrize("point", OVERLAP_POINTS)
+def test_collector_killed_while_groups_overlap(fleet: Fleet, point: str) -> None:
+    """One group is made durable while the next is written: a crash then leaves two groups begun."""
+    dropped = documents(600)
+    drop_all(fleet, dropped)
+    fleet.start(*(name for name in fleet.MODULES if name != "collector"))
+    wait_until(lambda: fleet.stream_documents() >= 500, "outcomes of several groups in the streams")
+    fleet.start("collector", faults=f"{point}:{200 if point == 'commit.original_moved' else 2}")
     assert fleet.running.pop("collector").wait(20) == -9, "the fault point was reached"
     fleet.start("collector")
     fleet.wait_finished(len(dropped))

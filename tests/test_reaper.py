@@ -1,39 +1,20 @@
 """The work of dead workers is found and done, and a document that kills them hurts no other."""
 
 import logging
-import time
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from typing import Any
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import wait_until
 from redis import Redis
 
-from jobs import outcome, submission
+from jobs import living, outcome, submission
 from jobs.document import Packet, Route, new_id
+from jobs.evidence import Evidence, evidence_of
 from jobs.reaper import GRACE_SECONDS, MAX_CRASHES, Reaper
-
-HANDLERS = """
-import os, signal, time
-
-def handle(document, context):
-    kind = document["kind"]
-    if kind == "slow" and not os.path.exists("seen"):
-        open("seen", "w").close()
-        time.sleep(600)
-    if kind == "exit":
-        os._exit(1)
-    if kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return kind
-"""
-
-# The same daemons with shorter waits, so that several deaths of a worker don't take a minute.
-IMPATIENT = """
-import sys
-import jobs.reaper, jobs.scheduler, jobs.worker
-jobs.worker.BEAT_SECONDS, jobs.worker.LEASE_SECONDS = 0.3, 1
-jobs.reaper.GRACE_SECONDS = 0.5
-(jobs.worker if sys.argv[1] == "medium" else jobs.scheduler).main()
-"""
 
 
 class HandClock:
@@ -100,7 +81,7 @@ def test_a_document_alone_is_counted_and_rejected_in_the_end(redis: Redis) -> No
     in_hand(redis, [packet(crashes=MAX_CRASHES - 1)])
     reap(redis)
     assert queued(redis) == []
-    [(_, fields)] = redis.xrange(outcome.STREAM)
+    [(_, fields)] = redis.xrange(outcome.stream("medium"))
     [rejected] = outcome.decode(fields[outcome.FIELD.encode()])
     assert (rejected.kind, rejected.code, rejected.message[:9]) == ("rejected", "worker_lost", "3 workers")
 
@@ -125,58 +106,104 @@ def test_an_unreadable_job_is_dropped_and_stops_nothing(redis: Redis) -> None:
     assert redis.llen("rq:queue:medium:intermediate") == 0
 
 
-@pytest.mark.slow
-def test_the_work_of_a_killed_worker_is_done_by_another(fleet: Fleet, redis: Redis) -> None:
-    (fleet.folder / "my_handlers.py").write_text(HANDLERS)
-    fleet.configure(handlers={"default": "my_handlers:handle"})
-    fleet.start("ingest", "collector", "scheduler", "medium")
-    fleet.drop("slow.json", b'{"kind": "slow"}')
-    wait_until((fleet.folder / "seen").exists, "the document in hand", 20)
-    fleet.kill("medium")
-    killed = time.monotonic()
-    fleet.start("medium")
-    # A job that another one has lost between queue and worker comes back by the same look.
-    stuck = packet()
-    with redis.pipeline() as pipeline:
-        submission.enqueue(pipeline, redis, "stuck", "low", [stuck])
-        pipeline.execute()
-    redis.lmove("rq:queue:low", "rq:queue:low:intermediate", "LEFT", "RIGHT")
-    wait_until(lambda: redis.llen("rq:queue:low") == 1, "the stuck job back on its queue", 15)
-    fleet.wait_finished(1, deadline=30)
-    seconds = time.monotonic() - killed
-    print(f"from kill -9 to the result: {seconds:.1f} s")
-    assert seconds < 15
-    account(fleet, {"slow": b'{"kind": "slow"}'})
-    assert fleet.results()[0]["attempts"] == 2
+def crash() -> Evidence:
+    return evidence_of("dead", "2026-11-23T00:00:00.000Z", -11, 1000, b"the last line\n")
 
 
-@pytest.mark.slow
-def test_documents_that_kill_their_worker_hurt_no_other(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
-    (fleet.folder / "my_handlers.py").write_text(HANDLERS)
-    (fleet.folder / "impatient.py").write_text(IMPATIENT)
-    monkeypatch.setenv("PYTHONPATH", str(fleet.folder))
-    for name in ("medium", "scheduler"):
-        monkeypatch.setitem(Fleet.MODULES, name, ("impatient", name))
-    fleet.configure(
-        handlers={"default": "my_handlers:handle"}, processing={"mode": "batch", "batch_size": 8, "batch_timeout": 60}
-    )
-    kinds = ["a", "b", "c", "exit", "d", "e", "f", "g"]  # one job: a batch is full with eight
-    contents = {kind: b'{"kind": "%s"}' % kind.encode() for kind in kinds}
-    for kind, content in contents.items():
-        fleet.drop(f"{kind}.json", content)
-    fleet.start("ingest", "collector", "scheduler", "medium")
-    deaths = 0
+def test_what_is_known_of_each_crash_travels_with_the_document(redis: Redis) -> None:
+    in_hand(redis, [packet(crashes=MAX_CRASHES - 2)])
+    reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
+    assert reaper.take_from("dead", crash()) == 1, "at once"
+    [[once]] = queued(redis)
+    assert (once.crashes, once.evidence) == (MAX_CRASHES - 1, [crash()])
+    assert redis.hexists("rq:worker:dead", "death")
+    in_hand(redis, [once])
+    assert reaper.take_from("dead", crash()) == 1
+    [(_, fields)] = redis.xrange(outcome.stream("medium"))
+    [rejected] = outcome.decode(fields[outcome.FIELD.encode()])
+    assert rejected.evidence == [crash(), crash()]
+    assert "SIGSEGV" in rejected.message
 
-    def finished() -> bool:
-        nonlocal deaths
-        if fleet.running["medium"].poll() is not None:
-            deaths += 1
-            fleet.start("medium")
-        return fleet.finished() == len(kinds)
 
-    wait_until(finished, "every document at its end", 60)
-    account(fleet, contents)
-    [report] = fleet.reports()
-    assert (report["source"], report["code"]) == ("exit.json", "worker_lost")
-    assert deaths == 1 + MAX_CRASHES, "once in company, then alone"
-    assert {result["result"] for result in fleet.results()} == set(kinds) - {"exit"}
+def test_only_the_dead_ones_jobs_are_taken(redis: Redis) -> None:
+    in_hand(redis, [packet()], "theirs")
+    in_hand(redis, [packet()], "another")
+    redis.hset("rq:execution:another:e1", "worker_name", "alive")
+    reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
+    assert reaper.take_from("dead", None) == 1
+    assert reaper.take_from("dead", None) == 0
+    assert redis.zrange("rq:wip:medium", 0, -1) == [b"another:e1"]
+
+
+class Slow(Reaper):
+    """Is overtaken between its look and its taking."""
+
+    overtake: Callable[[], object]
+
+    def _is_there(self, pipeline: Any, abandoned: Any) -> bool:
+        there = super()._is_there(pipeline, abandoned)
+        self.overtake()
+        return there
+
+
+@pytest.mark.parametrize("by", ["another reaper", "its worker"])
+def test_two_that_take_the_same_job_get_it_once(redis: Redis, by: str) -> None:
+    in_hand(redis, [packet()])
+    slow = Slow(redis, ["medium"], HandClock(), logging.getLogger("test"))
+    if by == "another reaper":
+        fast = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
+        slow.overtake = lambda: fast.take_from("dead", crash())
+    else:  # it ends the job after all
+        slow.overtake = lambda: redis.delete("rq:job:job", "rq:execution:job:e1")
+    assert slow.take_from("dead", crash()) == 0
+    assert [len(each) for each in queued(redis)] == ([1] if by == "another reaper" else [])
+
+
+def ended_process() -> str:
+    """A process that was there, as a worker's key would name it."""
+    process = subprocess.Popen(["sleep", "60"])
+    known = living.known_as(process.pid)
+    process.kill()
+    process.wait()
+    return known
+
+
+@pytest.mark.parametrize(
+    ("place", "processes", "taken"),
+    [
+        (living.here(), lambda: f"{ended_process()} {ended_process()}", 1),
+        (living.here(), lambda: f"{os.getpid()}:1 {ended_process()}", 1),
+        (living.here(), lambda: f"{ended_process()} {living.known_as(os.getpid())}", 0),
+        ("another machine", lambda: f"{ended_process()} {ended_process()}", 0),
+        ("", ended_process, 0),
+        (living.here(), lambda: "", 0),
+        (living.here(), lambda: "nonsense", 0),
+    ],
+    ids=["both ended", "the id was given out again", "its keeper lives", "elsewhere", "nowhere", "none", "unreadable"],
+)
+def test_a_lease_is_not_waited_for_when_the_processes_are_known_to_be_gone(
+    redis: Redis, place: str, processes: Callable[[], str], taken: int
+) -> None:
+    in_hand(redis, [packet()])
+    redis.hset("rq:worker:dead", mapping={"birth": "2026", "place": place, "processes": processes()})
+    reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
+    assert reaper.reap() == taken
+    in_hand(redis, [packet()], "second")
+    assert reaper.take_from_the_gone() == taken
+    assert redis.hexists("rq:worker:dead", "death") == bool(taken)
+
+
+def test_a_zombie_has_ended_and_a_frozen_process_has_not() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    known = living.known_as(process.pid)
+    try:
+        assert not living.is_gone(living.here(), known)
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: living.is_stopped(process.pid), "a frozen process")
+        assert not living.is_gone(living.here(), known)
+        process.kill()
+        wait_until(lambda: living.is_gone(living.here(), known), "its end, before anybody has waited for it")
+    finally:
+        process.kill()
+        process.wait()
+    assert living.known_as(process.pid) == ""

@@ -1,19 +1,23 @@
 """The scheduler: what is due happens once, whoever is killed, doubled, flushed away or not readable."""
 
 import logging
+import os
 import pickle
 import random
+import signal
 import time
+from datetime import datetime, timedelta
 
 import pytest
 from conftest import Fleet, Server, account, wait_until
 from redis import Redis
 
-from jobs import batch, submission
+from jobs import batch, ledger, submission
 from jobs.clock import SystemClock
 from jobs.config import Config, Processing
-from jobs.document import Packet, Route, new_id
+from jobs.document import Packet, Route, Status, new_id
 from jobs.process import Stop
+from jobs.rq_job import DocumentJob
 from jobs.scheduler import DocumentScheduler
 from jobs.submission import SCHEDULE
 
@@ -70,6 +74,22 @@ def test_a_retry_is_delivered_once_and_not_early(redis: Redis) -> None:
     assert redis.hget(f"rq:job:{job_id}", "status") == b"queued"
 
 
+def test_a_delivery_brings_no_cancelled_document_back(redis: Redis) -> None:
+    job_id = schedule(redis, 1000)
+    one = job_id[:26]
+    ledger.move(redis, Status.CANCELLED, 999, [(one, {"priority": "low"})])
+    scheduler(redis, HandClock(1000)).enqueue_jobs()
+    assert ledger.known(redis, [one])[0][0] == "cancelled"
+    other = schedule(redis, 1000)
+    ledger.move(redis, Status.RETRYING, 999, [(other[:26], {"priority": "low"})])
+    scheduler(redis, HandClock(1000)).enqueue_jobs()
+    assert ledger.known(redis, [other[:26]]) == [("queued", other)]
+    assert ledger.counts(redis, ["low"])["retrying"]["low"] == 0
+    entry = ledger.get(redis, other[:26])
+    assert entry is not None
+    assert entry.times["queued"] == 1000
+
+
 def test_what_cannot_be_read_stops_nothing_else(redis: Redis) -> None:
     clock = HandClock(1000)
     redis.hset("rq:job:pickled", mapping={"data": b"x", "d0": pickle.dumps("x"), "created_at": "2026"})
@@ -105,8 +125,57 @@ def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
     one.tick()
     assert redis.zscore(SCHEDULE, "flush-low") == pytest.approx(1003, abs=2)
     clock.at = 1400
-    one.enqueue_jobs()
+    one.tick()
     assert len(queue(redis)) == 1
+
+
+def test_a_shorter_batch_timeout_holds_for_a_batch_that_waits_already(redis: Redis) -> None:
+    with redis.pipeline() as pipeline:
+        batch.add(pipeline, "low", [packet()], Processing(batch_timeout=3600), 1000)
+        pipeline.execute()
+    assert redis.zscore(SCHEDULE, "flush-low") == 4600
+    one = scheduler(redis, HandClock(1100))  # started anew, with the default: two seconds of idleness
+    one.tick()
+    one.tick()
+    assert len(queue(redis)) == 1
+
+
+def test_a_batch_that_breaks_the_script_stops_nothing_else(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+    redis.rpush("llm:batch:high", "x", "y")
+    redis.hset("llm:batch:high:times", "first", "never")
+    redis.set("llm:batch:medium", "not a list")
+    redis.zadd(SCHEDULE, {"flush-high": 1, "flush-medium": 1})
+    job_id = schedule(redis, 999)
+    clock = HandClock(1000)
+    one = scheduler(redis, clock)
+    for _ in range(10):
+        one.tick()
+        clock.at += 0.5
+    assert queue(redis) == [job_id]
+    failures = [record.getMessage() for record in caplog.records if "failed" in record.getMessage()]
+    assert len(failures) == len(set(failures)) <= 3, f"each is told once: {failures}"
+    assert any("the flush of medium" in failure for failure in failures)
+
+
+def test_a_flush_does_not_wait_behind_a_thousand_jobs(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the lock is renewed between two loads of them."""
+    monkeypatch.setattr("jobs.scheduler.DELIVER_AT_ONCE", 20)
+    clock = HandClock(5000)
+    for number in range(50):
+        schedule(redis, 1000 + number)
+    with redis.pipeline() as pipeline:
+        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        pipeline.execute()
+    one = scheduler(redis, clock)
+    assert [one.tick() for _ in range(3)] == [True, True, False]
+    assert (len(queue(redis)), redis.llen("rq:queue:high")) == (50, 1)
+    schedule(redis, 1)
+    with redis.pipeline() as pipeline:
+        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        pipeline.execute()
+    monkeypatch.setattr("jobs.scheduler.DELIVER_AT_ONCE", 0)
+    one.tick()
+    assert redis.llen("rq:queue:high") == 2, "the flush comes first"
 
 
 def test_batch_timeout_holds_within_a_second(fleet: Fleet, redis: Redis) -> None:
@@ -150,6 +219,80 @@ def test_another_scheduler_takes_over_from_a_killed_one(fleet: Fleet, redis: Red
     schedule(redis, time.time())
     wait_until(lambda: queue(redis), "the second to take over", 15)
     assert len(queue(redis)) == 1
+
+
+# A scheduler whose lock runs out soon, so that a takeover does not take ten seconds.
+SHORT_LOCK = """
+import jobs.scheduler
+jobs.scheduler.LOCK_SECONDS = 1
+jobs.scheduler.main()
+"""
+
+
+def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
+    fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two schedulers, work that falls due all the time, and whoever holds the lock frozen until the other has it."""
+    (fleet.folder / "short_lock.py").write_text(SHORT_LOCK)
+    monkeypatch.setenv("PYTHONPATH", str(fleet.folder))
+    monkeypatch.setitem(Fleet.MODULES, "scheduler", ("short_lock",))
+    processing = (
+        fleet.configure(processing={"mode": "batch", "batch_size": 4, "batch_timeout": 0.3}).config().processing
+    )
+    fleet.start("scheduler")
+    fleet.running["another"] = fleet.running.pop("scheduler")
+    fleet.start("scheduler")
+    wait_until(lambda: "stands by" in fleet.log("scheduler"), "two schedulers")
+    frozen: list[int] = []
+    retries: list[str] = []
+    batched: list[str] = []
+    while len(frozen) < 4:
+        now = time.time()
+        waiting, retried = [packet() for _ in range(10)], [packet() for _ in range(600)]
+        with redis.pipeline() as pipeline:
+            batch.add(pipeline, "low", waiting, processing, now)
+            for one in retried:
+                submission.enqueue_at(pipeline, redis, f"{one.id}-r1", one, now)
+            before = redis.llen("rq:queue:low")
+            pipeline.execute()
+        batched += [one.id for one in waiting]
+        retries += [f"{one.id}-r1" for one in retried]
+        wait_until(lambda before=before: redis.llen("rq:queue:low") > before + 10, "delivery", 20, every=0.001)
+        owner = wait_until(lambda: redis.get(LOCK), "a holder of the lock")
+        frozen.append(int(owner.rsplit(b"-", 2)[1]))
+        os.kill(frozen[-1], signal.SIGSTOP)
+        wait_until(lambda owner=owner: redis.get(LOCK) not in (None, owner), "a takeover", 20)
+        os.kill(frozen[-1], signal.SIGCONT)
+    wait_until(lambda: not redis.zcard(SCHEDULE) and not redis.exists("llm:batch:low"), "everything done", 30)
+    assert set(frozen) == {process.pid for process in fleet.running.values()}, "each of them was frozen"
+    assert fleet.stop() == {"another": 0, "scheduler": 0}
+    names = queue(redis)
+    assert len(names) == len(set(names))
+    assert sorted(name for name in names if name.endswith("-r1")) == sorted(retries)
+    flushed = [DocumentJob.fetch(name, connection=redis) for name in names if not name.endswith("-r1")]
+    assert sorted(one.id for job in flushed for one in job.packets) == sorted(batched)
+
+
+@pytest.mark.parametrize("zone", ["Asia/Taipei", "America/New_York"])
+def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, zone: str) -> None:
+    fleet.configure(processing={"batch_timeout": 1800})
+    fleet.start("scheduler", env={"TZ": zone})
+    wait_until(lambda: redis.exists(LOCK), "a scheduler at work")
+    now = time.time()
+    due = schedule(redis, now + 1)
+    later = schedule(redis, now + 1800)  # any zone is further off than that
+    with redis.pipeline() as pipeline:
+        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=1800), now)
+        pipeline.execute()
+    wait_until(lambda: queue(redis), "the delivery", 20)
+    assert 1 <= time.time() - now < 5
+    assert queue(redis) == [due]
+    assert {member.decode() for member in redis.zrange(SCHEDULE, 0, -1)} == {"flush-high", later}
+    wait_until(lambda: redis.exists("rq:job:flush-high"), "the registered schedule")
+    for key, name in ((f"rq:job:{due}", "enqueued_at"), ("rq:job:flush-high", "created_at")):
+        moment = datetime.fromisoformat(redis.hget(key, name).decode())
+        assert moment.utcoffset() == timedelta(0)
+        assert abs(moment.timestamp() - now) < 60
 
 
 def test_flushall_and_an_outage_are_survived(fleet: Fleet, redis_server: Server, redis: Redis) -> None:

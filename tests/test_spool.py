@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from ingest.files import read_whole
 from ingest.finding import is_ignored
 from ingest.spool import Claims, Folders, Found, SpoolLock, Trouble, explain
 from ingest.spool.claims import Claim, Seen, put_back
@@ -159,7 +161,7 @@ def test_a_rename_never_overwrites(tmp_path: Path) -> None:
 def test_a_rename_never_overwrites_where_the_system_call_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.spool.renaming._libc", None)
+    monkeypatch.setattr("ingest.spool.renaming._renameat2", None)
     test_a_rename_never_overwrites(tmp_path)
 
 
@@ -269,7 +271,7 @@ def test_a_folder_that_became_a_file_is_no_trouble(spool: Spool) -> None:
 def test_two_files_that_carry_one_id_never_overwrite_each_other(spool: Spool) -> None:
     """A copy of one of the API's files: the same id in its name."""
     first, second = spool.put(f"api/a.{ID}.json", b"[1]"), spool.put(f"api/b.{ID}.json", b"[2]")
-    first, second = (Found(**{**vars(each), "id": ID}) for each in (first, second))
+    first, second = (replace(each, id=ID) for each in (first, second))
     group, claims = spool.claim(first, second)
     left = [Path(spool.watch, name).read_bytes() for name in spool.names("raw")]
     held = [spool.claims.read(group, each) for each in spool.claims.held(group)]
@@ -648,13 +650,12 @@ def test_a_file_that_changes_while_it_is_committed_makes_no_false_result(
     found = spool.put("a.json", b"[1]")
     group, _ = spool.claim(found)
     path = Path(spool.claims.path(group, found.id))
-    real = Claims.read
 
-    def grow(claims: Claims, *names: str) -> bytes:
+    def grow(descriptor: int, size: int) -> bytes:
         path.write_bytes(b"[1],[")
-        return real(claims, *names)
+        return read_whole(descriptor, size)
 
-    monkeypatch.setattr(Claims, "read", grow)
+    monkeypatch.setattr("ingest.spool.committing.read_whole", grow)
     assert spool.commit([done(group, found.id)])[0].status == Status.CANCELLED
     assert spool.names("processed") == spool.names("archive") == []
     assert (spool.watch / "a.json").read_bytes() == b"[1],["
@@ -878,3 +879,41 @@ def test_every_trouble_names_the_place(number: int) -> None:
     assert "/else (directories.x)" in explain(error, "/else", "directories.x")
     assert "/some/where" in explain(OSError(number, os.strerror(number), b"/some/where"))
     assert explain(OSError(number, os.strerror(number))).endswith((".", ")")) or number == errno.EIO
+
+
+# Groups that overlap: one is made durable while the next is written
+
+
+def test_a_document_told_of_twice_in_two_overlapping_groups_is_committed_once(spool: Spool) -> None:
+    found = spool.put("a.json", b"[1]")
+    group, _ = spool.claim(found)
+    commit = Commit(spool.folders, Claims(spool.folders.temp))
+    first = commit.write([done(group, found.id, b"1")])
+    second = commit.write([done(group, found.id, b"2")])
+    assert not second.to_sync
+    assert [each.claim is not None for each in commit.place(first)] == [True]
+    assert [each.claim for each in commit.place(second)] == [None]
+    assert json.loads((spool.folder / "processed/a.json").read_bytes())["result"] == 1
+
+
+def test_two_documents_of_one_name_in_overlapping_groups_get_two_places(spool: Spool) -> None:
+    first, second = spool.put("a.json", b"[1]"), spool.put("a.json", b"[2]", watch=1)
+    group, _ = spool.claim(first, second)
+    commit = Commit(spool.folders, Claims(spool.folders.temp))
+    written = [commit.write([done(group, each.id)]) for each in (first, second)]
+    for each in written:
+        commit.sync(each)
+        commit.place(each)
+    assert spool.names("processed") == sorted(["a.json", f"a.{second.id}.json"])
+    assert spool.names("archive") == spool.names("processed")
+    assert spool.names("temp") == []
+
+
+def test_a_group_that_is_undone_can_be_committed_again(spool: Spool) -> None:
+    found = spool.put("a.json", b"[1]")
+    group, _ = spool.claim(found)
+    commit = Commit(spool.folders, Claims(spool.folders.temp))
+    commit.undo(commit.write([done(group, found.id)]))
+    assert spool.names("processed") == []
+    assert commit.group([done(group, found.id)])[0].place.endswith("a.json")
+    assert spool.names("processed") == spool.names("archive") == ["a.json"]

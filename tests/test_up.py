@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,9 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import psutil
 import pytest
 from conftest import files, wait_until
+
+from api.local.crew import first_workers
+from api.scaling.acting import instance_name
+from jobs.config import Config
 
 LLMCTL = str(Path(sys.executable).with_name("llmctl"))
 
@@ -114,6 +120,7 @@ def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals)
     modules += [f"jobs.worker {level}" for level in ("high", "medium", "low")]
     for module in modules:
         assert named(home, process.pid, module), f"{module} runs in the session of llmctl up"
+    assert workers(home, process.pid) == {"high", "high.2", "medium", "low"}, "four, as max_workers has it"
     for number in range(30):
         home.drop(f"{number}.json", b'{"n": %d}' % number)
     wait_until(lambda: home.done() == 30, "30 results")
@@ -203,3 +210,79 @@ def test_a_bad_configuration_ends_with_78(home: Home) -> None:
     assert process.wait(20) == 78
     assert "procesing" in home.err()
     assert "'processing'" in home.err()
+
+
+def workers(home: Home, session: int) -> set[str]:
+    """The workers that run, by their instances: `high`, `high.2`."""
+    found = set()
+    for process in home.family(session):
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        if "jobs.worker" in words:
+            found.add(words[words.index("jobs.worker") + 1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("levels", "most", "first"),
+    [
+        (["high", "medium", "low"], 4, ["high", "high.2", "medium", "low"]),
+        (["high", "medium", "low"], 1, ["high", "medium", "low"]),
+        (["high", "medium", "low"], 7, ["high", "high.2", "high.3", "medium", "medium.2", "low", "low.2"]),
+        (["only"], 3, ["only", "only.2", "only.3"]),
+        (["high", "low"], "auto", ["high", "low"]),
+    ],
+)
+def test_each_queue_has_a_worker_at_the_least(levels: list[str], most: int | str, first: list[str]) -> None:
+    config = msgspec.convert({"processing": {"max_workers": most}, "queue": {"priority_levels": levels}}, Config)
+    assert [instance_name(*each) for each in first_workers(config)] == first
+
+
+def test_workers_come_with_a_backlog_and_go_after_it(home: Home) -> None:
+    (home.folder / "slow.py").write_text("import time\ndef handle(document, context):\n    time.sleep(0.2)\n")
+    home.settings["handlers"] = {"default": "slow:handle"}
+    home.settings["processing"] |= {
+        "max_workers": "auto",
+        "batch_size": 5,
+        "autoscale": {"target_seconds": 1, "max_workers": 7, "shrink_after": 3, "look_every": 0.3},
+    }
+    # The handlers sleep; the CPU of the machine that runs the tests may be anybody's.
+    home.settings["monitoring"] = {"alert_thresholds": {"cpu_usage": 100, "memory_usage": 100}}
+    process = home.started()
+    assert workers(home, process.pid) == {"high", "medium", "low"}
+    for number in range(200):
+        home.drop(f"{number}.json", b'{"n": %d, "metadata": {"priority": "high"}}' % number)
+    most = wait_until(lambda: len(found := workers(home, process.pid)) >= 5 and found, "more workers")
+    assert {"high", "high.2", "high.3", "medium", "low"} <= most
+    wait_until(lambda: home.done() == 200, "200 results")
+    wait_until(lambda: workers(home, process.pid) == {"high", "medium", "low"}, "no more workers than at first")
+    assert len({json.loads(path.read_bytes())["document"]["n"] for path in files(home.spool / "processed")}) == 200
+    assert len(files(home.spool / "archive")) == 200
+    assert not files(home.spool / "errors")
+    log = (home.folder / "logs" / "scheduler.log").read_text()
+    assert re.search(r"up: high: 1 -> \d workers: .* wait, [0-9.]+ documents/s arrive", log)
+    assert re.search(r"up: high: 2 -> 1 worker: for 3 s one worker would have been enough", log)
+    assert "is started again" not in log, "those that were sent home were not taken for dead"
+    process.terminate()
+    assert process.wait(30) == 0
+    assert not home.family(process.pid)
+
+
+def test_an_outage_of_redis_changes_no_number_of_workers(home: Home) -> None:
+    home.settings["processing"] |= {"max_workers": "auto", "autoscale": {"look_every": 0.2}}
+    process = home.started()
+    server = named(home, process.pid, "valkey-server")
+    assert server is not None
+    server.suspend()
+    began = time.monotonic()
+    wait_until(lambda: time.monotonic() - began > 2, "some looks")
+    assert workers(home, process.pid) == {"high", "medium", "low"}
+    victim = named(home, process.pid, "api.server")
+    assert victim is not None
+    victim.kill()
+    wait_until(lambda: (new := named(home, process.pid, "api.server")) and new.pid != victim.pid, "another api", 15)
+    server.resume()
+    process.terminate()
+    assert process.wait(30) == 0

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli import configuring, demo, exits, flushing, generate, status, tasks, torturing
+from api.cli import autoscaling, configuring, demo, exits, flushing, generate, status, tasks, torturing
 from api.cli.settings import Settings, settings
 
 app = typer.Typer(
@@ -66,6 +66,7 @@ app.command()(status.status)
 app.command()(tasks.tasks)
 app.command()(tasks.show)
 app.command()(flushing.flush)
+app.command()(autoscaling.autoscale)
 app.command()(generate.generate)
 app.command()(demo.demo)
 app.command()(torturing.torture)

@@ -99,7 +99,7 @@ def _hide_in_url(url: str) -> str:
         name, colon, _ = user.partition(":")
         place = f"{name}{colon}{MASK if colon else ''}@{host}"
     query = urlencode(
-        [(name, MASK if name == "password" else value) for name, value in parse_qsl(parts.query)], safe="*/"
+        [(name, MASK if name.endswith("password") else value) for name, value in parse_qsl(parts.query)], safe="*/"
     )
     return urlunsplit((parts.scheme, place, parts.path, query, ""))
 

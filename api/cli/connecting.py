@@ -38,7 +38,7 @@ def client(config: Config) -> Iterator[Redis]:
         redis = connect(redis_url(config))
     except ValueError:
         fail(
-            "The address of Redis is not one. Write redis://, rediss:// or unix:// and the rest.",
+            "The address of Redis is not one. Write redis://, rediss://, redis+sentinel:// or unix:// and the rest.",
             ExitCode.CONFIGURATION,
         )
     try:

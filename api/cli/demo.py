@@ -74,7 +74,7 @@ def demo(
 
 
 def _require_running(config: Config, redis: Redis) -> None:
-    from api.cli.fleet import missing
+    from api.rollcall import missing
     from jobs.connection import AWAY
 
     try:

@@ -79,15 +79,27 @@ def _files(config: Config) -> dict[str, Any]:
 
 def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
     from api.cli import fleet
-    from api.fleet import living_workers
+    from api.rollcall import living_workers, missing
 
     levels = config.queue.priority_levels
     return {
         "queues": fleet.queues(redis, levels),
         "workers": living_workers(redis),
         "processes": fleet.processes(redis),
-        "missing": fleet.missing(redis, levels),
+        "missing": missing(redis, levels),
+        "alerts": _alerts(redis),
     }
+
+
+def _alerts(redis: Redis) -> list[dict[str, Any]]:
+    """The alerts that stand, each as its last look found it."""
+    from jobs import events
+    from jobs.clock import rfc3339
+
+    return [
+        {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
+        for event in events.standing(redis).values()
+    ]
 
 
 def _print(shown: dict[str, Any]) -> None:
@@ -95,6 +107,8 @@ def _print(shown: dict[str, Any]) -> None:
 
     out = console()
     out.print(printable(f"{shown['status']}: {shown['message']}"), soft_wrap=True)
+    for alert in shown["alerts"]:
+        out.print(printable(f"alert: {alert['message']}"), soft_wrap=True)
     for folder, number in shown["files"]["waiting"].items():
         words = "can't be read" if number is None else f"{number} waiting"
         out.print(printable(f"{folder}: {words}"), soft_wrap=True)

@@ -13,17 +13,24 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.exceptions import RedisError
 
 from api.local import embedded
+from api.local.crew import LocalCrew, first_workers
+from api.rollcall import missing
+from api.scaling.acting import instance_name
 from ingest.spool import Folders, Trouble
 from ingest.spool.locking import SpoolLock
 from jobs.config import Config
 from jobs.connection import connect
 from jobs.logs import rotate, setup
 from jobs.process import PARENT_VARIABLE, QUIET_VARIABLE, URL_VARIABLE, Stop
+
+if TYPE_CHECKING:
+    from api.local.scaling import Scaling
 
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78
@@ -67,6 +74,7 @@ class Supervisor:
         self._output = output if output is not None else (sys.stderr.fileno() if _has_descriptor(sys.stderr) else None)
         self._log = log
         self.children: list[Child] = []
+        self.leaving: list[Child] = []
 
     def start(self, child: Child) -> None:
         """Start a child in this session, in a process group of its own: Ctrl-C is for the supervisor alone."""
@@ -92,6 +100,7 @@ class Supervisor:
     def watch(self) -> int | None:
         """Start again what has ended. Returns an exit status when going on makes no sense (a bad configuration)."""
         now = time.monotonic()
+        self.leaving = [child for child in self.leaving if child.process is not None and child.process.poll() is None]
         for child in self.children:
             if child.process is None:
                 if now >= child.start_at:
@@ -113,9 +122,18 @@ class Supervisor:
             self._log.error("%s could not be started: %s", child.name, error)
             child.start_at = time.monotonic() + 1.0
 
+    def dismiss(self, name: str) -> None:
+        """Ask one child to stop, and don't wait for it: it is not started again, and may take its time."""
+        for child in [child for child in self.children if child.name == name]:
+            self.children.remove(child)
+            if child.process is not None:
+                child.process.terminate()
+                self.leaving.append(child)
+
     def stop(self, names: Callable[[str], bool]) -> None:
         """Ask the children whose names fit to stop, wait for them, and kill those that don't within their patience."""
-        going = [child for child in self.children if names(child.name) and child.process is not None]
+        everyone = [*self.children, *self.leaving]
+        going = [child for child in everyone if names(child.name) and child.process is not None]
         for child in going:
             if child.process is not None:
                 child.process.terminate()
@@ -134,6 +152,7 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
         self.children = [child for child in self.children if child not in going]
+        self.leaving = [child for child in self.leaving if child not in going]
 
     _asked = 0.0
 
@@ -174,6 +193,7 @@ def up(config: Config, config_path: Path | None) -> int:
         environment[QUIET_VARIABLE] = "1"
     supervisor = Supervisor(environment, log)
     redis = connect(url)
+    scaling = _scaling(config, config_path, url, supervisor, log)
     status: int | None = None
     try:
         if local and not start_server(supervisor, config, redis, stop, log):
@@ -186,6 +206,8 @@ def up(config: Config, config_path: Path | None) -> int:
         rotated = time.monotonic()
         while status is None and not stop.wait(POLL_SECONDS):
             status = supervisor.watch()
+            if scaling is not None:
+                scaling.look_if_due()
             if file and time.monotonic() - rotated >= ROTATE_EVERY:
                 rotated = time.monotonic()
                 rotate(file)
@@ -197,26 +219,47 @@ def up(config: Config, config_path: Path | None) -> int:
             print("Stopping ...", file=sys.stderr, flush=True)
         supervisor.stop_in_order(STOPPING_ORDER)
         redis.close()
+        if scaling is not None:
+            scaling.close()
         guard.release()
     if status is None:
         print("Stopped. Nothing is lost: what was in flight goes on at the next start.", file=sys.stderr)
     return status or 0
 
 
+def _scaling(
+    config: Config, config_path: Path | None, url: str, supervisor: Supervisor, log: logging.Logger
+) -> "Scaling | None":
+    """What makes the workers as many as are needed; None where their number is fixed."""
+    if config.processing.max_workers != "auto":
+        return None
+    from api.local.scaling import Scaling  # RQ comes with it: 0.1 s and some megabytes for those who need it
+
+    levels = config.queue.priority_levels
+    crew = LocalCrew(supervisor, levels, lambda queue, number: worker(queue, number, config_path))
+    return Scaling(config, url, crew, log)
+
+
 def daemons(config: Config, config_path: Path | None) -> list[Child]:
-    options = ["--config", str(config_path)] if config_path else []
-
-    def child(name: str, module: str, *arguments: str, patience: float) -> Child:
-        # -P: a folder called `api` or `jobs` where the user stands must not be taken for ours.
-        return Child(name, lambda: [sys.executable, "-P", "-m", module, *arguments, *options], patience)
-
     return [
-        child("collector", "ingest.collector", patience=6),
-        child("scheduler", "jobs.scheduler", patience=3),
-        *(child(f"worker {level}", "jobs.worker", level, patience=10) for level in config.queue.priority_levels),
-        child("ingest", "ingest.daemon", patience=4),
-        child("api", "api.server", patience=4),
+        _child("collector", "ingest.collector", config_path=config_path, patience=6),
+        _child("scheduler", "jobs.scheduler", config_path=config_path, patience=3),
+        *(worker(queue, number, config_path) for queue, number in first_workers(config)),
+        _child("ingest", "ingest.daemon", config_path=config_path, patience=4),
+        _child("api", "api.server", config_path=config_path, patience=4),
     ]
+
+
+def worker(queue: str, number: int, config_path: Path | None) -> Child:
+    """The worker `number` of `queue`."""
+    instance = instance_name(queue, number)
+    return _child(f"worker {instance}", "jobs.worker", instance, config_path=config_path, patience=10)
+
+
+def _child(name: str, module: str, *arguments: str, config_path: Path | None, patience: float) -> Child:
+    options = ["--config", str(config_path)] if config_path else []
+    # -P: a folder called `api` or `jobs` where the user stands must not be taken for ours.
+    return Child(name, lambda: [sys.executable, "-P", "-m", module, *arguments, *options], patience)
 
 
 def start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> bool:
@@ -254,31 +297,25 @@ def _server_lock(config: Config, stop: Stop, log: logging.Logger) -> list[int]:
 def _until_ready(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop) -> int | None:
     """Wait until every part answers. Returns an exit status when one can't; says what is late after a while."""
     deadline = time.monotonic() + READY_SECONDS
-    missing = ["everything"]
-    while missing and not stop:
+    absent = ["everything"]
+    while absent and not stop:
         status = supervisor.watch()
         if status is not None:
             return status
-        missing = _missing(config, redis)
-        if missing and time.monotonic() > deadline:
-            print(f"llmctl up: still waiting for: {', '.join(missing)} (see the log)", file=sys.stderr)
+        absent = _missing(config, redis)
+        if absent and time.monotonic() > deadline:
+            print(f"llmctl up: still waiting for: {', '.join(absent)} (see the log)", file=sys.stderr)
             return None
-        if missing:
+        if absent:
             stop.wait(0.1)
     return None
 
 
 def _missing(config: Config, redis: Redis) -> list[str]:
-    missing = []
     try:
-        missing += [role for role in ("ingest", "collector") if not redis.exists(f"llm:process:{role}")]
-        missing += [
-            f"worker {level}"
-            for level in config.queue.priority_levels
-            if not any(redis.exists(key) for key in redis.smembers(f"rq:workers:{level}"))
-        ]
+        absent = missing(redis, config.queue.priority_levels)
     except RedisError:
-        missing.append("redis")
+        absent = ["redis"]
     try:
         scheme = "https" if config.api.ssl_enabled else "http"
         if scheme == "http":
@@ -286,8 +323,8 @@ def _missing(config: Config, redis: Redis) -> list[str]:
             with urllib.request.urlopen(address, timeout=2):
                 pass
     except (urllib.error.URLError, OSError):
-        missing.append("api")
-    return missing
+        absent.append("llm-api")
+    return absent
 
 
 def _greet(config: Config, folders: Folders, config_path: Path | None) -> None:

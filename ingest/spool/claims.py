@@ -11,12 +11,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import msgspec
 
+from ingest.files import read_whole, write_file
 from ingest.spool.renaming import rename_new, with_id
-from ingest.writing import write_file
 from jobs.codes import Code
 from jobs.document import is_id, new_id
 from jobs.faults import FaultPoint, no_faults
@@ -39,8 +38,7 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A file in a watch folder that is ready to be claimed. `code` and `message` when it is refused unread."""
 
     watch: str
@@ -199,9 +197,11 @@ class Claims:
 
     def read(self, group: str, document_id: str) -> bytes:
         """The original bytes of a claim. Raises OSError."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with os.fdopen(os.open(self.path(group, document_id), flags), "rb") as file:
-            return file.read()
+        descriptor = os.open(self.path(group, document_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return read_whole(descriptor, os.fstat(descriptor).st_size)
+        finally:
+            os.close(descriptor)
 
     def remove_group(self, group: str) -> bool:
         """Remove a group that holds no claim. False when it does hold one."""

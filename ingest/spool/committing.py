@@ -10,18 +10,19 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
+from ingest.files import read_whole, write_file
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
 from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
-from ingest.writing import write_file
 from jobs import intake
 from jobs.clock import rfc3339
 from jobs.document import Status
+from jobs.evidence import Evidence
 from jobs.faults import FaultPoint, no_faults
 from jobs.outcome import Outcome, Position
 
@@ -72,6 +73,7 @@ class ErrorReport(msgspec.Struct, frozen=True, kw_only=True):
     failed_at: str
     sha256: str | None
     route: ShownRoute
+    evidence: list[Evidence] | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True)
@@ -97,11 +99,28 @@ class _Step:
     unfinished: str | None  # the hidden file; None when the report is in place already
 
 
+@dataclass(frozen=True)
+class Written:
+    """A group of documents whose results lie beside their places. Next it has to be made durable, then placed."""
+
+    steps: list[_Step]
+    committed: list[Committed]  # those for whom there was nothing to write
+
+    @property
+    def to_sync(self) -> bool:
+        """Whether anything was written."""
+        return any(step.unfinished for step in self.steps)
+
+
 _encode = msgspec.json.Encoder().encode
 
 
 class Commit:
-    """Commits outcomes in groups. There is one a spool: whoever holds the collector's lock."""
+    """Commits outcomes in groups. There is one a spool: whoever holds the collector's lock.
+
+    `group` does all of it. The three steps by themselves let the sync of one group go on (in another thread) while the
+    next is written: `write`, `sync`, `place`. Groups have to be placed, or `undo`ne, in the order they were written.
+    """
 
     def __init__(
         self,
@@ -117,72 +136,104 @@ class Commit:
         self._manifests: dict[str, dict[str, Claim]] = {}
         self._left: dict[str, int] = {}
         self._made: set[str] = set()
+        # Of groups that are written and not yet placed: their documents, and the places that these are about to take.
+        self._begun: set[str] = set()
+        self._planned: set[str] = set()
 
     def group(self, outcomes: Iterable[Outcome]) -> list[Committed]:
         """Commit `outcomes` together. Raises `Trouble` when a folder can't be written; all can be tried again."""
-        steps: list[_Step] = []
-        committed: list[Committed] = []
-        seen: set[str] = set()
-        planned: set[str] = set()
+        written = self.write(outcomes)
         try:
-            try:
-                for outcome in outcomes:
-                    if outcome.id in seen:
-                        committed.append(Committed(outcome, _final(outcome)))
-                        continue
-                    seen.add(outcome.id)
-                    step = self._write(outcome, planned)
-                    if isinstance(step, Committed):
-                        committed.append(step)
-                    else:
-                        steps.append(step)
-                self._at("commit.written")
-                if any(step.unfinished for step in steps):
-                    self._sync(self._folders.output)
-                self._at("commit.synced")
-            except OSError:
-                for step in steps:
-                    if step.unfinished:
-                        with contextlib.suppress(OSError):
-                            os.unlink(step.unfinished)
-                raise
-            committed += [self._place(step) for step in steps]
+            self.sync(written)
+        except Trouble:
+            self.undo(written)
+            raise
+        return self.place(written)
+
+    def write(self, outcomes: Iterable[Outcome]) -> Written:
+        """Write the results of `outcomes` under hidden names. Raises `Trouble`, and then has written nothing."""
+        written = Written([], [])
+        try:
+            for outcome in outcomes:
+                if outcome.id in self._begun:
+                    written.committed.append(Committed(outcome, _final(outcome)))
+                    continue
+                step = self._write(outcome)
+                if isinstance(step, Committed):
+                    written.committed.append(step)
+                else:
+                    written.steps.append(step)
+                    self._begun.add(outcome.id)
+        except OSError as error:
+            self.undo(written)
+            raise Trouble(explain(error)) from error
+        self._at("commit.written")
+        return written
+
+    def sync(self, written: Written) -> None:
+        """Make what was written durable. Raises `Trouble`. Touches nothing else: it may run in another thread."""
+        try:
+            if written.to_sync:
+                self._sync(self._folders.output)
+        except OSError as error:
+            raise Trouble(explain(error)) from error
+        self._at("commit.synced")
+
+    def place(self, written: Written) -> list[Committed]:
+        """Rename results and originals to their places. Raises `Trouble`; what is left can be tried again."""
+        try:
+            placed = [self._place(step) for step in written.steps]
         except OSError as error:
             self._made.clear()
             raise Trouble(explain(error)) from error
-        self._tidy(step.outcome.claim for step in steps)
+        finally:
+            self._end(written)
+        self._tidy(step.outcome.claim for step in written.steps)
         self._at("commit.done")
-        return committed
+        return written.committed + placed
 
-    def _write(self, outcome: Outcome, planned: set[str]) -> "_Step | Committed":
+    def undo(self, written: Written) -> None:
+        """Remove what was written and will not be placed."""
+        for step in written.steps:
+            if step.unfinished:
+                with contextlib.suppress(OSError):
+                    os.unlink(step.unfinished)
+        self._made.clear()
+        self._end(written)
+
+    def _end(self, written: Written) -> None:
+        for step in written.steps:
+            self._begun.discard(step.outcome.id)
+            self._planned.discard(step.report)
+            self._planned.discard(step.home)
+
+    def _write(self, outcome: Outcome) -> "_Step | Committed":
         group = outcome.claim
         try:
             original = self._claims.path(group, outcome.id)
-            status = os.lstat(original)
+            status, raw = _look(original) if outcome.kind == "done" else (os.lstat(original), b"")
         except (ValueError, FileNotFoundError):
             return Committed(outcome, _final(outcome))
         claim = self._claim(group, outcome.id)
         if Seen.of(status) != claim.seen and self._changed(original, claim):
             return self._put_back(outcome, claim, original)
         if outcome.kind == "done":
-            raw = self._claims.read(group, outcome.id)
             if claim.sha256 is not None and hashlib.sha256(raw).hexdigest() != claim.sha256:  # changed just now
                 return self._put_back(outcome, claim, original)
-            report, home, mine = self._places(claim, self._folders.output, self._folders.archive, "", planned)
+            report, home, mine = self._places(claim, self._folders.output, self._folders.archive, "")
             content = b"" if mine else _result(outcome, claim, raw)
         else:
-            report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR, planned)
+            report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR)
             content = b"" if mine else _report(outcome, claim, claim.sha256 or _sha256(original))
-        planned.update((report, home))
-        if mine:
-            return _Step(outcome, claim, original, report, home, None)
-        unfinished = os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
-        try:
-            write_file(unfinished, content, 0o644, fresh=False, sync=False)
-        except OSError:
-            with contextlib.suppress(OSError):
-                os.unlink(unfinished)
-            raise
+        unfinished = None if mine else os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
+        if unfinished:
+            try:
+                write_file(unfinished, content, 0o644, fresh=False, sync=False)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(unfinished)
+                raise
+        self._planned.update((report, home))
         return _Step(outcome, claim, original, report, home, unfinished)
 
     def _put_back(self, outcome: Outcome, claim: Claim, original: str) -> Committed:
@@ -210,21 +261,16 @@ class Commit:
         place = step.report if step.outcome.kind == "done" else step.home
         return Committed(step.outcome, _final(step.outcome), step.claim, place)
 
-    def _places(self, claim: Claim, reports: str, homes: str, ending: str, planned: set[str]) -> tuple[str, str, bool]:
+    def _places(self, claim: Claim, reports: str, homes: str, ending: str) -> tuple[str, str, bool]:
         """Where a document's report and original go, and whether the report is there already (a crash came between).
 
         Its own path when that is free in both folders, else the one with its id; names are cut where they are too long.
-        `planned` are the places of others in the same group, who are about to take them.
         """
         source = within(claim.relative_path)
-        longer = with_id(source, claim.id, room=len(ending))
-        fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
-        first = [source] if fits else []
-        apart = os.path.join(f"{claim.id}.conflict", os.path.basename(first[0] if first else longer))
-        for option in (*first, longer, apart):
+        for option in _options(source, claim.id, ending):
             report = os.path.join(reports, option + ending)
             home = os.path.join(homes, option)
-            if report in planned or home in planned or not _fit(report, home):
+            if report in self._planned or home in self._planned or not _fit(report, home):
                 continue
             try:
                 self._make(os.path.dirname(report))
@@ -271,8 +317,35 @@ def _final(outcome: Outcome) -> Status:
     return Status.DONE if outcome.kind == "done" else Status.REJECTED
 
 
+def _look(path: str) -> tuple[os.stat_result, bytes]:
+    """What `stat` says of a claim, and its bytes; without them where it is no longer a plain file. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return os.lstat(path), b""  # somebody put a link or a socket there: it has changed
+    try:
+        status = os.fstat(descriptor)
+        return status, read_whole(descriptor, status.st_size) if stat.S_ISREG(status.st_mode) else b""
+    finally:
+        os.close(descriptor)
+
+
+def _options(source: str, document_id: str, ending: str) -> Iterator[str]:
+    """The paths that a document may get, the best first."""
+    fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
+    if fits:
+        yield source
+    longer = with_id(source, document_id, room=len(ending))
+    yield longer
+    yield os.path.join(f"{document_id}.conflict", os.path.basename(source if fits else longer))
+
+
 def _fit(report: str, home: str) -> bool:
     """Whether the system takes paths as long as these: an output folder's may be longer than the watch folder's."""
+    if max(len(report), len(home)) < PATH_BYTES // 8:
+        return True  # however many bytes its characters have
     unfinished = os.path.join(os.path.dirname(report), f".{'0' * 26}.tmp")
     return max(len(os.fsencode(path)) for path in (report, home, unfinished)) <= PATH_BYTES
 
@@ -320,6 +393,7 @@ def _report(outcome: Outcome, claim: Claim, sha256: str | None) -> bytes:
                 failed_at=rfc3339(outcome.completed_at),
                 sha256=sha256,
                 route=_route(outcome),
+                evidence=outcome.evidence or msgspec.UNSET,
             )
         )
         + b"\n"

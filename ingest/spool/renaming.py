@@ -11,12 +11,13 @@ _SUFFIX_BYTES = 100  # what is longer is no suffix, only a name with a dot in it
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1  # renameat2(2)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+_renameat2 = getattr(_libc, "renameat2", None)
 
 
 def rename_new(source: str, target: str) -> None:
     """Rename `source` to `target`. Raises FileExistsError, changing nothing, when there is a `target`."""
-    if _libc is not None and hasattr(_libc, "renameat2"):
-        done = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if _renameat2 is not None:
+        done = _renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
         if done == 0:
             return
         number = ctypes.get_errno()

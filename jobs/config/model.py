@@ -42,9 +42,20 @@ class Directories(_Part, frozen=True):
         return (self.watch_directory,) if isinstance(self.watch_directory, str) else tuple(self.watch_directory)
 
 
+class Autoscale(_Part, frozen=True):
+    """What `max_workers: "auto"` goes by. `max_workers` here is for one host; None: by its CPUs and memory."""
+
+    target_seconds: Annotated[float, Meta(gt=0)] = 10
+    min_workers: Positive = 1
+    max_workers: Positive | None = None
+    shrink_after: Annotated[float, Meta(gt=0)] = 300
+    look_every: Annotated[float, Meta(gt=0)] = 5
+
+
 class Processing(_Part, frozen=True):
     mode: Literal["real_time", "batch", "hybrid"] = "hybrid"
     max_workers: Positive | Literal["auto"] = 4
+    autoscale: Autoscale = Autoscale()
     batch_size: Positive = 50
     batch_timeout: Seconds | None = None
     batch_idle: Seconds | None = None
@@ -52,8 +63,10 @@ class Processing(_Part, frozen=True):
     retry_delay: Seconds = 5
     worker_timeout: Annotated[float, Meta(gt=0, le=7 * 86400)] = 300
     queue_timeout: Seconds = 60
+    fairness: Literal["arrival", "source"] = "arrival"
     settle_seconds: Seconds = 2
     scan_interval: Annotated[float, Meta(gt=0)] = 5
+    worker_memory: Annotated[int, Meta(ge=64 * 1024 * 1024)] | None = 2 * 1024 * 1024 * 1024
     max_document_bytes: Positive = 16 * 1024 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 200
 
@@ -76,7 +89,7 @@ class Processing(_Part, frozen=True):
 
 class Queue(_Part, frozen=True):
     type: Literal["local", "redis"] = "local"
-    redis_url: Annotated[str, Meta(pattern=r"^(redis|rediss|unix)://")] = "redis://localhost:6379/0"
+    redis_url: Annotated[str, Meta(pattern=r"^(rediss?(\+sentinel)?|unix)://")] = "redis://localhost:6379/0"
     max_queue_size: Positive = 10_000
     max_queue_bytes: Positive = 256 * 1024 * 1024
     priority_levels: Annotated[list[Level], Meta(min_length=1)] = msgspec.field(

@@ -15,6 +15,7 @@ import jsonschema_rs
 import msgspec
 
 from jobs import __version__
+from jobs.config.address import sentinel_address
 from jobs.config.model import Config
 
 DEFAULT_FILE = "scheduler_config.json"
@@ -125,6 +126,10 @@ def check(config: Config) -> Iterator[Problem]:
     levels = config.queue.priority_levels
     if len(set(levels)) != len(levels):
         yield Problem("queue.priority_levels", json.dumps(levels), "each level once")
+    try:
+        sentinel_address(config.queue.redis_url)
+    except ValueError as error:
+        yield Problem("queue.redis_url", '"(hidden)"', f"an address {error}")
     if config.api.ssl_enabled:
         for key in ("ssl_cert_file", "ssl_key_file"):
             if not getattr(config.api, key):

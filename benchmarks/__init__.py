@@ -1,0 +1,1 @@
+"""Measurements of the project, alone and beside others: `python -m benchmarks --help`, and README.md beside this."""

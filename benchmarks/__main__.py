@@ -1,0 +1,166 @@
+"""`python -m benchmarks COMMAND`: each scenario by itself, or all of them. Results go to RESULTS.md."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import contenders, drain, envs, report
+from benchmarks import idle as idling
+from benchmarks import latency as latencies
+from benchmarks import memory as memories
+from benchmarks.contenders import PLAIN_GROUPS, PROJECT
+from benchmarks.machine import describe
+from benchmarks.results import Section, keep
+
+app = typer.Typer(
+    help="Measure the project, alone and beside others.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+_console = Console()
+_LONG = 200_000
+_LONG_CONTENDERS = (PROJECT, "plain-sync", "plain")
+_LATENCY_PEERS = ("huey", "dramatiq", "arq")
+_QUICK_DOCUMENTS = 0.02  # the share of the documents that a quick run drains
+
+Spool = Annotated[
+    Path | None,
+    typer.Option(help="Where the folders are made: its file system is what is measured. Else benchmarks/.spool."),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="A small run of everything, to see that it works.")]
+Only = Annotated[str | None, typer.Option(help=f"Contenders, with commas between: {', '.join(contenders.ALL)}.")]
+Rounds = Annotated[int, typer.Option(min=1, help="How often each contender runs.")]
+
+
+@app.command("all")
+def everything(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5) -> None:
+    """Everything, one after the other."""
+    minutes = "3" if quick else f"{10 + 4 * rounds}"
+    _say(f"About {minutes} minutes on two quiet cores, a few more to make the environments the first time.")
+    began = time.monotonic()
+    steps: list[tuple[str, Callable[[], None]]] = [
+        ("drain", lambda: drained(spool, quick, 1 if quick else rounds, None)),
+        ("long", lambda: long(spool, quick)),
+        ("latency", lambda: latency(spool, quick)),
+        ("memory", lambda: memory(spool, quick)),
+        ("idle", lambda: idle(spool, quick)),
+    ]
+    for number, (name, step) in enumerate(steps, 1):
+        _say(f"[{number}/{len(steps)}] {name}")
+        step()
+    _say(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
+
+
+@app.command("drain")
+def drained(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5, only: Only = None) -> None:
+    """A backlog, drained by every contender in interleaved rounds."""
+    names = _chosen(only)
+    documents = dict(drain.DOCUMENTS)
+    if quick:
+        documents = {name: max(100, int(count * _QUICK_DOCUMENTS)) for name, count in documents.items()}
+    for name in names:
+        if name in contenders.PEER_KINDS:
+            _say(f"environment of {name}")
+            envs.python(contenders.PEER_KINDS[name].env)
+    folder = _folder(spool)
+    section = Section(machine=describe(folder))
+    section.drained = drain.rounds(names, documents, rounds, folder, _say)
+    _finish("drain", section, quick, partial=only is not None)
+
+
+@app.command()
+def work(spool: Spool = None, quick: Quick = False, rounds: Rounds = 3) -> None:
+    """The drain with the project and the plain loops alone: CPU seconds by process."""
+    drained(spool, quick, rounds, ",".join((PROJECT, *PLAIN_GROUPS)))
+
+
+@app.command()
+def long(spool: Spool = None, quick: Quick = False, documents: int = _LONG) -> None:
+    """A backlog ten times as large: does the rate stay, and the memory of the processes?"""
+    folder = _folder(spool)
+    section = Section(machine=describe(folder))
+    for name in _LONG_CONTENDERS:
+        count = int(documents * _QUICK_DOCUMENTS) if quick else documents
+        _say(f"{name}: {count:,} documents")
+        run = drain.drain(name, count, folder, watch_memory=name == PROJECT)
+        _say(f"{name}: {run.rate:,.0f}/s")
+        section.drained.append(run)
+    _finish("long", section, quick)
+
+
+@app.command()
+def latency(spool: Spool = None, quick: Quick = False) -> None:
+    """From drop to result: on an idle system, and for an urgent document under a backlog."""
+    folder = _folder(spool)
+    drops = 30 if quick else latencies.IDLE_DROPS
+    section = Section(machine=describe(folder))
+    for name in (PROJECT, *_LATENCY_PEERS):
+        _say(f"latency, idle: {name}")
+        section.latencies.append(latencies.idle(name, drops, folder))
+    _say("latency under a backlog")
+    section.latencies.append(latencies.under_backlog(drops, 1000 if quick else latencies.BACKLOG, folder))
+    _finish("latency", section, quick)
+
+
+@app.command()
+def memory(spool: Spool = None, quick: Quick = False) -> None:
+    """What a document costs in Redis, queued and done."""
+    folder = _folder(spool)
+    section = Section(machine=describe(folder))
+    for per_job in (1, 50):
+        _say(f"memory with {per_job} document(s) a job")
+        section.memory.append(memories.redis_memory(500 if quick else memories.DOCUMENTS, per_job, folder))
+    _finish("memory", section, quick)
+
+
+@app.command()
+def idle(spool: Spool = None, quick: Quick = False, seconds: float = idling.SECONDS) -> None:
+    """The CPU time of `llmctl up` with nothing to do."""
+    folder = _folder(spool)
+    section = Section(machine=describe(folder))
+    section.idle = idling.idle(10 if quick else seconds, folder)
+    _finish("idle", section, quick)
+
+
+@app.command("report")
+def write_report(quick: Quick = False) -> None:
+    """Write RESULTS.md anew from the results that were kept."""
+    _say(f"Written: {report.write(quick)}")
+
+
+def _chosen(only: str | None) -> list[str]:
+    names = [name.strip() for name in only.split(",")] if only else list(contenders.ALL)
+    unknown = [name for name in names if name not in contenders.ALL]
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: allowed are {', '.join(contenders.ALL)}")
+    return names
+
+
+def _folder(spool: Path | None) -> Path:
+    folder = (spool or Path(__file__).parent / ".spool").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _finish(name: str, section: Section, quick: bool, partial: bool = False) -> None:
+    """Keep the results; those of a choice of contenders are shown only where a quick run's are."""
+    keep(name, section, quick or partial)
+    _say(f"Written: {report.write(quick or partial)}")
+
+
+def _say(text: str) -> None:
+    _console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", highlight=False)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    app()

@@ -1,0 +1,71 @@
+"""The server that all contenders share the settings of: append-only file synced every second, on a unix socket."""
+
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from api.local.embedded import program
+from jobs.connection import connect
+
+
+class Server:
+    """One private server, its data in `folder` (on the file system of the spool)."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._short = Path(tempfile.mkdtemp(prefix="llm-bench-"))  # a socket's path may have 107 bytes
+        self.url = f"unix://{self._short}/s?db=0"
+        self.process = subprocess.Popen(
+            [
+                program(),
+                *("--port", "0", "--unixsocket", f"{self._short}/s", "--dir", str(folder), "--save", ""),
+                *("--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        self.client = connect(self.url)
+        try:
+            wait_until(self._answers, "an answer from the server", 10)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except RedisError:
+            return False
+
+    def stop(self) -> None:
+        self.client.close()
+        self.process.kill()  # nobody needs its data any more
+        self.process.wait()
+        shutil.rmtree(self._short, ignore_errors=True)
+
+
+def version() -> str:
+    """What the server program says of itself, for example "Valkey 9.1.0"."""
+    words = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True).stdout.split()
+    number = next((word.removeprefix("v=") for word in words if word.startswith("v=")), "?")
+    return f"{words[0]} {number}"
+
+
+def used_memory(client: Redis) -> int:
+    """Bytes that the server holds, after it has given back what it can."""
+    client.execute_command("MEMORY", "PURGE")
+    return int(client.info("memory")["used_memory"])
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float, every: float = 0.05) -> None:
+    """Wait until `condition()` is true. Raises TimeoutError that says `what` there never was."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {seconds:g} s there still was not: {what}")
+        time.sleep(every)

@@ -1,0 +1,474 @@
+"""Every single send: processes that talk to the server through a wire that is cut, or held up, at the k-th of them.
+
+What is due happens once, whether the process is killed before the server has heard it or after the server has done it
+but not yet answered, whether only the connection breaks, or whether the process sleeps through its own replacement.
+"""
+
+import json
+import logging
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Fleet, Server, files, wait_until
+from redis import Redis
+
+from jobs import batch, ledger, submission
+from jobs.clock import SystemClock
+from jobs.config import Config
+from jobs.document import Packet, Route, Status, new_id
+from jobs.process import Stop
+from jobs.rq_job import DocumentJob
+from jobs.scheduler import DocumentScheduler
+from jobs.submission import SCHEDULE
+
+LEVELS = ["high", "medium", "low"]
+LOCK = DocumentScheduler.scheduler_lock_key
+KEPT = 2  # final documents that the ledger of the schedulers here keeps
+
+GREETINGS = 3  # sends of the client library's own, at the beginning of a connection
+
+# Forks a process in milliseconds that would take half a second to start. It has one thread, so that forking is safe.
+NURSERY = f"""
+import json, os, sys, traceback
+from pathlib import Path
+import ingest.daemon, jobs.scheduler
+from jobs.clock import SystemClock
+from jobs.config import load
+from jobs.connection import connect
+from jobs.logs import setup
+from jobs.process import Stop
+
+jobs.scheduler.LEDGER_DOCUMENTS = {KEPT}
+
+def scheduler(url, path):
+    config = load(Path(path), {{}})
+    log = setup(config.logging, "scheduler", None)
+    jobs.scheduler.DocumentScheduler(config, connect(url), SystemClock(), Stop(), log).run(burst=True)
+
+def ingest_(url, path):
+    os.environ["LLM_REDIS_URL"] = url
+    sys.argv = ["llm-ingest", "--config", path]
+    ingest.daemon.main()
+
+for line in sys.stdin:
+    wanted = json.loads(line)
+    if "wait" in wanted:
+        print(os.waitpid(wanted["wait"], 0)[1], flush=True)
+        continue
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        continue
+    try:
+        os.close(0)
+        {{"scheduler": scheduler, "ingest": ingest_}}[wanted["run"]](wanted["url"], wanted["config"])
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+"""
+
+
+class Nursery:
+    """Forks processes and waits for them."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", NURSERY],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                cwd=log.parent,
+                text=True,
+            )
+
+    def _ask(self, **wanted: Any) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(wanted) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def start(self, what: str, url: str, config: Path) -> int:
+        """The process id of a new scheduler (for one round) or ingest."""
+        return self._ask(run=what, url=url, config=str(config))
+
+    def wait(self, pid: int) -> int:
+        """The wait status of a process that has ended: 0, or 9 for one that was killed."""
+        status = self._ask(wait=pid)
+        assert status in (0, signal.SIGKILL), self._log.read_text()[-3000:]
+        return status
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class Wire:
+    """Passes on what a process and the server say, until the process's `send`-th send. Then, as `way` says:
+
+    - `kill before`: it is killed, and the server never hears of that send;
+    - `kill after`: it is killed once the server has done it and begun to answer;
+    - `break after`: the same, but only the connection breaks;
+    - `hold`: the send is held up until `release`.
+    """
+
+    def __init__(self, server: Server, send: int, way: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="llm-"))
+        self._server = server
+        self._send = send
+        self._way = way
+        self._lock = threading.Lock()
+        self._victim = threading.Event()
+        self._released = threading.Event()
+        self.sends = 0
+        self.reached = threading.Event()
+        self.url = f"unix://{self._folder / 'w'}?db=0"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(self._folder / "w"))
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def set_victim(self, pid: int) -> None:
+        self._pid = pid
+        self._victim.set()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing is sent for a while."""
+        before = self.sends
+        time.sleep(0.2)
+        return self.sends == before
+
+    def release(self) -> None:
+        self._released.set()
+
+    def close(self) -> None:
+        self._released.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+        shutil.rmtree(self._folder)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._pass_on, args=(client,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
+            server.connect(str(self._server.socket))
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                if server in ready:
+                    said = server.recv(1 << 20)
+                    if not said:
+                        return
+                    client.sendall(said)
+                if client in ready:
+                    said = client.recv(1 << 20)
+                    if not said or not self._forward(said, server):
+                        return
+
+    def _forward(self, said: bytes, server: socket.socket) -> bool:
+        """Whether the connection goes on."""
+        with self._lock:
+            self.sends += 1
+            here = self.sends == self._send
+        if here and self._way == "hold":
+            self.reached.set()
+            self._released.wait()
+        elif here:
+            if self._way.endswith("after"):
+                server.sendall(said)
+                assert server.recv(1)
+            if self._way.startswith("kill"):
+                self._victim.wait()
+                os.kill(self._pid, signal.SIGKILL)
+            self.reached.set()
+            return False
+        server.sendall(said)
+        return True
+
+
+@pytest.fixture
+def nursery(tmp_path: Path) -> Iterator[Nursery]:
+    nursery = Nursery(tmp_path / "nursery.log")
+    yield nursery
+    nursery.close()
+
+
+def packet(queue: str, at: float) -> Packet:
+    route = Route(priority=queue, queue=queue, handler="default", reasons=[])
+    return Packet(new_id(at), "c", "a.json", at, at, route, b"1")
+
+
+class Scene:
+    """All that a scheduler may find: batches due, not due and without a schedule; retries due and not; old entries."""
+
+    def __init__(self, redis: Redis, config: Config) -> None:
+        self.redis = redis
+        self.config = config
+        now = time.time()
+        redis.flushall()
+        self.full = self._join("low", 7, now - 100)
+        self.early = self._join("medium", 1, now)
+        self.lost = self._join("high", 1, now - 100)
+        redis.zrem(SCHEDULE, "flush-high")
+        self.due = [self._retry(now - 1) for _ in range(3)]
+        self.later = [self._retry(now + 3600)]
+        redis.zadd(SCHEDULE, {"gone": now - 5})
+        done = [packet("low", now - 500 + number) for number in range(5)]
+        submission.record(redis, Status.DONE, now, done, [1] * 5)  # type: ignore[arg-type]
+        self.kept = sorted(each.id for each in done)[-KEPT:]
+        self.everyone = self.full + self.early + self.lost + self.due + self.later
+
+    def _join(self, queue: str, count: int, at: float) -> list[str]:
+        packets = [packet(queue, at) for _ in range(count)]
+        with self.redis.pipeline() as pipeline:
+            submission.record(pipeline, Status.BATCHED, at, packets, [1] * count)
+            batch.add(pipeline, queue, packets, self.config.processing, at)
+            pipeline.execute()
+        return [each.id for each in packets]
+
+    def _retry(self, at: float) -> str:
+        one = packet("high", at)
+        job_id = f"{one.id}-r1"
+        with self.redis.pipeline() as pipeline:
+            submission.record(pipeline, Status.RETRYING, at, [one], [1], job_id)
+            submission.enqueue_at(pipeline, self.redis, job_id, one, at)
+            pipeline.execute()
+        return one.id
+
+    def scheduler(self) -> DocumentScheduler:
+        """Another scheduler, at which no wire is cut."""
+        return DocumentScheduler(self.config, self.redis, SystemClock(), Stop(), logging.getLogger("test"))
+
+    def replaced(self) -> DocumentScheduler:
+        """The lock has run out, and another scheduler has taken over and done all that is due."""
+        self.redis.delete(LOCK)
+        other = self.scheduler()
+        assert other.acquire_lock()
+        other.tick()
+        other.tick()
+        return other
+
+    def jobs(self) -> list[DocumentJob]:
+        names = [name.decode() for queue in LEVELS for name in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
+        assert len(names) == len(set(names)), "a job is on its queue twice"
+        return [DocumentJob.fetch(name, connection=self.redis) for name in names]
+
+    def places(self) -> Counter[str]:
+        """In how many places of Redis each document is."""
+        found = Counter(one.id for job in self.jobs() for one in job.packets)
+        for queue in LEVELS:
+            found.update(raw[:26].decode() for raw in self.redis.lrange(batch.key(queue), 0, -1))
+        for member in self.redis.zrange(SCHEDULE, 0, -1):
+            if self.redis.exists(f"rq:job:{member.decode()}") and b"flush" not in member:
+                found.update(one.id for one in DocumentJob.fetch(member.decode(), connection=self.redis).packets)
+        return found
+
+    def statuses(self, ids: list[str]) -> set[str | None]:
+        return {status for status, _ in ledger.known(self.redis, ids)}
+
+    def check_once(self) -> None:
+        """At whatever moment: each document in one place, and in one set of the ledger."""
+        assert self.places() == Counter(self.everyone)
+        listed: Counter[str] = Counter()
+        for status in ("batched", "queued", "retrying"):
+            for level in LEVELS:
+                members = [member.decode() for member in self.redis.zrange(f"llm:ledger:{status}:{level}", 0, -1)]
+                assert self.statuses(members) <= {status}
+                listed.update(members)
+        assert listed == Counter(self.everyone)
+
+    def check_end(self) -> None:
+        """All that was due is on its queue, once; all that wasn't waits, and is scheduled; the rest is in order."""
+        self.check_once()
+        carried = [[one.id for one in job.packets] for job in self.jobs()]
+        assert sorted(map(len, carried)) == [1] * 5 + [3, 3]
+        assert sorted(chain(*carried)) == sorted(self.full + self.lost + self.due)
+        assert [each for each in chain(*carried) if each in self.full] == self.full, "in the order of arrival"
+        for job in self.jobs():
+            assert ledger.known(self.redis, [job.packets[0].id]) == [("queued", job.id)]
+        assert self.redis.zrange(SCHEDULE, 0, -1) == [b"flush-medium", f"{self.later[0]}-r1".encode()]
+        assert [self.redis.exists(f"rq:job:flush-{queue}") for queue in LEVELS] == [1, 1, 1]
+        kept = [member.decode() for member in self.redis.zrange("llm:ledger:done:low", 0, -1)]
+        assert kept == self.kept
+        records = {key.decode().removeprefix(ledger.key("")) for key in self.redis.keys(ledger.key("*"))}
+        assert records == {*self.everyone, *kept}
+
+
+@pytest.fixture
+def config(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Config:
+    monkeypatch.setattr("jobs.scheduler.LEDGER_DOCUMENTS", KEPT)
+    return fleet.configure(
+        processing={"mode": "batch", "batch_size": 3, "batch_timeout": 30}, logging={"level": "error"}
+    ).config()
+
+
+@pytest.mark.parametrize("way", ["kill before", "kill after", "break after"])
+def test_no_schedule_is_lost_or_doubled_at_any_send_of_the_schedulers(
+    way: str, redis_server: Server, redis: Redis, fleet: Fleet, config: Config, nursery: Nursery
+) -> None:
+    for send in range(GREETINGS + 1, 500):
+        scene = Scene(redis, config)
+        wire = Wire(redis_server, send, way)
+        try:
+            pid = nursery.start("scheduler", wire.url, fleet.config_path)
+            wire.set_victim(pid)
+            status = nursery.wait(pid)
+        finally:
+            wire.close()
+        assert status == (signal.SIGKILL if way.startswith("kill") and wire.reached.is_set() else 0)
+        scene.check_once()
+        if not wire.reached.is_set():
+            break
+        scene.replaced()
+        scene.check_end()
+    assert send > 20, "the scheduler has had its full round"
+    scene.replaced()
+    scene.check_end()
+
+
+def test_a_scheduler_that_sleeps_at_any_send_through_its_replacement_does_no_harm(
+    redis_server: Server, redis: Redis, fleet: Fleet, config: Config, nursery: Nursery
+) -> None:
+    for send in range(GREETINGS + 1, 500):
+        scene = Scene(redis, config)
+        wire = Wire(redis_server, send, "hold")
+        try:
+            pid = nursery.start("scheduler", wire.url, fleet.config_path)
+            while not wire.reached.wait(0.005):
+                if not Path(f"/proc/{pid}").exists() or _has_ended(pid):
+                    break
+            held = wire.reached.is_set()
+            if held:
+                other = scene.replaced()
+                scene.check_end()
+                ids = _work(scene)
+                again = _fails_again(scene, ids[0])
+            wire.release()
+            nursery.wait(pid)
+        finally:
+            wire.close()
+        if not held:
+            break
+        assert redis.get(LOCK) == other.name.encode(), "a lock is given up by its owner only"
+        other.tick()
+        assert scene.jobs() == [], "what was done before is not done again"
+        assert scene.statuses(ids[1:]) == {"started"}
+        assert scene.statuses([again]) == {"retrying"}
+        assert redis.zcard(SCHEDULE) == 3
+        assert scene.places() == Counter([*scene.early, *scene.later, again])
+    assert send > 20
+
+
+def _has_ended(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def _work(scene: Scene) -> list[str]:
+    """Workers take every job and begin it. Returns the documents, retried ones first."""
+    ids = []
+    for job in scene.jobs():
+        scene.redis.lrem(f"rq:queue:{job.origin}", 0, job.id)
+        scene.redis.delete(job.key)
+        ids += [one.id for one in job.packets]
+    ledger.move(scene.redis, Status.STARTED, time.time(), [(each, {}) for each in ids])
+    return sorted(ids, key=lambda each: each not in scene.due)
+
+
+def _fails_again(scene: Scene, document_id: str) -> str:
+    """A document that was retried fails and is to be tried once more, later."""
+    one = packet("high", time.time())
+    again = Packet(document_id, *[getattr(one, name) for name in one.__struct_fields__[1:]])
+    job_id = f"{document_id}-r2"
+    with scene.redis.pipeline() as pipeline:
+        submission.enqueue_at(pipeline, scene.redis, job_id, again, time.time() + 3600)
+        ledger.move(pipeline, Status.RETRYING, time.time(), [(document_id, {"rq_job_id": job_id})])
+        pipeline.execute()
+    return document_id
+
+
+@pytest.mark.parametrize("way", ["kill after"])
+def test_batches_are_filled_and_flushed_once_at_any_send_of_ingest(
+    way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery
+) -> None:
+    """One waits, five come, two make a batch: three jobs, wherever ingest was killed and then started again."""
+    fleet.configure(processing={"mode": "batch", "batch_size": 2, "batch_timeout": 3600}, logging={"level": "error"})
+    config = fleet.config()
+    for send in range(GREETINGS + 1, 500):
+        redis.flushall()
+        for folder in (fleet.raw, fleet.temp):
+            shutil.rmtree(folder, ignore_errors=True)
+        for number in range(5):
+            fleet.drop(f"{number}.json", b'{"n": %d}' % number)
+        waiting = packet("medium", time.time())
+        with redis.pipeline() as pipeline:
+            submission.record(pipeline, Status.BATCHED, time.time(), [waiting], [1])
+            batch.add(pipeline, "medium", [waiting], config.processing, time.time())
+            pipeline.execute()
+        wire = Wire(redis_server, send, way)
+        try:
+            pid = nursery.start("ingest", wire.url, fleet.config_path)
+            wire.set_victim(pid)
+            if way == "kill after":
+                wait_until(lambda wire=wire: wire.reached.is_set() or _all_placed(redis), "the cut, or all submitted")
+            else:
+                wait_until(lambda wire=wire: _all_placed(redis) and wire.is_quiet(), "every document submitted")
+            cut = wire.reached.wait(0.1)
+            if not (cut and way == "kill after"):
+                os.kill(pid, signal.SIGKILL)
+            nursery.wait(pid)
+        finally:
+            wire.close()
+        redis.delete("llm:process:ingest")
+        pid = nursery.start("ingest", redis_server.url, fleet.config_path)
+        wait_until(lambda: redis.exists("llm:process:ingest") and not files(fleet.raw), "ingest at work again")
+        wait_until(lambda: _all_placed(redis), "every document submitted")
+        os.kill(pid, signal.SIGTERM)
+        nursery.wait(pid)
+        scheduler = DocumentScheduler(config, redis, SystemClock(), Stop(), logging.getLogger("test"))
+        scheduler.tick()
+        _check_six(redis)
+        if not cut:
+            break
+    assert send > 8
+
+
+def _all_placed(redis: Redis) -> bool:
+    return sum(redis.zcard(f"llm:ledger:{status}:medium") for status in ("batched", "queued")) == 6
+
+
+def _check_six(redis: Redis) -> None:
+    names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
+    carried = [[one.id for one in DocumentJob.fetch(name, connection=redis).packets] for name in names]
+    assert [len(ids) for ids in carried] == [2, 2, 2], "a full batch does not wait for the timer"
+    assert len({*chain(*carried)}) == 6
+    assert not redis.exists("llm:batch:medium")
+    assert redis.zscore(SCHEDULE, "flush-medium") is None
