@@ -292,7 +292,7 @@ def test_other_routes_take_no_parameters(served: Api) -> None:
 
 
 def test_a_job_has_a_timeline_and_reasons(served: Api) -> None:
-    reasons = '["urgent: the word 緊急"]'
+    reasons = ["urgent: the word 緊急"]
     job_id = served.known(Status.RECEIVED, size=17, received_at=1_799_999_999_250)
     for status, fields in (
         (Status.QUEUED, {"reasons": reasons, "rq_job_id": "rq-1"}),
