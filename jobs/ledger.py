@@ -69,7 +69,7 @@ for _, entry in ipairs(entries) do
     for name, value in pairs(fields) do record[name] = value end
     if before and before ~= record.p then record.op = before end
     if ledger.flying[status] then held = held + (record.z or 0) end
-    ledger.move(id, record, status, at)
+    ledger.move(id, record, status, fields[ledger.times[status]] or at)
     moved = moved + 1
   end
 end
