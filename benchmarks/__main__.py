@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +20,7 @@ from benchmarks import memory as memories
 from benchmarks.contenders import PLAIN_GROUPS, PROJECT
 from benchmarks.machine import describe
 from benchmarks.results import Section, keep
+from benchmarks.spool import SLOW_SECONDS, seconds_since_sweep, sweep
 
 app = typer.Typer(
     help="Measure the project, alone and beside others.",
@@ -27,9 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _console = Console()
-_LONG = 200_000
+LONG = 200_000
 _LONG_CONTENDERS = (PROJECT, "plain-sync", "plain")
 _LATENCY_PEERS = ("huey", "dramatiq", "arq")
+_NEEDED_GIB = 25
 _QUICK_DOCUMENTS = 0.02  # the share of the documents that a quick run drains
 
 Spool = Annotated[
@@ -44,52 +48,88 @@ Rounds = Annotated[int, typer.Option(min=1, help="How often each contender runs.
 @app.command("all")
 def everything(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5) -> None:
     """Everything, one after the other."""
-    minutes = "3" if quick else f"{10 + 4 * rounds}"
+    minutes = "3" if quick else f"{12 + 4 * rounds}"
     _say(f"About {minutes} minutes on two quiet cores, a few more to make the environments the first time.")
     began = time.monotonic()
-    steps: list[tuple[str, Callable[[], None]]] = [
-        ("drain", lambda: drained(spool, quick, 1 if quick else rounds, None)),
-        ("long", lambda: long(spool, quick)),
-        ("latency", lambda: latency(spool, quick)),
-        ("memory", lambda: memory(spool, quick)),
-        ("idle", lambda: idle(spool, quick)),
+    steps: list[tuple[str, Callable[[Path], None]]] = [
+        ("drain", lambda folder: _drain(folder, quick, 1 if quick else rounds, None)),
+        ("long", lambda folder: _long(folder, quick, LONG)),
+        ("latency", lambda folder: _latency(folder, quick)),
+        ("memory", lambda folder: _memory(folder, quick)),
+        ("idle", lambda folder: _idle(folder, quick, idling.SECONDS)),
     ]
-    for number, (name, step) in enumerate(steps, 1):
-        _say(f"[{number}/{len(steps)}] {name}")
-        step()
+    with _folder(spool) as folder:
+        for number, (name, step) in enumerate(steps, 1):
+            _say(f"[{number}/{len(steps)}] {name}")
+            step(folder)
     _say(f"Took {(time.monotonic() - began) / 60:.1f} minutes.")
 
 
 @app.command("drain")
-def drained(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5, only: Only = None) -> None:
+def drain_all(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5, only: Only = None) -> None:
     """A backlog, drained by every contender in interleaved rounds."""
-    names = _chosen(only)
-    documents = dict(drain.DOCUMENTS)
-    if quick:
-        documents = {name: max(100, int(count * _QUICK_DOCUMENTS)) for name, count in documents.items()}
-    for name in names:
-        if name in contenders.PEER_KINDS:
-            _say(f"environment of {name}")
-            envs.python(contenders.PEER_KINDS[name].env)
-    folder = _folder(spool)
-    section = Section(machine=describe(folder))
-    section.drained = drain.rounds(names, documents, rounds, folder, _say)
-    _finish("drain", section, quick, partial=only is not None)
+    with _folder(spool) as folder:
+        _drain(folder, quick, rounds, only)
 
 
 @app.command()
 def work(spool: Spool = None, quick: Quick = False, rounds: Rounds = 3) -> None:
     """The drain with the project and the plain loops alone: CPU seconds by process."""
-    drained(spool, quick, rounds, ",".join((PROJECT, *PLAIN_GROUPS)))
+    with _folder(spool) as folder:
+        _drain(folder, quick, rounds, ",".join((PROJECT, *PLAIN_GROUPS)))
 
 
 @app.command()
-def long(spool: Spool = None, quick: Quick = False, documents: int = _LONG) -> None:
+def long(spool: Spool = None, quick: Quick = False, documents: int = LONG) -> None:
     """A backlog ten times as large: does the rate stay, and the memory of the processes?"""
-    folder = _folder(spool)
+    with _folder(spool) as folder:
+        _long(folder, quick, documents)
+
+
+@app.command()
+def latency(spool: Spool = None, quick: Quick = False) -> None:
+    """From drop to result: on an idle system, and for an urgent document under a backlog."""
+    with _folder(spool) as folder:
+        _latency(folder, quick)
+
+
+@app.command()
+def memory(spool: Spool = None, quick: Quick = False) -> None:
+    """What a document costs in Redis, queued and done."""
+    with _folder(spool) as folder:
+        _memory(folder, quick)
+
+
+@app.command()
+def idle(spool: Spool = None, quick: Quick = False, seconds: float = idling.SECONDS) -> None:
+    """The CPU time of `llmctl up` with nothing to do."""
+    with _folder(spool) as folder:
+        _idle(folder, quick, seconds)
+
+
+@app.command("report")
+def write_report(quick: Quick = False) -> None:
+    """Write RESULTS.md anew from the results that were kept."""
+    _say(f"Written: {report.write(quick)}")
+
+
+def _drain(folder: Path, quick: bool, rounds: int, only: str | None) -> None:
+    names = _chosen(only)
+    documents = dict(drain.DOCUMENTS)
+    if quick:
+        documents = {name: max(100, int(count * _QUICK_DOCUMENTS)) for name, count in documents.items()}
+    for env in sorted({contenders.PEER_KINDS[name].env for name in names if name in contenders.PEER_KINDS}):
+        _say(f"environment of {env}")
+        envs.python(env)
     section = Section(machine=describe(folder))
+    section.drained = drain.rounds(names, documents, rounds, folder, _say)
+    _finish("drain", section, quick, partial=only is not None)
+
+
+def _long(folder: Path, quick: bool, documents: int) -> None:
+    section = Section(machine=describe(folder))
+    count = int(documents * _QUICK_DOCUMENTS) if quick else documents
     for name in _LONG_CONTENDERS:
-        count = int(documents * _QUICK_DOCUMENTS) if quick else documents
         _say(f"{name}: {count:,} documents")
         run = drain.drain(name, count, folder, watch_memory=name == PROJECT)
         _say(f"{name}: {run.rate:,.0f}/s")
@@ -97,10 +137,7 @@ def long(spool: Spool = None, quick: Quick = False, documents: int = _LONG) -> N
     _finish("long", section, quick)
 
 
-@app.command()
-def latency(spool: Spool = None, quick: Quick = False) -> None:
-    """From drop to result: on an idle system, and for an urgent document under a backlog."""
-    folder = _folder(spool)
+def _latency(folder: Path, quick: bool) -> None:
     drops = 30 if quick else latencies.IDLE_DROPS
     section = Section(machine=describe(folder))
     for name in (PROJECT, *_LATENCY_PEERS):
@@ -111,10 +148,7 @@ def latency(spool: Spool = None, quick: Quick = False) -> None:
     _finish("latency", section, quick)
 
 
-@app.command()
-def memory(spool: Spool = None, quick: Quick = False) -> None:
-    """What a document costs in Redis, queued and done."""
-    folder = _folder(spool)
+def _memory(folder: Path, quick: bool) -> None:
     section = Section(machine=describe(folder))
     for per_job in (1, 50):
         _say(f"memory with {per_job} document(s) a job")
@@ -122,19 +156,10 @@ def memory(spool: Spool = None, quick: Quick = False) -> None:
     _finish("memory", section, quick)
 
 
-@app.command()
-def idle(spool: Spool = None, quick: Quick = False, seconds: float = idling.SECONDS) -> None:
-    """The CPU time of `llmctl up` with nothing to do."""
-    folder = _folder(spool)
+def _idle(folder: Path, quick: bool, seconds: float) -> None:
     section = Section(machine=describe(folder))
     section.idle = idling.idle(10 if quick else seconds, folder)
     _finish("idle", section, quick)
-
-
-@app.command("report")
-def write_report(quick: Quick = False) -> None:
-    """Write RESULTS.md anew from the results that were kept."""
-    _say(f"Written: {report.write(quick)}")
 
 
 def _chosen(only: str | None) -> list[str]:
@@ -145,10 +170,21 @@ def _chosen(only: str | None) -> list[str]:
     return names
 
 
-def _folder(spool: Path | None) -> Path:
-    folder = (spool or Path(__file__).parent / ".spool").resolve()
+@contextmanager
+def _folder(spool: Path | None) -> Iterator[Path]:
+    """A folder of the project's own to make spools in, swept when everything is over."""
+    folder = (spool / "llm-bench" if spool else Path(__file__).parent / ".spool").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    free = shutil.disk_usage(folder).free / 2**30
+    if free < _NEEDED_GIB:
+        _say(f"Only {free:.0f} GiB are free below {folder}: a whole run takes {_NEEDED_GIB}, and deletes at its end.")
+    ago = seconds_since_sweep(folder)
+    if ago < SLOW_SECONDS:
+        _say(f"Files were deleted here {ago:.0f} s ago, and ext4 makes new ones slowly for {SLOW_SECONDS:.0f} s after.")
+    try:
+        yield folder
+    finally:
+        sweep(folder)
 
 
 def _finish(name: str, section: Section, quick: bool, partial: bool = False) -> None:

@@ -109,15 +109,16 @@ class Contender:
         feed()
         archive = self.spool.archive / "warm"
         wait_until(
-            lambda: self._look() or (archive.exists() and len(os.listdir(archive)) == WARM_UP),
+            lambda: self._is_well() and archive.exists() and len(os.listdir(archive)) == WARM_UP,
             f"{WARM_UP} documents done by {self.name}",
             _PATIENCE,
         )
 
-    def _look(self) -> None:
+    def _is_well(self) -> bool:
         trouble = self.ended_early()
         if trouble:
             raise RuntimeError(trouble)
+        return True
 
 
 class Project(Contender):

@@ -67,16 +67,13 @@ def rounds(
 def drain(name: str, documents: int, folder: Path, *, watch_memory: bool = False) -> Drained:
     """One run of one contender on a fresh spool and a fresh server."""
     spool = Spool(folder / f"{name}-{time.time_ns()}")
+    contender = contenders.make(name, spool)
     try:
-        contender = contenders.make(name, spool)
-        try:
-            contender.prepare()
-            spool.fill(documents)
-            return _run(contender, documents, watch_memory)
-        finally:
-            contender.close()
+        contender.prepare()
+        spool.fill(documents)
+        return _run(contender, documents, watch_memory)
     finally:
-        spool.remove()
+        contender.close()
 
 
 def _run(contender: Contender, documents: int, watch_memory: bool) -> Drained:

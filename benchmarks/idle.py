@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -62,7 +61,6 @@ def idle(seconds: float, folder: Path) -> Idle:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def _seconds(children: dict[str, int]) -> dict[str, float]:

@@ -52,7 +52,6 @@ def idle(name: str, drops: int, folder: Path) -> Latency:
         return Latency(name, 0, seconds[10:])
     finally:
         contender.close()
-        contender.spool.remove()
 
 
 def under_backlog(drops: int, backlog: int, folder: Path) -> Latency:
@@ -83,7 +82,6 @@ def _backlog_round(drops: int, backlog: int, number: int, folder: Path) -> list[
         return _drop_steadily(contender, drops, backlog, number)
     finally:
         contender.close()
-        spool.remove()
 
 
 def _drop_steadily(project: Project, drops: int, backlog: int, number: int) -> list[float]:
@@ -116,12 +114,8 @@ def _drop_steadily(project: Project, drops: int, backlog: int, number: int) -> l
 
 def _make(name: str, folder: Path) -> Contender:
     spool = Spool(folder / f"{name}-{time.time_ns()}")
-    try:
-        # The mode in which nothing waits for company.
-        return Project(name, spool, mode="real_time") if name == contenders.PROJECT else contenders.make(name, spool)
-    except BaseException:
-        spool.remove()
-        raise
+    # The mode in which nothing waits for company.
+    return Project(name, spool, mode="real_time") if name == contenders.PROJECT else contenders.make(name, spool)
 
 
 def _drop(spool: Spool, index: int, priority: str | None) -> float:

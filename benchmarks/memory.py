@@ -51,6 +51,5 @@ def redis_memory(documents: int, per_job: int, folder: Path) -> RedisMemory:
         done = used_memory(client) - before
     finally:
         project.close()
-        spool.remove()
     body = sum(len(pack_body(corpus.document(index, "high"))[0]) for index in range(documents)) / documents
     return RedisMemory(documents, per_job, jobs, queued / documents, body, done / documents)

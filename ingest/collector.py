@@ -22,8 +22,9 @@ from jobs.faults import FaultPoint
 from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 
-GROUP = 128  # documents that share one sync
-READ = 256  # documents read at once: an urgent one waits behind no more than these
+GROUP = 512  # documents at most that share one sync, and the bytes of their results
+GROUP_BYTES = 32 * 1024 * 1024
+READ = 128  # documents read and written at once: an urgent one waits behind no more than these
 WAIT_MILLISECONDS = 1000
 
 
@@ -43,8 +44,18 @@ class Pending(NamedTuple):
     syncing: "Future[None]"
 
 
+class Open(NamedTuple):
+    """A group that is being written. It grows while outcomes come in faster than they can be made durable."""
+
+    entries: list[Entry]
+    written: Written
+
+
 class Collector:
-    """The daemon's state and its steps. While one group is made durable, by a thread, the next is written."""
+    """The daemon's state and its steps. While one group is made durable, by a thread, the next is written.
+
+    A group grows as long as more is read than was written, but not when that would keep an urgent document waiting.
+    """
 
     def __init__(
         self,
@@ -68,6 +79,8 @@ class Collector:
         self._after: dict[str, str] = {}
         self._per_entry = 1.0  # documents, on average
         self._busy = 1  # streams that had something the last time
+        self._emptied = True  # the first of them had no more than was read
+        self._open: Open | None = None
         self._pending: Pending | None = None
         self._syncing = ThreadPoolExecutor(1, "sync")
         self._stuck = False
@@ -122,20 +135,21 @@ class Collector:
         """The oldest outcomes of each level, the first level's first; waits a little when there is nothing to do."""
         if self._word.is_due():
             self._word.say("working", "")
-        idle = self._pending is None and not self._stuck and not self._stop
+        idle = self._open is None and self._pending is None and not self._stuck and not self._stop
+        count = max(1, min(READ, round(READ / self._per_entry / self._busy)))
         try:
             answer = self._redis.xread(
                 {stream: self._after.get(stream, "0") for stream in self._streams},
-                count=max(1, min(READ, round(READ / self._per_entry / self._busy))),
+                count=count,
                 block=WAIT_MILLISECONDS if idle else None,
             )
         except RedisError:
-            self._finish()  # what is written can be placed; only the ledger has to wait
+            self._finish_all()  # what is written can be placed; only the ledger has to wait
             raise
         found = dict(_by_stream(answer or ()))
         self._busy = max(1, len(found))
         if not found:
-            self._finish()
+            self._finish_all()
             if self._stuck:  # what could not be committed is tried again, slowly
                 self._stuck = False
                 self._stop.wait(1.0)
@@ -146,6 +160,7 @@ class Collector:
             for stream in self._streams
             for entry_id, fields in found.get(stream, [])
         ]
+        self._emptied = len(found[entries[0].stream]) < count
         self._after.update((entry.stream, entry.id.decode()) for entry in entries)
         self._per_entry = max(1.0, sum(len(entry.outcomes) for entry in entries) / len(entries))
         return entries
@@ -158,32 +173,53 @@ class Collector:
             return []
 
     def _settle(self, entries: list[Entry]) -> None:
-        """Commit entries in groups of documents."""
-        group: list[Entry] = []
+        """Write what was read, and close the group when it is full or holds the last there is of its first level."""
+        first = min((entry.stream for entry in self._open.entries), key=self._streams.index) if self._open else None
+        if first is not None and all(entry.stream != first for entry in entries):
+            self._close()
+        part: list[Entry] = []
         size = 0
         for entry in entries:
-            group.append(entry)
+            part.append(entry)
             size += len(entry.outcomes)
-            if size >= GROUP:
-                self._begin(group)
-                group, size = [], 0
-        if group:
-            self._begin(group)
+            if size >= READ:
+                self._write(part)
+                part, size = [], 0
+        if part:
+            self._write(part)
+        if self._emptied:
+            self._close()
 
-    def _begin(self, group: list[Entry]) -> None:
-        """Write a group and have it made durable; meanwhile the group before it is finished."""
+    def _write(self, entries: list[Entry]) -> None:
+        """Let entries join the group that is being written."""
         try:
-            written = self._commit.write(each for entry in group for each in entry.outcomes)
+            written = self._commit.write(each for entry in entries for each in entry.outcomes)
         except Trouble as trouble:
-            self._finish()
-            self._settle_singly(group, trouble)
+            self._finish_all()
+            self._settle_singly(entries, trouble)
             return
+        if self._open:
+            entries, written = self._open.entries + entries, self._open.written.and_then(written)
+        self._open = Open(entries, written)
+        if written.documents >= GROUP or written.bytes >= GROUP_BYTES:
+            self._close()
+
+    def _close(self) -> None:
+        """Have the group that was written made durable; meanwhile the group before it is finished."""
+        if self._open is None:
+            return
+        group, written = self._open
+        self._open = None
         try:
             self._finish()
         except BaseException:
             self._commit.undo(written)
             raise
         self._pending = Pending(group, written, self._syncing.submit(self._commit.sync, written))
+
+    def _finish_all(self) -> None:
+        self._close()
+        self._finish()
 
     def _finish(self) -> None:
         """Place the group that is being made durable, as soon as it is."""

@@ -1,28 +1,53 @@
 """Reconcile: the disk is the record, so whatever claim Redis doesn't know of is submitted (again).
 
-Run at start, when Redis turns out to have been emptied, and now and then. Submitting a document that is being worked on
-all the same is harmless: it is committed once.
+Run at start, when Redis turns out to have been emptied, and now and then. Nor does anybody bring an end to what is not on
+its way (jobs/whereabouts.py), or waits at a level that the configuration no longer has. Submitting a document that is
+being worked on all the same is harmless, since it is committed once, but costs: in doubt it is looked at again first.
 """
 
 import logging
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from redis import Redis
 
 from ingest.router import Router
 from ingest.spool import Claim, Claims
 from ingest.submitting import Submitted, Submitter
-from jobs import batch, intake, ledger
+from jobs import intake, ledger, whereabouts
 from jobs.clock import Clock
 from jobs.config import Config
-from jobs.document import Status
+from jobs.document import FINAL, Status
+from jobs.ledger import Entry
 from jobs.rq_job import DocumentJob
+from jobs.whereabouts import Whereabouts
 
 # How long a claim whose RQ job has gone may be without a commit before it is submitted again:
-# its outcome may be waiting for the collector.
+# its outcome may be on its way through the collector.
 GRACE_SECONDS = 10.0
+# And how long while outcomes as old as that wait for the collector (it was stopped, say): its own may be among them.
+PATIENCE_SECONDS = 600.0
 _AT_ONCE = 200
 _BYTES_AT_ONCE = 32 * 1024 * 1024
+
+
+class _Suspicion(NamedTuple):
+    """Since when a claim has seemed to be in nobody's hands: monotonic, and in milliseconds of the server's clock."""
+
+    since: float
+    at: int
+    status: Status
+    job_id: str | None
+
+    @property
+    def place(self) -> tuple[Status, str | None]:
+        return self.status, self.job_id
+
+    def is_certain(self, now: float, untold: int | None) -> bool:
+        """`untold`: the time of the oldest outcome of its queue that waits."""
+        waited = now - self.since
+        may_be_told = untold is not None and untold <= self.at
+        return waited >= (PATIENCE_SECONDS if may_be_told else GRACE_SECONDS)
 
 
 class Reconcile:
@@ -38,7 +63,7 @@ class Reconcile:
         clock: Clock,
         log: logging.Logger,
     ) -> None:
-        self._config = config
+        self._levels = config.queue.priority_levels
         self._redis = redis
         self._claims = claims
         self._router = router
@@ -46,59 +71,74 @@ class Reconcile:
         self._clock = clock
         self._log = log
         self._limits = intake.Limits(config.processing.max_document_bytes, config.processing.max_depth)
-        self._suspects: dict[str, float] = {}
+        self._suspects: dict[str, _Suspicion] = {}
 
     def run(self) -> int:
         """Look at every claim once. Returns how many were submitted. Raises RedisError when Redis is away."""
-        suspects: dict[str, float] = {}
+        suspects: dict[str, _Suspicion] = {}
+        orphans: dict[str, set[str]] = {}
         submitted = 0
+        seen = whereabouts.look(self._redis, self._levels)
         for group in self._claims.groups():
             held = self._claims.held(group)
             if not held:
                 self._claims.remove_group(group)
                 continue
-            lost = list(self._lost(held, suspects))
+            lost = list(self._lost(held, seen, suspects, orphans))
             for part in self._parts(group, lost):
-                self._submitter.submit(part, ledger.load(self._redis, self._config.queue.priority_levels))
+                self._submitter.submit(part, ledger.load(self._redis, self._levels))
                 submitted += len(part)
         self._suspects = suspects
+        for queue, job_ids in orphans.items():
+            self._log.warning(
+                "Documents waited at the level %s, which is no longer in queue.priority_levels; they were routed anew",
+                queue,
+            )
+            whereabouts.discard(self._redis, queue, job_ids)
         if submitted:
             self._log.info("Reconciled: %d claim(s) that Redis did not know were submitted", submitted)
         return submitted
 
-    def _lost(self, held: dict[str, Claim], suspects: dict[str, float]) -> Iterator[Claim]:
-        """The claims of a group that nothing in Redis will bring to an end."""
+    def _lost(
+        self,
+        held: dict[str, Claim],
+        seen: Whereabouts,
+        suspects: dict[str, _Suspicion],
+        orphans: dict[str, set[str]],
+    ) -> Iterator[Claim]:
+        """The claims of a group that nobody will bring to an end."""
         now = self._clock.monotonic()
-        ids = list(held)
-        unsure: list[tuple[str, str | None, str | None]] = []
-        for document_id, (status, job_id) in zip(ids, ledger.known(self._redis, ids), strict=True):
-            if status is None:
-                yield held[document_id]
-            elif status == Status.RECEIVED and not held[document_id].code:
-                yield held[document_id]  # the API's word about a document that had only been dropped then
+        unsure: list[Entry] = []
+        for claim, entry in zip(held.values(), ledger.entries(self._redis, list(held)), strict=True):
+            if entry is None:
+                yield claim
+            elif entry.queue and entry.queue not in self._levels and entry.status not in FINAL:
+                jobs = orphans.setdefault(entry.queue, set())
+                if entry.rq_job_id and entry.status in (Status.QUEUED, Status.STARTED, Status.RETRYING):
+                    jobs.add(entry.rq_job_id)
+                yield claim
+            elif entry.status == Status.RECEIVED and not claim.code:
+                yield claim  # the API's word about a document that had only been dropped then
+            elif entry.id not in seen.batched:
+                unsure.append(entry)
+        for entry in self._unattended(unsure, seen):
+            found = _Suspicion(now, seen.at, entry.status, entry.rq_job_id)
+            before = self._suspects.get(entry.id, found)
+            # Only when it is where it was is it known to have been there when `seen` was seen.
+            suspicion = before if before.place == found.place else found
+            if suspicion.is_certain(now, seen.untold.get(entry.queue)):
+                yield held[entry.id]
             else:
-                unsure.append((document_id, status, job_id))
-        for document_id in self._without_job(unsure):
-            since = self._suspects.get(document_id, now)
-            if now - since >= GRACE_SECONDS:
-                yield held[document_id]
-            else:
-                suspects[document_id] = since
+                suspects[entry.id] = suspicion
 
-    def _without_job(self, documents: list[tuple[str, str | None, str | None]]) -> Iterator[str]:
-        if not documents:
-            return
+    def _unattended(self, entries: list[Entry], seen: Whereabouts) -> list[Entry]:
+        """Those of `entries` whose job has gone or is in nobody's hands."""
+        jobs = [job_id for job_id in {entry.rq_job_id for entry in entries} if job_id in seen.jobs]
         pipeline = self._redis.pipeline(transaction=False)
-        for queue in self._config.queue.priority_levels:
-            pipeline.exists(batch.key(queue))
-        for _, _, job_id in documents:
-            pipeline.exists(DocumentJob.key_for(job_id or "none"))
-        levels = len(self._config.queue.priority_levels)
-        answers = pipeline.execute()
-        any_batch = any(answers[:levels])
-        for (document_id, status, _), exists in zip(documents, answers[levels:], strict=True):
-            if not exists and not (status == Status.BATCHED and any_batch):
-                yield document_id
+        for job_id in jobs:
+            pipeline.exists(DocumentJob.key_for(job_id))
+        there = {job_id for job_id, exists in zip(jobs, pipeline.execute(), strict=True) if exists} if jobs else set()
+        return [entry for entry in entries if entry.rq_job_id not in there]
 
     def _parts(self, group: str, lost: list[Claim]) -> Iterator[list[Submitted]]:
         """`lost` with its bytes, a bounded part at a time."""

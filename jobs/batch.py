@@ -92,6 +92,17 @@ redis.call('ZADD', KEYS[3], at / 1000, ARGV[5])
 return waiting
 """
 
+# KEYS: batch. The ids of all that wait in it, without their bodies; by the hundred, since those are copied all the same.
+_MEMBERS = """
+local ids = {}
+for first = 0, redis.call('LLEN', KEYS[1]) - 1, 100 do
+  for _, packet in ipairs(redis.call('LRANGE', KEYS[1], first, first + 99)) do
+    ids[#ids + 1] = string.sub(packet, 1, 26)
+  end
+end
+return ids
+"""
+
 
 def key(queue: str) -> str:
     return f"llm:batch:{queue}"
@@ -147,6 +158,18 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
         moved += int(count)
         if count < processing.batch_size:
             return moved
+
+
+def members(pipeline: Pipeline, queue: str) -> None:
+    """Ask for the ids of the documents in the batch of `queue` (queued on the pipeline; its result is a list of bytes)."""
+    pipeline.eval(_MEMBERS, 1, key(queue))
+
+
+def discard(pipeline: Pipeline, queue: str) -> None:
+    """Forget the batch of a queue that is no more, and its flush (queued on the pipeline). Its documents are elsewhere."""
+    pipeline.unlink(key(queue), f"{key(queue)}:times")
+    pipeline.zrem(SCHEDULE, flush_id(queue))
+    pipeline.unlink(DocumentJob.key_for(flush_id(queue)))
 
 
 def schedule_fields(queue: str, redis: Redis) -> dict[str, object]:

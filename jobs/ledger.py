@@ -226,9 +226,13 @@ def get(redis: Redis, document_id: str) -> Entry | None:
 
 def known(redis: Redis, ids: Sequence[str]) -> list[tuple[Status | None, str | None]]:
     """(status, rq_job_id) of each id, None for what the ledger doesn't know."""
+    return [(entry.status, entry.rq_job_id) if entry else (None, None) for entry in entries(redis, ids)]
+
+
+def entries(redis: Redis, ids: Sequence[str]) -> list[Entry | None]:
+    """The entry of each id in one round trip, None for what the ledger doesn't know."""
     found = redis.mget([key(document_id) for document_id in ids]) if ids else []
-    entries = (_entry(document_id, raw) for document_id, raw in zip(ids, found, strict=True))
-    return [(entry.status, entry.rq_job_id) if entry else (None, None) for entry in entries]
+    return [_entry(document_id, raw) for document_id, raw in zip(ids, found, strict=True)]
 
 
 def page(

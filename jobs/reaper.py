@@ -3,6 +3,7 @@
 A worker's lease is its RQ key, renewed every second. Work is abandoned when its worker's lease has been gone for a
 while (after an outage of Redis all leases are gone for a moment), or when a job has hung between its queue and its
 beginning; at once when the worker's keeper saw it die, or when its processes are known to be gone from this machine.
+So it is when its worker lives and has moved on: a failover lost the job's end, and Redis believes what was true before.
 An abandoned job of several documents is split, so that the one that killed the worker, if one did, is alone next time;
 a document that has killed `MAX_CRASHES` workers by itself is rejected, with what is known of their ends.
 """
@@ -34,6 +35,11 @@ from jobs.submission import queue_key
 GRACE_SECONDS = 3.0
 MAX_CRASHES = 3
 _DEATH_KNOWN_SECONDS = 60  # how long a dead worker's key stays, as with RQ
+# The field of a worker's key in which it says with each beat which jobs it has in hand.
+IN_HAND = "in_hand"
+# How often a worker has to be heard without a job before the job is not its own. What was said first may be from before
+# the job began, and the second may have been on its way then; a worker that can't speak is not heard at all.
+_HEARD = 3
 
 
 def is_away(error: Exception) -> bool:
@@ -41,15 +47,33 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, AWAY) and not str(error).startswith("WRONGTYPE")
 
 
+def in_hand(clock: Clock, job_ids: Iterable[str]) -> str:
+    """What a worker says under `IN_HAND`. It begins with the time, so that one saying can be told from the next."""
+    return " ".join([f"{clock.monotonic():.3f}", *job_ids])
+
+
 class _Abandoned(NamedTuple):
     """A job that seems to be nobody's. Without an `execution` it hangs between queue and worker; `gone`: its worker's
-    processes are known to have ended."""
+    processes are known to have ended; `said`: its worker lives, and says this, which doesn't name the job."""
 
     queue: str
     job_id: str
     execution: str = ""
     worker: str = ""
     gone: bool = False
+    said: str = ""
+
+
+class _Suspicion:
+    """Since when (monotonic) a job has seemed abandoned, and what its worker has said meanwhile."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.heard: set[str] = set()
+
+    def is_certain(self, each: _Abandoned, now: float) -> bool:
+        self.heard.add(each.said)
+        return each.gone or (now - self.since >= GRACE_SECONDS and (not each.said or len(self.heard) >= _HEARD))
 
 
 class Reaper:
@@ -61,16 +85,16 @@ class Reaper:
         self._queues = list(queues)
         self._clock = clock
         self._log = log
-        self._suspects: dict[str, float] = {}
+        self._suspects: dict[str, _Suspicion] = {}
 
     def reap(self) -> int:
-        """Look once; returns how many jobs were taken from the dead."""
+        """Look once; returns how many jobs were taken from the dead, and from those that have moved on."""
         now = self._clock.monotonic()
         found = {f"{each.job_id}:{each.execution}": each for queue in self._queues for each in self._abandoned(queue)}
-        self._suspects = {name: self._suspects.get(name, now) for name in found}
+        self._suspects = {name: self._suspects.get(name) or _Suspicion(now) for name in found}
         taken = 0
         for name, each in found.items():
-            if each.gone or now - self._suspects[name] >= GRACE_SECONDS:
+            if self._suspects[name].is_certain(each, now):
                 del self._suspects[name]
                 taken += self._take_readable(each)
         return taken
@@ -112,13 +136,15 @@ class Reaper:
         running = self._running(queue)
         pipeline = self._redis.pipeline(transaction=False)
         for each in running:
-            pipeline.hmget(f"rq:worker:{each.worker}", "birth", "death", "place", "processes")
+            pipeline.hmget(f"rq:worker:{each.worker}", "birth", "death", "place", "processes", IN_HAND)
         words = pipeline.execute() if running else []
-        for each, (birth, death, place, processes) in zip(running, words, strict=True):
+        for each, (birth, death, place, processes, said) in zip(running, words, strict=True):
             if birth is None or death is not None:
                 yield each
             elif living.is_gone((place or b"").decode(), (processes or b"").decode()):
                 yield each._replace(gone=True)
+            elif said and each.job_id not in said.decode(errors="replace").split()[1:]:
+                yield each._replace(said=said.decode(errors="replace"))
         begun = {each.job_id for each in running}
         for job_id in self._readable(queue, members):
             if job_id not in begun:
@@ -167,7 +193,8 @@ class Reaper:
                 pipeline.lpush(queue_key(queue), job_id)
             else:
                 pipeline.delete(job_key)
-                alone = len(packets) == 1 and bool(execution)
+                # Who moved on did not die of it.
+                alone = len(packets) == 1 and bool(execution) and not abandoned.said
                 for packet in packets:
                     self._again(pipeline, _crashed(packet, evidence) if alone else packet)
             pipeline.sadd(Queue.redis_queues_keys, queue_key(queue))
@@ -176,9 +203,8 @@ class Reaper:
             except WatchError:
                 return False
         if packets:
-            self._log.warning(
-                "Job %s of %s had lost its worker: its %d document(s) run again", job_id, queue, len(packets)
-            )
+            why = "had lost its worker" if not abandoned.said else "is not in hand, and its end is not known"
+            self._log.warning("Job %s of %s %s: its %d document(s) run again", job_id, queue, why, len(packets))
         return True
 
     def _is_there(self, pipeline: Pipeline, abandoned: _Abandoned) -> bool:

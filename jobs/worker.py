@@ -19,6 +19,7 @@ import traceback
 from typing import Any, NoReturn
 
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue, SimpleWorker
 from rq.exceptions import DequeueTimeout
 from rq.executions import Execution
@@ -39,7 +40,7 @@ from jobs.evidence import EXIT_OUT_OF_MEMORY
 from jobs.handler import HandlerMissing, load_handlers
 from jobs.keeper import STOP_SIGNALS, Keeper, Pulse
 from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start, start_log
-from jobs.reaper import Reaper
+from jobs.reaper import IN_HAND, Reaper, in_hand
 from jobs.rq_job import DocumentJob
 from jobs.run import HangGuard, OutOfMemory, Ran, Runner
 
@@ -47,6 +48,7 @@ WAIT_SECONDS = 1  # how long one wait for a job blocks, and so how late a reques
 # How long RQ's registries may hold a running job before RQ's own tools call it abandoned. The lease says so far sooner.
 _REGISTERED_SECONDS = 7 * 86400
 _PACE_SHARE = 0.2  # of the latest job in the moving average
+_BRIEF_SECONDS = 0.1  # a job expected to take less is not put under `started`, unless it turns out longer
 _GIVE_UP_SECONDS = 15.0  # how long a stopping worker goes on trying to report what it has done
 
 
@@ -91,6 +93,9 @@ class DocumentWorker(SimpleWorker):
         self._suspended = False
         self._pace: float | None = None
         self._ended = threading.Event()
+        # A job in hand that the ledger holds for queued, and since when; the lease thread tells it if it lasts.
+        self._untold: tuple[DocumentJob, float] | None = None
+        self._telling = threading.Lock()
 
     # The loop
 
@@ -163,6 +168,7 @@ class DocumentWorker(SimpleWorker):
         while not self._ended.wait(keeper.BEAT_SECONDS):
             try:
                 self._breathe()
+                self._tell_started()
             except AWAY:
                 pass  # the main thread says so
             except MemoryError:
@@ -175,10 +181,19 @@ class DocumentWorker(SimpleWorker):
         self.last_heartbeat = rq_now()
         with self.connection.pipeline() as pipeline:
             pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, "state": self._state})
+            pipeline.hset(self.key, IN_HAND, in_hand(self._clock, [each.job_id for each in [*self.executions.values()]]))
             pipeline.expire(self.key, keeper.LEASE_SECONDS)
             register(self, pipeline)
             pipeline.exists(WORKERS_SUSPENDED)
             self._suspended = bool(pipeline.execute()[-1])
+
+    def _tell_started(self) -> None:
+        """Tell the ledger of a job that was expected to be over by now."""
+        with self._telling:  # or the word could come after the job's end and undo it
+            if self._untold is not None:
+                job, at = self._untold
+                _move_started(self.connection, job, at)
+                self._untold = None
 
     def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
         """Nothing: the lease thread does it."""
@@ -201,25 +216,30 @@ class DocumentWorker(SimpleWorker):
                 message = f"{type(error).__name__}: {error}"
                 self._insist(lambda: self._fail(job, execution, message))
                 return
+            finally:
+                with self._telling:
+                    self._untold = None
             self._note_pace(ran, self._clock.monotonic() - began)
             self._insist(lambda: self._end(job, execution, ran, queue.name))
         finally:
             self._state = WorkerStatus.IDLE
 
     def _begin(self, job: DocumentJob, queue: Queue) -> Execution:
-        """The job is this worker's from here on, and the ledger and RQ's registries say so."""
+        """The job is this worker's from here on, and RQ's registries say so; the ledger, if it will take a while."""
+        at = self._clock.now()
+        brief = self._pace is not None and self._pace * len(job.packets) < _BRIEF_SECONDS
         with self.connection.pipeline() as pipeline:
             execution = Execution.create(job, _REGISTERED_SECONDS, pipeline, self.name)
             job.prepare_for_execution(self.name, pipeline=pipeline)
             pipeline.persist(job.key)
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.hset(self.key, "state", WorkerStatus.BUSY.value)
-            entries: list[tuple[str, ledger.Fields]] = [
-                (packet.id, {"attempts": packet.attempts + 1, "rq_job_id": job.id}) for packet in job.packets
-            ]
-            ledger.move(pipeline, Status.STARTED, self._clock.now(), entries)
+            if not brief:
+                _move_started(pipeline, job, at)
             pipeline.execute()
         self.executions[execution.id] = execution
+        with self._telling:
+            self._untold = (job, at) if brief else None
         return execution
 
     def _end(self, job: DocumentJob, execution: Execution, ran: Ran, queue: str) -> None:
@@ -293,6 +313,13 @@ class DocumentWorker(SimpleWorker):
             else:
                 self._outage.over()
                 return done
+
+
+def _move_started(redis: "Redis | Pipeline", job: DocumentJob, at: float) -> None:
+    entries: list[tuple[str, ledger.Fields]] = [
+        (packet.id, {"attempts": packet.attempts + 1, "rq_job_id": job.id}) for packet in job.packets
+    ]
+    ledger.move(redis, Status.STARTED, at, entries)
 
 
 def _made(

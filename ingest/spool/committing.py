@@ -111,6 +111,20 @@ class Written:
         """Whether anything was written."""
         return any(step.unfinished for step in self.steps)
 
+    @property
+    def documents(self) -> int:
+        """How many were written."""
+        return len(self.steps)
+
+    @property
+    def bytes(self) -> int:
+        """The size of their results."""
+        return sum(len(step.outcome.result) for step in self.steps)
+
+    def and_then(self, later: "Written") -> "Written":
+        """Both groups as one."""
+        return Written(self.steps + later.steps, self.committed + later.committed)
+
 
 _encode = msgspec.json.Encoder().encode
 
