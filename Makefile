@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 CONFIG ?=
+# Tests at once: most of a test is waiting for processes, so more than there are cores.
+JOBS   ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help run test test-long check lint types layers unit bench lock clean distclean
@@ -28,10 +30,11 @@ layers: $(VENV)/.test
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-long: $(VENV)/.test ## An outage of 60 s, and a minute of torture
-	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py -k server_is_away
+test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, and a minute of torture
+	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_sentinel.py -k "server_is_away or failovers"
+	LLM_TEST_STOPS=1000 $(BIN)/pytest tests/test_warm_stop.py -o timeout=900
 	$(BIN)/llmctl torture --documents 2000 --seconds 60
 
 # An environment is complete when its stamp is newer than what it was made from. Every package is pinned with its

@@ -272,7 +272,7 @@ class Peer(Contender):
         self.start("feeder", [self._python, PEERS / "feeder.py", self.spool.folder, *how], self._folder, self._env)
 
 
-PLAIN_GROUPS = {"plain-sync": 96, "plain": 0}
+PLAIN_GROUPS = {"plain-sync": 512, "plain": 0}
 PROJECT = "project"
 ALL = (PROJECT, *PLAIN_GROUPS, *PEER_KINDS)
 

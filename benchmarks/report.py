@@ -12,7 +12,7 @@ from benchmarks.results import Section, kept, report_path
 LIMIT = "plain-sync"
 _TITLES = {
     PROJECT: "**this project**",
-    "plain-sync": "plain loop, one sync per 96 files (the limit)",
+    "plain-sync": "plain loop, one sync per 512 files (the limit)",
     "plain": "plain loop, no sync",
     "rq-fork": "watchdog + RQ, `Worker` (forks)",
     "rq-simple": "watchdog + RQ, `SimpleWorker`",
@@ -86,8 +86,8 @@ def _drain(section: Section) -> list[str]:
     about = (
         f"{rounds} interleaved round(s), shuffled. From the start of what takes the files to the last original in the "
         "archive. *steady*: between a tenth and nine tenths of the documents, without start and tail (for the project "
-        "the tail holds the 2 s for which the last, incomplete batch waits for company). *×*: the project's rate "
-        "divided by the contender's in the same round, median (min–max)."
+        "the tail holds the half second or more for which the last, incomplete batch waits for company). *×*: the "
+        "project's rate divided by the contender's in the same round, median (min–max)."
     )
     parts = [*_head("Draining a backlog", section), about, _table(columns, rows)]
     if PROJECT in by_name:

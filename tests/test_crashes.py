@@ -74,10 +74,10 @@ OVERLAP_POINTS = ["commit.written", "commit.synced", "commit.original_moved", "c
 @pytest.mark.parametrize("point", OVERLAP_POINTS)
 def test_collector_killed_while_groups_overlap(fleet: Fleet, point: str) -> None:
     """One group is made durable while the next is written: a crash then leaves two groups begun."""
-    dropped = documents(600)
+    dropped = documents(1400)
     drop_all(fleet, dropped)
     fleet.start(*(name for name in fleet.MODULES if name != "collector"))
-    wait_until(lambda: fleet.stream_documents() >= 500, "outcomes of several groups in the streams")
+    wait_until(lambda: fleet.stream_documents() >= 1300, "outcomes of several groups in the streams")
     fleet.start("collector", faults=f"{point}:{200 if point == 'commit.original_moved' else 2}")
     assert fleet.running.pop("collector").wait(20) == -9, "the fault point was reached"
     fleet.start("collector")
