@@ -32,7 +32,7 @@ IN_FLIGHT = ACTIVE[1:]  # a document that is only received is in the watch folde
 FINAL = (Status.DONE, Status.REJECTED, Status.CANCELLED)
 
 
-class Route(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Where a document goes and why. `reasons` says which rule decided, in words."""
 
     priority: str
