@@ -10,7 +10,7 @@ from redis import ConnectionPool, Redis
 
 from ingest.finding import is_ignored
 from ingest.spool.claims import MANIFEST
-from jobs import ledger
+from jobs import condition, ledger
 from jobs.clock import Clock
 from jobs.config import Config, Directories
 from jobs.connection import AWAY
@@ -85,6 +85,7 @@ class Lookout:
         held = f"{MOST_COUNTED}+ files" if files >= MOST_COUNTED else f"{files} file{'' if files == 1 else 's'}"
         try:
             counts = ledger.counts(self._redis, self._config.queue.priority_levels)
+            trouble = condition.look(self._redis).trouble()
         except AWAY:
             seconds = self.failed()
             return Health(
@@ -95,6 +96,8 @@ class Lookout:
                 None,
             )
         self.answered()
+        if trouble:
+            return Health("degraded", f"{trouble} {held} safe on disk", RedisHealth(True, None), files, counts)
         return Health("ok", f"Redis answers; {held} waiting or in work", RedisHealth(True, None), files, counts)
 
     def failed(self) -> float:

@@ -1,5 +1,7 @@
 """`llm-api`: the HTTP API under uvicorn, in this process or in several."""
 
+import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -17,6 +19,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from api.app import make_app
+from jobs import arguments
 from jobs.clock import SystemClock
 from jobs.config import Api, Config
 from jobs.config.reading import EXIT_CONFIG
@@ -36,9 +39,28 @@ class _Refused(Exception):
         self.status = status
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's server, which looks ten times a second whether it is to stop, and once a second at the time (for the
+    `Date` of its answers). Here the signal itself ends the wait: an idle API wakes once a second."""
+
+    async def main_loop(self) -> None:
+        self._loop, self._roused = asyncio.get_running_loop(), asyncio.Event()
+        while not await self.on_tick(0):  # any multiple of ten: the time is looked at
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._roused.wait(), 1.0)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._roused.set)
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+
 def main() -> None:
     """Entry point of `llm-api`. Redis need not be there: what needs it answers 503 until it is."""
-    config, log = start("api")
+    told = arguments.read("llm-api", "Answer over HTTP.").config
+    config, log = start("api", told)
     _quieten(config)
     try:
         _check_certificate(config.api)
@@ -47,7 +69,7 @@ def main() -> None:
         print(f"llm-api: {refusal}", file=sys.stderr)
         raise SystemExit(refusal.status) from None
     try:
-        status = _serve(config, listeners, log)
+        status = _serve(config, listeners, log, told)
     finally:
         for listener in listeners:
             listener.close()
@@ -56,7 +78,7 @@ def main() -> None:
 
 def worker_app() -> Starlette:
     """The application of one of several processes, made by uvicorn in that process."""
-    config, _ = start("api", [])
+    config, _ = start("api")
     _quieten(config)
     return _app(config)
 
@@ -65,14 +87,14 @@ def _app(config: Config) -> Starlette:
     return make_app(config, connect(os.environ.get(URL_VARIABLE, config.queue.redis_url)), SystemClock())
 
 
-def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger) -> int:
-    """Serve until told to stop; returns the exit status."""
+def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, told: str | None) -> int:
+    """Serve until told to stop; returns the exit status. `told` is the file of the configuration."""
     api = config.api
     workers = 1 if api.reload else api.workers or (1 if config.queue.type == "local" else 4)
     if workers > 1 or api.reload:
         # What the other processes find their configuration and their parent by.
-        if "--config" in sys.argv[1:-1]:
-            os.environ["LLM_CONFIG"] = os.path.abspath(sys.argv[sys.argv.index("--config") + 1])
+        if told:
+            os.environ["LLM_CONFIG"] = os.path.abspath(told)
         os.environ[PARENT_VARIABLE] = str(os.getpid())
     settings = uvicorn.Config(
         "api.server:worker_app" if workers > 1 or api.reload else _app(config),
@@ -88,7 +110,7 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger) 
         ssl_keyfile=api.ssl_key_file if api.ssl_enabled else None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = uvicorn.Server(settings)
+    server = _Server(settings)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # uvicorn raises a signal again once it has stopped, to die of it. This is where that ends, and where

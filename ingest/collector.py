@@ -2,9 +2,10 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from redis import Redis
@@ -13,7 +14,7 @@ from redis.exceptions import RedisError
 from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
 from ingest.spool.committing import Commit, Committed, Written
 from ingest.word import Word
-from jobs import faults, ledger, outcome
+from jobs import arguments, faults, ledger, outcome
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
@@ -21,11 +22,13 @@ from jobs.document import Status
 from jobs.faults import FaultPoint
 from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
+from jobs.room import FinishingRedis
+from jobs.waiting import Wait
 
 GROUP = 512  # documents at most that share one sync, and the bytes of their results
 GROUP_BYTES = 32 * 1024 * 1024
 READ = 128  # documents read and written at once: an urgent one waits behind no more than these
-WAIT_MILLISECONDS = 1000
+WAIT_SECONDS = 5.0  # for outcomes, at most; a request to stop ends it
 
 
 class Entry(NamedTuple):
@@ -67,6 +70,7 @@ class Collector:
         at: FaultPoint = faults.no_faults,
     ) -> None:
         self._redis = redis
+        self._wait: Wait | None = None
         self._clock = clock
         self._stop = stop
         self._log = log
@@ -77,6 +81,7 @@ class Collector:
         self._outage = Outage(log)
         self._streams = [outcome.stream(level) for level in config.queue.priority_levels]
         self._after: dict[str, str] = {}
+        self._entry_bytes = 1024 * 1024.0  # on average; until it is known, so many that few are read
         self._per_entry = 1.0  # documents, on average
         self._busy = 1  # streams that had something the last time
         self._emptied = True  # the first of them had no more than was read
@@ -106,6 +111,8 @@ class Collector:
                 if self._stop and (self._trouble or self._outage.seconds):
                     return  # the outcomes stay in the streams
         finally:
+            if self._wait is not None:
+                self._wait.close()
             self._syncing.shutdown()
             self._lock.release()
             self._word.take_back()
@@ -136,13 +143,10 @@ class Collector:
         if self._word.is_due():
             self._word.say("working", "")
         idle = self._open is None and self._pending is None and not self._stuck and not self._stop
-        count = max(1, min(READ, round(READ / self._per_entry / self._busy)))
+        count = max(1, min(READ, round(READ / self._per_entry / self._busy), int(GROUP_BYTES / self._entry_bytes)))
+        after: dict[Any, Any] = {stream: self._after.get(stream, "0") for stream in self._streams}
         try:
-            answer = self._redis.xread(
-                {stream: self._after.get(stream, "0") for stream in self._streams},
-                count=count,
-                block=WAIT_MILLISECONDS if idle else None,
-            )
+            answer = self._await(after, count) if idle else self._redis.xread(after, count=count)
         except RedisError:
             self._finish_all()  # what is written can be placed; only the ledger has to wait
             raise
@@ -155,6 +159,8 @@ class Collector:
                 self._stop.wait(1.0)
             self._after = {}
             return []
+        sizes = [sum(map(len, fields.values())) for each in found.values() for _, fields in each]
+        self._entry_bytes = max(1.0, sum(sizes) / len(sizes))
         entries = [
             Entry(stream, entry_id, self._decoded(stream, fields))
             for stream in self._streams
@@ -164,6 +170,16 @@ class Collector:
         self._after.update((entry.stream, entry.id.decode()) for entry in entries)
         self._per_entry = max(1.0, sum(len(entry.outcomes) for entry in entries) / len(entries))
         return entries
+
+    def _await(self, after: dict[Any, Any], count: int) -> Any:
+        """Read as soon as there is something; nothing when it takes too long."""
+        if self._wait is None:
+            self._wait = Wait(self._redis)
+            threading.Thread(target=self._wait.end_when_asked, args=(self._stop,), name="stop", daemon=True).start()
+        seconds = min(WAIT_SECONDS, self._word.due_in())
+        with self._wait.begin() as redis:
+            block = None if self._stop else max(1, int(seconds * 1000))
+            return redis.xread(after, count=count, block=block)
 
     def _decoded(self, stream: str, fields: dict[bytes, bytes]) -> list[Outcome]:
         try:
@@ -369,10 +385,12 @@ def _quiet(done: Outcome) -> str:
 
 def main() -> None:
     """Entry point of `llm-collector`."""
-    config, log = start("collector")
+    config, log = start(
+        "collector", arguments.read("llm-collector", "Put results and refused documents where they belong.").config
+    )
     stop = Stop()
     stop.on_signals()
-    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
+    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url), kind=FinishingRedis)
     try:
         log.info("Collecting into %s", config.directories.output_directory)
         Collector(config, redis, SystemClock(), stop, log, faults.from_environment(os.environ)).run()

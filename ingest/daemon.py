@@ -19,7 +19,7 @@ from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
 from ingest.submitting import Submitted, Submitter
 from ingest.watching import Hints
 from ingest.word import Word
-from jobs import faults, ledger
+from jobs import arguments, faults, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
@@ -27,9 +27,11 @@ from jobs.document import Route, new_id
 from jobs.faults import FaultPoint
 from jobs.ledger import EPOCH_KEY, Load
 from jobs.process import URL_VARIABLE, Outage, Stop, start
+from jobs.room import finishing
 
 GROUP = 256  # documents claimed together: one manifest, one sync, one round trip
 GROUP_BYTES = 32 * 1024 * 1024
+OVERHEAD_BYTES = 1024  # what a document takes in Redis beside itself, about
 TICK_SECONDS = 1.0
 RECONCILE_EVERY = 30.0
 _RATE_SECONDS = 0.2
@@ -103,7 +105,7 @@ class Ingest:
         self._lock = SpoolLock(self._folders.temp, "ingest")
         self._scan: Iterator[Place] | None = None
         self._next_scan = self._next_reconcile = float("-inf")
-        self._word = Word(redis, "ingest", clock)
+        self._word = Word(finishing(redis), "ingest", clock)
         self._held = Held(self._levels, config.processing.fairness)
         self._rates = Rates(self._levels)
         self._fresh: dict[Place, None] = {}
@@ -195,10 +197,13 @@ class Ingest:
 
     def _take_documents(self) -> bool:
         """Claim and submit one group of what is ready and has room. Returns whether there may be more to do at once."""
+        self._hear()
+        if not self._has_candidates():
+            return False
         load = ledger.load(self._redis, self._levels)
         room = self._room(load)
+        most = min(GROUP_BYTES, load.spare)
         full = min(room.values()) <= 0
-        self._hear()
         ready: list[tuple[Ready, Route]] = []
         size = 0
         looked = 0
@@ -214,8 +219,8 @@ class Ingest:
             if room[level] > 0 and in_turn:
                 room = self._less(room, level)
                 ready.append((found, route))
-                size += len(found.raw)
-                if len(ready) >= GROUP or size >= GROUP_BYTES:
+                size += len(found.raw) + OVERHEAD_BYTES
+                if len(ready) >= GROUP or size >= most:
                     break
             else:
                 self._held.add(place, level, found.value)
@@ -237,6 +242,13 @@ class Ingest:
                 self._fresh[watch, source] = None
         self._fresh.update((place, None) for place in self._finder.due())
 
+    def _has_candidates(self) -> bool:
+        """Whether there is anything to look at: most often there isn't, and then Redis isn't asked for the load."""
+        return bool(self._fresh or len(self._held) or self._scan is not None or self._is_scan_due())
+
+    def _is_scan_due(self) -> bool:
+        return self._hints.overflowed or self._clock.monotonic() >= self._next_scan
+
     def _candidates(self, room: dict[str, int]) -> Iterator[tuple[Place, "Came"]]:
         """What to look at, and where from.
 
@@ -256,7 +268,7 @@ class Ingest:
                 yield place, Came.HELD
         if max(room.values()) <= 0:
             return
-        if self._scan is None and (self._clock.monotonic() >= self._next_scan or self._hints.overflowed):
+        if self._scan is None and self._is_scan_due():
             self._hints.overflowed = False
             self._scan = self._all_files()
         while self._scan is not None:
@@ -300,7 +312,7 @@ class Ingest:
         so turns can be taken only among those who still wait in front.
         """
         most = self._config.queue.max_queue_size
-        if load.bytes >= self._config.queue.max_queue_bytes:
+        if load.bytes >= self._config.queue.max_queue_bytes or load.spare <= 0:
             return dict.fromkeys(self._levels, 0)
         steps = 10 * max(1, len(self._levels) - 1)
         room = {level: most - 2 * most * place // steps - load.documents for place, level in enumerate(self._levels)}
@@ -331,7 +343,7 @@ class Ingest:
 
 def main() -> None:
     """Entry point of `llm-ingest`."""
-    config, log = start("ingest")
+    config, log = start("ingest", arguments.read("llm-ingest", "Take documents from the watch folders.").config)
     stop = Stop()
     stop.on_signals()
     redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))

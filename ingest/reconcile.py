@@ -1,8 +1,9 @@
 """Reconcile: the disk is the record, so whatever claim Redis doesn't know of is submitted (again).
 
-Run at start, when Redis turns out to have been emptied, and now and then. Nor does anybody bring an end to what is not on
-its way (jobs/whereabouts.py), or waits at a level that the configuration no longer has. Submitting a document that is
-being worked on all the same is harmless, since it is committed once, but costs: in doubt it is looked at again first.
+Run at start, when Redis turns out to have been emptied, and now and then. What Redis knows of, but nobody will bring to
+an end (jobs/whereabouts.py), is submitted, too, and so is what waits at a level that the configuration no longer has.
+Submitting a document that is being worked on all the same is harmless, since it is committed once, but it costs: what
+seems to be in nobody's hands is looked at again first.
 """
 
 import logging

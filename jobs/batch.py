@@ -16,44 +16,57 @@ from jobs.clock import Clock
 from jobs.config import Processing
 from jobs.document import Packet, new_id
 from jobs.rq_job import FLUSH, DocumentJob
-from jobs.submission import SCHEDULE, queue_key
+from jobs.submission import JOB_BYTES, SCHEDULE, queue_key
 
 _NEVER = 10**15  # milliseconds: beyond any date
 
+# What the scripts below put in front: `since(place)` is when the packet at a place of the batch came.
+_SINCE = """
+local function since(place)
+  return tonumber(string.sub(redis.call('LINDEX', KEYS[1], place) or '', 27, 39)) or 0
+end
+"""
+
 # KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
-# queue key, then the new job's fields. Moves up to `size` packets into one job if the batch is due; returns
-# how many it moved, and sets the schedule for what is left. A job that is there already was made by this very call: the
-# connection broke before its answer, and the client has sent it again.
+# queue key, bytes, then the new job's fields. Moves up to `size` packets, and up to `bytes` of originals, into one job
+# if the batch is due; returns how many it moved and whether more is due, and sets the schedule for what is left: a
+# batch of more bytes than one job may have is due until the whole of it is gone. A job that is there already was made
+# by this very call: the connection broke before its answer, and the client has sent it again.
 _FLUSH = (
     ledger.LUA
+    + _SINCE
     + """
 local now, timeout, idle, size = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if redis.call('EXISTS', 'rq:job:' .. ARGV[7]) == 1 then
   local carried = 0
   while redis.call('HEXISTS', 'rq:job:' .. ARGV[7], 'd' .. carried) == 1 do carried = carried + 1 end
-  return carried
+  return {carried, 1}
 end
 local waiting = redis.call('LLEN', KEYS[1])
 if waiting == 0 then
   redis.call('DEL', KEYS[2])
   redis.call('ZREM', KEYS[3], ARGV[6])
-  return 0
+  return {0, 0}
 end
 local times = redis.call('HMGET', KEYS[2], 'first', 'last')
-local first, last = tonumber(times[1] or now), tonumber(times[2] or now)
+local first, last = tonumber(times[1] or since(0)), tonumber(times[2] or since(-1))
 local due = math.min(first + timeout, last + idle)
 if waiting < size and ARGV[5] ~= '1' and due > now then
   redis.call('ZADD', KEYS[3], due / 1000, ARGV[6])
-  return 0
+  return {0, 0}
 end
-local packets = redis.call('LRANGE', KEYS[1], 0, size - 1)
 local fields = {}
-for i = 10, #ARGV do fields[#fields + 1] = ARGV[i] end
+for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', 'rq:job:' .. ARGV[7], unpack(fields))
-for index, packet in ipairs(packets) do
+local moved, bytes = 0, 0
+while moved < math.min(size, waiting) do
+  local packet = redis.call('LINDEX', KEYS[1], moved)
   local id = string.sub(packet, 1, 26)
-  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. (index - 1), string.sub(packet, 40))
   local record = ledger.get(id)
+  bytes = bytes + math.max(record and record.z or 0, #packet - 39)
+  if moved > 0 and bytes > tonumber(ARGV[10]) then break end
+  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. moved, string.sub(packet, 40))
+  moved = moved + 1
   if record and record.s == 'batched' then
     record.j = ARGV[7]
     ledger.move(id, record, 'queued', now)
@@ -61,26 +74,31 @@ for index, packet in ipairs(packets) do
 end
 redis.call('SADD', ARGV[8], ARGV[9])
 redis.call('RPUSH', ARGV[9], ARGV[7])
-redis.call('LTRIM', KEYS[1], #packets, -1)
-local head = redis.call('LINDEX', KEYS[1], 0)
-if head then
-  local since = tonumber(string.sub(head, 27, 39))
-  redis.call('HSET', KEYS[2], 'first', since)
-  local at = math.min(since + timeout, last + idle)
-  if waiting - #packets >= size then at = now end
-  redis.call('ZADD', KEYS[3], at / 1000, ARGV[6])
-else
+redis.call('LTRIM', KEYS[1], moved, -1)
+local left = waiting - moved
+if left == 0 then
   redis.call('DEL', KEYS[2])
   redis.call('ZREM', KEYS[3], ARGV[6])
+  return {moved, 0}
 end
-return #packets
+first = moved < size and 0 or since(0)
+redis.call('HSET', KEYS[2], 'first', first, 'last', last)
+local at = math.min(first + timeout, last + idle)
+if left >= size or first == 0 then at = now end
+redis.call('ZADD', KEYS[3], at / 1000, ARGV[6])
+return {moved, (at <= now or ARGV[5] == '1') and 1 or 0}
 """
 )
 
 # KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, flush id, packets. Joins packets to the batch.
 # A full one is due at once: whoever filled it may be killed before the flush.
-_ADD = """
+_ADD = (
+    _SINCE
+    + """
 local now = tonumber(ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 0 and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('HSET', KEYS[2], 'first', since(0))
+end
 for i = 6, #ARGV do redis.call('RPUSH', KEYS[1], ARGV[i]) end
 local waiting = redis.call('LLEN', KEYS[1])
 redis.call('HSETNX', KEYS[2], 'first', ARGV[1])
@@ -91,8 +109,9 @@ if waiting >= tonumber(ARGV[4]) then at = now end
 redis.call('ZADD', KEYS[3], at / 1000, ARGV[5])
 return waiting
 """
+)
 
-# KEYS: batch. The ids of all that wait in it, without their bodies; by the hundred, since those are copied all the same.
+# KEYS: batch. The ids of all that wait in it. The bodies stay in the server, which copies them a hundred at a time.
 _MEMBERS = """
 local ids = {}
 for first = 0, redis.call('LLEN', KEYS[1]) - 1, 100 do
@@ -138,7 +157,7 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
         job = DocumentJob.carrying(new_id(now), [], queue, redis)
         job.description = "flushed batch"
         fields = [part for pair in job.to_dict().items() for part in pair]
-        count = redis.eval(
+        count, more = redis.eval(
             _FLUSH,
             3,
             key(queue),
@@ -153,20 +172,21 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
             job.id,
             Queue.redis_queues_keys,
             queue_key(queue),
+            JOB_BYTES,
             *fields,
         )
         moved += int(count)
-        if count < processing.batch_size:
+        if not more:
             return moved
 
 
 def members(pipeline: Pipeline, queue: str) -> None:
-    """Ask for the ids of the documents in the batch of `queue` (queued on the pipeline; its result is a list of bytes)."""
+    """Ask for the ids of the documents in the batch of `queue` (queued on the pipeline; its result is their list)."""
     pipeline.eval(_MEMBERS, 1, key(queue))
 
 
 def discard(pipeline: Pipeline, queue: str) -> None:
-    """Forget the batch of a queue that is no more, and its flush (queued on the pipeline). Its documents are elsewhere."""
+    """Forget the batch of a queue that is no more, and its flush (queued on the pipeline)."""
     pipeline.unlink(key(queue), f"{key(queue)}:times")
     pipeline.zrem(SCHEDULE, flush_id(queue))
     pipeline.unlink(DocumentJob.key_for(flush_id(queue)))

@@ -5,7 +5,7 @@ from typing import Any
 from redis import ConnectionPool, Redis
 from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, parse_url
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as LostConnection
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool, SentinelManagedConnection
@@ -21,8 +21,8 @@ ANSWER_SECONDS = 20.0  # longer than any blocking command that is sent
 SENTINEL_SECONDS = 1.0  # a sentinel answers from memory or is no use; the next one is asked
 
 
-def connect(url: str, answer_seconds: float = ANSWER_SECONDS) -> Redis:
-    """A client for `url`: a server's, or `redis+sentinel://` for whichever server is the master at the time.
+def connect(url: str, answer_seconds: float = ANSWER_SECONDS, kind: type[Redis] = Redis) -> Redis:
+    """A client of `kind` for `url`: a server's, or `redis+sentinel://` for whichever server is the master at the time.
 
     Nothing is sent yet. One retry at once mends a connection that a restarted server dropped. Raises ValueError for
     an address of no known form.
@@ -37,8 +37,8 @@ def connect(url: str, answer_seconds: float = ANSWER_SECONDS) -> Redis:
         bounds["socket_keepalive"] = True
     address = sentinel_address(url)
     if address is None:
-        return Redis.from_url(url, **bounds)
-    return Redis.from_pool(_master_pool(address, bounds))
+        return kind.from_url(url, **bounds)
+    return kind.from_pool(_master_pool(address, bounds))
 
 
 def master_of(redis: Redis) -> tuple[str, int] | None:
@@ -48,11 +48,30 @@ def master_of(redis: Redis) -> tuple[str, int] | None:
 
 
 def explain(error: Exception) -> str:
-    """An error from Redis in one line for a person, without the address's password."""
+    """An error from Redis in one line for a person, without the address's password and what a command carried."""
     if isinstance(error, AuthenticationError):
-        return "Redis refuses the password or user in queue.redis_url."
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+        return "Redis refuses the password or user in queue.redis_url"
+    refused = refusal(error)
+    if refused is not None:
+        return refused
+    return (_bare(error) or type(error).__name__).splitlines()[0][:200].rstrip(". ")
+
+
+def refusal(error: Exception) -> str | None:
+    """Why a Redis that answers won't be written to, and what to do about it; None when `error` says anything else."""
+    if isinstance(error, OutOfMemoryError):
+        return "it is full (maxmemory is reached). Raise its maxmemory, or delete what others keep in it"
+    if isinstance(error, ReadOnlyError):
+        return "it is a read-only replica. Let queue.redis_url name the master"
+    if _bare(error).startswith("MISCONF"):
+        return "it can't write its own file. Look at its log, and at the disk it saves to"
+    return None
+
+
+def _bare(error: Exception) -> str:
+    """What the server said. In front of it the client puts the command, a document and all."""
+    text = str(error).strip()
+    return text.rpartition(" of pipeline caused error: ")[2] if text.startswith("Command # ") else text
 
 
 # Sentinel

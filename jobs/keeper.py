@@ -30,8 +30,9 @@ from jobs.reaper import Reaper
 
 # A worker's lease: how often it is renewed, and for how long. From the death of a whole machine until its work runs
 # elsewhere it takes the lease, the reaper's grace and the two looks around it: 9 s at most.
-BEAT_SECONDS = 1.0
+BEAT_SECONDS = 1.5
 LEASE_SECONDS = 4
+_SILENT_BEATS = 2.25  # after which a worker counts as held up: the lease has some time left then
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BACK_OFF_SECONDS = 0.2  # before a new worker is started
 LONGEST_BACK_OFF = 10.0  # when one after the other dies without having had work
@@ -69,9 +70,13 @@ class Pulse:
         return self._read() == -self._NOBODY
 
     def is_silent(self, now: float) -> bool:
-        """Whether the lease thread has begun, and has missed its time by more than half of it."""
+        """Whether the lease thread has begun, and has missed its time for a while."""
+        return self.silent_in(now) <= 0
+
+    def silent_in(self, now: float) -> float:
+        """In how many seconds it will be, if it doesn't beat meanwhile; a thread that hasn't begun has all the time."""
         at = self._read()
-        return abs(at) != self._NOBODY and now - at > 1.5 * BEAT_SECONDS
+        return _SILENT_BEATS * BEAT_SECONDS - (now - at if abs(at) != self._NOBODY else 0.0)
 
     def _read(self) -> float:
         at: float = struct.unpack_from("d", self._page)[0]
@@ -207,7 +212,8 @@ class Keeper:
     def _attend(self, kept: _Kept) -> tuple[int, int]:
         """Until the worker has ended; returns its exit code (as `waitstatus_to_exitcode`) and peak memory in bytes."""
         while (ended := self._reaped()) is None:
-            self._wait(BEAT_SECONDS, kept)
+            silent_in = kept.pulse.silent_in(self._clock.monotonic())
+            self._wait(silent_in if silent_in > 0 and not self._owed else BEAT_SECONDS, kept)
             self._renew(kept)
             self._settle()
         while self._relay(kept):

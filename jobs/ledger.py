@@ -18,6 +18,7 @@ from redis import Redis
 from redis.client import Pipeline
 from ulid import ULID
 
+from jobs import condition
 from jobs.document import FINAL, IN_FLIGHT, Status
 
 # What is in flight, in bytes: the measure of back-pressure.
@@ -189,12 +190,14 @@ class Load(NamedTuple):
 
     `in_flight` and `queued` (to be run, not begun) count documents by level; `bytes` are those of their originals.
     `pace` is how many seconds a worker of a level takes for a document; a level that nobody has worked on has none.
+    `spare` is how many bytes the server has room for (less than none: it is full up to its reserve).
     """
 
     in_flight: dict[str, int]
     queued: dict[str, int]
     bytes: int
     pace: dict[str, float]
+    spare: float = float("inf")
 
     @property
     def documents(self) -> int:
@@ -209,13 +212,19 @@ def load(redis: Redis, levels: Sequence[str]) -> Load:
         pipeline.zcard(_set(status, level))
     pipeline.get(BYTES_KEY)
     pipeline.hmget(PACE_KEY, list(levels))
-    *sizes, held, paces = pipeline.execute()
+    pipeline.info("memory")
+    *answers, memory = pipeline.execute(raise_on_error=False)  # it may be forbidden to ask for the last
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    *sizes, held, paces = answers
     count = dict(zip(product(IN_FLIGHT, levels), sizes, strict=True))
     return Load(
         in_flight={level: sum(count[status, level] for status in IN_FLIGHT) for level in levels},
         queued={level: count[Status.QUEUED, level] for level in levels},
         bytes=int(held or 0),
         pace={level: float(pace) for level, pace in zip(levels, paces, strict=True) if pace},
+        spare=condition.of(memory).spare,
     )
 
 

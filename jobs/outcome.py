@@ -4,6 +4,7 @@ One stream entry carries the outcomes of one RQ job. The collector reads entries
 then deletes them, so an outcome is told at least once; the commit is what happens once.
 """
 
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -57,6 +58,23 @@ _decoder = msgspec.msgpack.Decoder(list[Outcome])
 
 def encode(outcomes: list[Outcome]) -> bytes:
     return _encoder.encode(outcomes)
+
+
+def parts(outcomes: list[Outcome], most: int) -> Iterator[list[Outcome]]:
+    """`outcomes` in order, in parts of about `most` bytes of results at most; one that is larger is a part alone.
+
+    A server takes 512 MB in one value at most (proto-max-bulk-len), and cuts the connection to who sends more.
+    """
+    part: list[Outcome] = []
+    size = 0
+    for each in outcomes:
+        if part and size + len(each.result) > most:
+            yield part
+            part, size = [], 0
+        part.append(each)
+        size += len(each.result)
+    if part:
+        yield part
 
 
 def decode(raw: bytes) -> list[Outcome]:

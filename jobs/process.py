@@ -16,7 +16,7 @@ from redis import Redis
 
 from jobs.config import Config, ConfigError, find, load
 from jobs.config.reading import EXIT_CONFIG
-from jobs.connection import AWAY, explain
+from jobs.connection import AWAY, explain, refusal
 from jobs.logs import setup
 
 # Set by `llmctl up` for the processes it starts.
@@ -37,6 +37,7 @@ class Stop:
     def __init__(self) -> None:
         self._asked = False
         self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
 
     def __bool__(self) -> bool:
@@ -44,16 +45,25 @@ class Stop:
 
     def set(self) -> None:
         self._asked = True
+        self.rouse()
+
+    def rouse(self) -> None:
+        """End a wait that goes on, or else the next one, without a request to stop. For signal handlers, too."""
         try:
             os.write(self._write, b"s")
         except BlockingIOError:
-            pass  # it is full of earlier requests
+            pass  # it is full of earlier ones
 
     def wait(self, seconds: float) -> bool:
-        """Wait `seconds` or until told to stop; returns whether to stop."""
-        if not self._asked:
-            select.select([self._read], [], [], max(0.0, seconds))
-        return self._asked
+        """Wait `seconds`, until roused, or until told to stop; returns whether to stop."""
+        if self:
+            return True
+        if select.select([self._read], [], [], max(0.0, seconds))[0] and not self:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._read, 4096)
+            if self:  # just now: whoever else waits has to hear of it, too
+                self.rouse()
+        return bool(self)
 
     def on_signals(self) -> None:
         """Let SIGTERM and SIGINT set the flag; as often as they come, they ask for the same."""
@@ -70,13 +80,12 @@ class Stop:
                 os.close(descriptor)
 
 
-def start(process: str, argv: list[str] | None = None) -> tuple[Config, logging.Logger]:
-    """The common beginning of a daemon: `--config FILE`, the configuration, logging, and the tie to its parent.
+def start(process: str, explicit: str | None = None) -> tuple[Config, logging.Logger]:
+    """The common beginning of a daemon: its configuration (`explicit`: the file it was told), logging, and the tie to
+    its parent.
 
     Exits with status 78 and every problem on stderr when the configuration can't be used.
     """
-    arguments = sys.argv[1:] if argv is None else argv
-    explicit = arguments[arguments.index("--config") + 1] if "--config" in arguments[:-1] else None
     try:
         config = load(find(explicit, os.environ))
     except ConfigError as error:
@@ -122,15 +131,21 @@ def tie_to(parent: int, how: signal.Signals) -> None:
 
 
 class Outage:
-    """Follows one outage of Redis from first failure to return, and says so once each, with a reminder in between."""
+    """Follows one outage of Redis from first failure to return, and says so once each, with a reminder in between.
+
+    A Redis that refuses writes answers all the while to what only reads: that outage is over when it has refused
+    nothing for a time.
+    """
 
     REMIND_SECONDS = 30.0
+    CALM_SECONDS = 5.0
 
     def __init__(self, log: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._log = log
         self._monotonic = monotonic
         self._since: float | None = None
         self._told = 0.0
+        self._refused = float("-inf")
 
     @property
     def seconds(self) -> float:
@@ -140,18 +155,23 @@ class Outage:
     def failed(self, error: Exception) -> float:
         """Note a failure. Returns how long to wait before the next try: longer and longer, up to 2 s."""
         now = self._monotonic()
+        refused = refusal(error) is not None
+        if refused:
+            self._refused = now
+        trouble = "refuses writes" if refused else "unreachable"
         if self._since is None:
             self._since = now
             self._told = now
-            self._log.warning("Redis unreachable: %s. Waiting for it; nothing is lost.", explain(error))
+            self._log.warning("Redis %s: %s. Waiting for it; nothing is lost.", trouble, explain(error))
         elif now - self._told >= self.REMIND_SECONDS:
             self._told = now
-            self._log.warning("Redis unreachable for %.0f s: %s. Still waiting.", now - self._since, explain(error))
+            lasts = now - self._since
+            self._log.warning("Redis %s for %.0f s: %s. Still waiting.", trouble, lasts, explain(error))
         return min(2.0, 0.1 + self.seconds / 4)
 
     def over(self) -> None:
         """Note that Redis answers."""
-        if self._since is not None:
+        if self._since is not None and self._monotonic() - self._refused >= self.CALM_SECONDS:
             self._log.info("Redis is back after %.0f s.", self.seconds)
             self._since = None
 

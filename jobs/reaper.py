@@ -1,6 +1,6 @@
 """Finding the work of dead workers, and giving it to living ones.
 
-A worker's lease is its RQ key, renewed every second. Work is abandoned when its worker's lease has been gone for a
+A worker's lease is its RQ key, renewed all the time. Work is abandoned when its worker's lease has been gone for a
 while (after an outage of Redis all leases are gone for a moment), or when a job has hung between its queue and its
 beginning; at once when the worker's keeper saw it die, or when its processes are known to be gone from this machine.
 So it is when its worker lives and has moved on: a failover lost the job's end, and Redis believes what was true before.
@@ -72,7 +72,6 @@ class _Suspicion:
         self.heard: set[str] = set()
 
     def is_certain(self, each: _Abandoned, now: float) -> bool:
-        self.heard.add(each.said)
         return each.gone or (now - self.since >= GRACE_SECONDS and (not each.said or len(self.heard) >= _HEARD))
 
 
@@ -94,6 +93,7 @@ class Reaper:
         self._suspects = {name: self._suspects.get(name) or _Suspicion(now) for name in found}
         taken = 0
         for name, each in found.items():
+            self._suspects[name].heard.add(each.said)
             if self._suspects[name].is_certain(each, now):
                 del self._suspects[name]
                 taken += self._take_readable(each)
@@ -241,6 +241,11 @@ class Reaper:
             pipeline.expire(key, _DEATH_KNOWN_SECONDS)
             pipeline.delete(WORKER_EXECUTIONS_KEY_TEMPLATE.format(worker))
             pipeline.execute()
+
+
+def work_keys(queue: str) -> tuple[str, str]:
+    """The keys of which one is there while a worker has, or had, a job of `queue` in hand."""
+    return _between(queue), f"rq:wip:{queue}"
 
 
 def _between(queue: str) -> str:

@@ -57,8 +57,8 @@ class DocumentJob(Job):
         assert isinstance(job, cls)
         job.packets = list(packets)
         job._raw_packets = [document.encode(packet) for packet in job.packets]
-        # Time is kept per document (jobs/run.py), and a job is forgotten at its end: RQ's `timeout` and `result_ttl` are
-        # for neither. Beside one document the other two would be a tenth of what its job takes in Redis.
+        # Time is kept per document (jobs/run.py), and a job is forgotten at its end: RQ's `timeout` and `result_ttl`
+        # are for neither. Beside one document the other two would be a tenth of what its job takes in Redis.
         alone = len(job.packets) == 1
         job.description = None if alone else f"{len(job.packets)} documents"
         job.enqueued_at = None if alone else now()

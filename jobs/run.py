@@ -28,10 +28,15 @@ from jobs.rq_job import DocumentJob
 # How long after a document's time is up a handler that can't be interrupted (it hangs in C) is given
 # before the process ends itself; another worker then finds the document abandoned.
 GRACE_SECONDS = 10.0
+HELD_BYTES = 64 * 1024 * 1024  # results that a job may come to before the rest of its documents become another job
 _NEVER = float("-inf")
 _LONGEST_BACKOFF = 3600.0
 _LONGEST_MESSAGE = 2000
 _ASKED_OF_A_BATCH = "handle_batch has to return a list with one result for each document"
+
+
+class ResultTooLarge(Exception):
+    """A handler's result has more bytes than may travel through Redis."""
 
 
 class OutOfTime(BaseException):
@@ -63,11 +68,13 @@ class Rejection:
 
 @dataclass
 class Ran:
-    """What came of a job: outcomes, documents to try again later, and those not begun because of a request to stop."""
+    """What came of a job: outcomes, documents to try again later, and those not begun because of a request to stop or
+    because the results so far are enough to hold."""
 
     outcomes: list[Outcome] = field(default_factory=list)
     again: list[Again] = field(default_factory=list)
     left: list[Packet] = field(default_factory=list)
+    held: int = 0  # bytes of results
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Runner:
         try:
             with alarms():
                 while calls:
-                    if self._stopping():
+                    if self._stopping() or ran.held >= HELD_BYTES:
                         ran.left = [packet for call in calls for packet in call]
                         break
                     call = calls.popleft()
@@ -227,6 +234,8 @@ class Runner:
             return Rejection(Code.TIMEOUT, f"The handler ran longer than {limit}{times}.", again=True)
         if isinstance(error, MemoryError):
             raise OutOfMemory from error
+        if isinstance(error, ResultTooLarge):
+            return Rejection(Code.HANDLER_FAILED, str(error))
         self._log.debug("Handler error", exc_info=error)
         last_line = traceback.format_exception_only(error)[-1].strip()
         return Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
@@ -234,10 +243,11 @@ class Runner:
     def _done(self, packet: Packet, result: Any, began: float, job_id: str, ran: Ran) -> None:
         """The handler gave `result`; the document is done if JSON can hold it."""
         try:
-            text = encode_result(result)
+            text = encode_result(result, self._processing.max_result_bytes)
         except BaseException as error:  # a result's own methods may raise anything
             self._failed(packet, self._rejection(error), began, job_id, ran)
         else:
+            ran.held += len(text)
             ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text))
 
     def _failed(self, packet: Packet, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
@@ -317,9 +327,16 @@ def _sendable(message: str) -> str:
     return message[:_LONGEST_MESSAGE].encode("utf-8", "backslashreplace").decode()
 
 
-def encode_result(result: object) -> bytes:
-    """A handler's result as JSON text. Raises TypeError or ValueError for what JSON can't hold (NaN, say)."""
+def encode_result(result: object, most: int | None = None) -> bytes:
+    """A handler's result as JSON text, of at most so many bytes.
+
+    Raises TypeError or ValueError for what JSON can't hold (NaN, say), ResultTooLarge for what is larger.
+    """
     text = msgspec.json.encode(result)
+    if most is not None and len(text) > most:
+        raise ResultTooLarge(
+            f"The result is too large: {len(text)} bytes, at most {most} (processing.max_result_bytes)."
+        )
     text.decode("utf-8")
     if b"null" in text:
         _refuse_nan(msgspec.to_builtins(result))

@@ -11,43 +11,50 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from redis import Redis
 from rq import Queue
 from rq.utils import utcformat
 from rq_scheduler import Scheduler
 
-from jobs import batch, lateness, ledger
+from jobs import arguments, batch, condition, lateness, ledger, living
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect
 from jobs.process import URL_VARIABLE, Outage, Stop, start
-from jobs.reaper import Reaper, is_away
+from jobs.reaper import Reaper, is_away, work_keys
+from jobs.room import FinishingRedis
 from jobs.rq_job import FLUSH, DocumentJob
 from jobs.submission import SCHEDULE, queue_key
 
-TICK_SECONDS = 0.5
-LOCK_SECONDS = 10
+TICK_SECONDS = 1.0  # between two looks at the schedule, unless something is known to be due sooner
+_SHORT_TICK_SECONDS = 0.5  # after something was done
+LOCK_SECONDS = 4.0  # of a holder that nobody can see (it is frozen, or on another machine); a dead one loses it at once
 REAP_EVERY = 1.0
 LOOK_FOR_LATE_EVERY = 5.0
 KEEP_HOUSE_EVERY = 30.0
 DELIVER_AT_ONCE = 500  # due jobs before the lock is renewed and the flushes are looked at again
 _TELL_AGAIN = 60.0
 LEDGER_DOCUMENTS = 1_000_000  # final documents kept in each of the ledger's sets
+SHORT_LEDGER_DOCUMENTS = 1_000  # the same while the server is short of memory
+LOOK_AT_SERVER_EVERY = 5.0
+_TELL_OF_SERVER_AGAIN = 600.0
 
-# KEYS: lock. ARGV: owner, milliseconds. The lock has an owner: it is renewed by it and taken over when it runs out.
+# KEYS: lock. ARGV: owner, milliseconds, an owner known to be dead (or ""). The lock has an owner: it is renewed by it,
+# and taken over when it runs out or its owner is dead. Returns whose it is.
 _LOCK = """
 local owner = redis.call('GET', KEYS[1])
 if owner == ARGV[1] then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
-  return 1
+elseif not owner or owner == ARGV[3] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  owner = ARGV[1]
 end
-if owner then return 0 end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1
+return owner
 """
 _UNLOCK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -78,6 +85,16 @@ return 1
 _FORGET = "if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('ZREM', KEYS[1], ARGV[1]) end return 0"
 
 
+class _Look(NamedTuple):
+    """What may be due: the flushes of these queues, jobs for later; `work`: somebody has, or had, a job in hand;
+    `pause`: seconds until the next look."""
+
+    flushes: Sequence[str]
+    jobs: bool
+    work: bool
+    pause: float = _SHORT_TICK_SECONDS
+
+
 class DocumentScheduler(Scheduler):  # type: ignore[misc]
     """rq-scheduler with an owned lock, one step for each due job, and no job able to stop the others."""
 
@@ -87,7 +104,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             connection=redis,
             interval=LOCK_SECONDS,
             job_class=DocumentJob,
-            name=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+            name=_own_name(),
         )
         self._config = config
         self._clock = clock
@@ -97,13 +114,18 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._reaper = Reaper(redis, config.queue.priority_levels, clock, log)
         self._due: dict[str, float] = {}  # steps by name, and when each is to be done again
         self._told: dict[str, float] = {}
+        self._pause = TICK_SECONDS
+        self._renew_at = float("-inf")
+        self._trouble = ""  # with the server, as it was told
+        self._trouble_again = float("-inf")
+        self._suspects = False  # the reaper has seen work that may be abandoned
 
     def run(self, burst: bool = False) -> None:
-        """Do what is due every half second until told to stop (once, with `burst`)."""
+        """Do what is due until told to stop (once, with `burst`)."""
         waiting = more = False
         while not self._stop:
             try:
-                if self.acquire_lock():
+                if self._holds_lock():
                     waiting = False
                     more = self.tick()
                 else:
@@ -118,7 +140,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             if burst:
                 break
             if not more:
-                self._stop.wait(TICK_SECONDS)
+                self._stop.wait(min(self._pause if self._lock_acquired else TICK_SECONDS, LOCK_SECONDS / 4))
         try:
             self.remove_lock()
         except AWAY:
@@ -129,16 +151,46 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
 
         Raises only when Redis is away: what is wrong with one step is logged, and the others are done.
         """
-        for queue in self._config.queue.priority_levels:
+        look = self._look()
+        self._pause = look.pause
+        for queue in look.flushes:
             self._step(f"the flush of {queue}", 0, partial(self._flush, queue))
         delivered: list[str] = []
-        self._step("the delivery of due jobs", 0, lambda: delivered.extend(self.enqueue_jobs()))
-        self._step("the search for abandoned work", REAP_EVERY, self._reaper.reap)
+        if look.jobs:
+            self._step("the delivery of due jobs", 0, lambda: delivered.extend(self.enqueue_jobs()))
+        self._step("the look at the server", LOOK_AT_SERVER_EVERY, self._look_at_server)
+        if look.work or self._suspects:  # once more after the last, for the reaper to forget whom it suspected
+            self._step("the search for abandoned work", REAP_EVERY, partial(self._reap, look.work))
         self._step("the search for late documents", LOOK_FOR_LATE_EVERY, self._look_for_late)
         for queue in self._config.queue.priority_levels:
             self._step(f"the schedule of {queue}", KEEP_HOUSE_EVERY, partial(self.register_schedule, queue))
         self._step("the trimming of the ledger", KEEP_HOUSE_EVERY, self._trim)
         return len(delivered) >= DELIVER_AT_ONCE
+
+    def _look(self) -> _Look:
+        """What may be due, in one round trip: most often it is nothing. When it can't be seen, it is everything."""
+        levels = self._config.queue.priority_levels
+        seen = [_Look(levels, jobs=True, work=True)]
+
+        def look() -> None:
+            now = self._clock.now()
+            with self.connection.pipeline(transaction=False) as pipeline:
+                pipeline.zmscore(SCHEDULE, [batch.flush_id(queue) for queue in levels])
+                pipeline.zcount(SCHEDULE, "-inf", now)
+                pipeline.zrangebyscore(SCHEDULE, f"({now}", now + TICK_SECONDS, start=0, num=1, withscores=True)
+                pipeline.exists(*(key for queue in levels for key in work_keys(queue)))
+                flushes, due, coming, work = pipeline.execute()
+            late = [queue for queue, at in zip(levels, flushes, strict=True) if at is not None and at <= now]
+            # What is done now may put something on the schedule.
+            pause = _SHORT_TICK_SECONDS if due else coming[0][1] - now if coming else TICK_SECONDS
+            seen[0] = _Look(late, jobs=due > len(late), work=bool(work), pause=pause)
+
+        self._step("the look at the schedule", 0, look)
+        return seen[0]
+
+    def _reap(self, work: bool) -> None:
+        self._reaper.reap()
+        self._suspects = work
 
     def _step(self, name: str, every: float, do: Callable[[], object]) -> None:
         """Do a step if its time has come. Its failure is told once a minute."""
@@ -159,15 +211,47 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         limit = self._config.processing.queue_timeout
         lateness.look(self.connection, self._config.queue.priority_levels, limit, self._clock, self._log)
 
+    def _look_at_server(self) -> None:
+        """Say what is wrong with the server; when it is short of memory, forget what is finished rather than stop."""
+        found = condition.look(self.connection)
+        if found.is_short:
+            levels = self._config.queue.priority_levels
+            forgotten = ledger.trim(self.connection, levels, SHORT_LEDGER_DOCUMENTS, chunk=5000)
+            if forgotten:
+                self._log.warning("Redis is short of memory: %d finished document(s) left its ledger", forgotten)
+        trouble = found.trouble() or ""
+        now = self._clock.monotonic()
+        kind = trouble.partition("(")[0]  # not the figures, which change
+        if trouble and (kind != self._trouble or now >= self._trouble_again):
+            self._log.error("%s", trouble)
+            self._trouble_again = now + _TELL_OF_SERVER_AGAIN
+        elif self._trouble and not trouble:
+            self._log.info("The trouble with Redis is over: %s", self._trouble.strip())
+        self._trouble = kind
+
     def _trim(self) -> None:
         ledger.trim(self.connection, self._config.queue.priority_levels, LEDGER_DOCUMENTS)
 
+    def _holds_lock(self) -> bool:
+        """Whether the lock is this scheduler's. While most of its time is left, Redis isn't asked."""
+        now = self._clock.monotonic()
+        if now >= self._renew_at:
+            self._renew_at = now + LOCK_SECONDS * 0.4 if self.acquire_lock() else float("-inf")
+        return bool(self._lock_acquired)
+
     def acquire_lock(self) -> bool:
         """Take or renew the lock; True when it is this scheduler's."""
-        self._lock_acquired = bool(
-            self.connection.eval(_LOCK, 1, self.scheduler_lock_key, self.name, int(LOCK_SECONDS * 1000))
-        )
-        return self._lock_acquired
+        holder = self._ask_for_lock()
+        if holder != self.name and _is_dead(holder):
+            holder = self._ask_for_lock(dead=holder)
+        self._lock_acquired = holder == self.name
+        return bool(self._lock_acquired)
+
+    def _ask_for_lock(self, dead: str = "") -> str:
+        """Take or renew the lock if it is free, this scheduler's, or that of the `dead`. Returns whose it is then."""
+        milliseconds = int(LOCK_SECONDS * 1000)
+        holder = self.connection.eval(_LOCK, 1, self.scheduler_lock_key, self.name, milliseconds, dead)
+        return str(holder.decode(errors="replace"))
 
     def remove_lock(self) -> None:
         """Give the lock up, if it is this scheduler's."""
@@ -243,6 +327,18 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         )
 
 
+def _own_name() -> str:
+    """A name of this process's that also says how to see whether it still lives (where that can be seen)."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{name} {living.here()} {living.known_as(os.getpid())}".strip()
+
+
+def _is_dead(name: str) -> bool:
+    """Whether the scheduler of that name is known to be dead. One of another machine never is."""
+    parts = name.split(" ")
+    return len(parts) == 3 and living.is_gone(*parts[1:])
+
+
 def _is_away(error: Exception) -> bool:
     """Whether to wait for Redis. A script that stumbles over what a key holds will do so again: that is no outage."""
     return is_away(error) and not str(error).startswith(("user_script", "Error running script"))
@@ -254,10 +350,12 @@ def _rq_time(epoch: float) -> str:
 
 def main() -> None:
     """Entry point of `llm-scheduler`."""
-    config, log = start("scheduler")
+    config, log = start(
+        "scheduler", arguments.read("llm-scheduler", "Put documents on their queues when they are due.").config
+    )
     stop = Stop()
     stop.on_signals()
-    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
+    redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url), kind=FinishingRedis)
     try:
         log.info("Scheduler started")
         DocumentScheduler(config, redis, SystemClock(), stop, log).run()

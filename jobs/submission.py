@@ -18,6 +18,8 @@ from jobs.rq_job import DocumentJob
 
 # rq-scheduler's own key: a sorted set of job ids by the epoch second at which they are due.
 SCHEDULE = "rq:scheduler:scheduled_jobs"
+# The originals of one job have no more bytes than this, unless it is a single document: a worker may parse all at once.
+JOB_BYTES = 32 * 1024 * 1024
 
 
 def queue_key(queue: str) -> str:

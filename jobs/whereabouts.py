@@ -9,7 +9,7 @@ leftover. All of it holds for the queues of today's configuration only: nobody l
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis import Redis
 from rq import Queue
@@ -27,8 +27,8 @@ _FIRST = "local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1] r
 class Whereabouts(NamedTuple):
     """What was where at one moment: `at`, in milliseconds of the server's clock.
 
-    `jobs` are ids of RQ jobs, `batched` ids of documents. `untold` is the time (ms) of the oldest outcome that waits for
-    the collector, by queue; a queue without any has none.
+    `jobs` are ids of RQ jobs, `batched` ids of documents. `untold` is the time (ms) of the oldest outcome that waits
+    for the collector, by queue; a queue without any has none.
     """
 
     at: int
@@ -71,7 +71,7 @@ def discard(redis: Redis, queue: str, job_ids: Iterable[str]) -> None:
     Only for documents that have been submitted elsewhere. Whatever a process of the former configuration still adds is
     a claim on disk, too.
     """
-    listed = [*redis.lrange(queue_key(queue), 0, -1), *redis.lrange(_between(queue), 0, -1)]
+    listed: list[Any] = [*redis.lrange(queue_key(queue), 0, -1), *redis.lrange(_between(queue), 0, -1)]
     keys = [DocumentJob.key_for(job_id) for job_id in {*_names(listed), *job_ids}]
     with redis.pipeline() as pipeline:
         for start in range(0, len(keys), _AT_ONCE):

@@ -10,6 +10,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -31,7 +32,7 @@ from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
-from jobs import keeper, ledger, living, outcome, submission
+from jobs import arguments, keeper, ledger, living, outcome, submission
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect, explain
@@ -41,15 +42,35 @@ from jobs.handler import HandlerMissing, load_handlers
 from jobs.keeper import STOP_SIGNALS, Keeper, Pulse
 from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start, start_log
 from jobs.reaper import IN_HAND, Reaper, in_hand
+from jobs.room import FinishingRedis
 from jobs.rq_job import DocumentJob
 from jobs.run import HangGuard, OutOfMemory, Ran, Runner
+from jobs.waiting import PROD_SECONDS, Wait
 
-WAIT_SECONDS = 1  # how long one wait for a job blocks, and so how late a request to stop is seen
+WAIT_SECONDS = 10  # how long one wait for a job blocks; a request to stop ends it
+_ENROL_EVERY = 10  # beats between two at which a worker says all that is known of it, and not only that it lives
 # How long RQ's registries may hold a running job before RQ's own tools call it abandoned. The lease says so far sooner.
 _REGISTERED_SECONDS = 7 * 86400
 _PACE_SHARE = 0.2  # of the latest job in the moving average
 _BRIEF_SECONDS = 0.1  # a job expected to take less is not put under `started`, unless it turns out longer
-_GIVE_UP_SECONDS = 15.0  # how long a stopping worker goes on trying to report what it has done
+# How long a stopping worker goes on trying to report what it has done: less than the 10 s that `llmctl up` gives it.
+_GIVE_UP_SECONDS = 5.0
+_ENTRY_BYTES = 8 * 1024 * 1024  # results in one entry of the stream
+_TOGETHER_BYTES = 256 * 1024 * 1024  # results in one transaction
+
+
+# KEYS: the worker's, RQ's flag of suspension. ARGV: seconds, then names and values. Renews a lease, and tells whether
+# the workers are suspended; nothing when Redis knows no such worker (any more).
+_RENEW = """
+if redis.call('HEXISTS', KEYS[1], 'birth') == 0 then return false end
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+return redis.call('EXISTS', KEYS[2])
+"""
+
+
+_NUMBER = re.compile(r"[1-9][0-9]*")
+_REST = re.compile(r"(.+)-rest([0-9]*)")
 
 
 class DocumentWorker(SimpleWorker):
@@ -91,6 +112,8 @@ class DocumentWorker(SimpleWorker):
         self._guard = HangGuard(clock, lingers=True)
         self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard)
         self._suspended = False
+        self._beats = 0
+        self._wait = Wait(redis)
         self._pace: float | None = None
         self._ended = threading.Event()
         # A job in hand that the ledger holds for queued, and since when; the lease thread tells it if it lasts.
@@ -146,14 +169,17 @@ class DocumentWorker(SimpleWorker):
             self._stop.wait(keeper.BEAT_SECONDS)
             return None
         try:
-            found = self.queue_class.dequeue_any(
-                self.queues,
-                WAIT_SECONDS,
-                connection=self.connection,
-                job_class=self.job_class,
-                serializer=self.serializer,
-                death_penalty_class=self.death_penalty_class,
-            )
+            with self._wait.begin() as connection:
+                if self._stop:
+                    return None
+                found = self.queue_class.dequeue_any(
+                    self.queues,
+                    WAIT_SECONDS,
+                    connection=connection,
+                    job_class=self.job_class,
+                    serializer=self.serializer,
+                    death_penalty_class=self.death_penalty_class,
+                )
         except DequeueTimeout:
             return None
         if found is None:
@@ -165,27 +191,59 @@ class DocumentWorker(SimpleWorker):
     # The lease
 
     def _beat(self) -> None:
-        while not self._ended.wait(keeper.BEAT_SECONDS):
+        while self._rest():
             try:
                 self._breathe()
                 self._tell_started()
+                if self._suspended:
+                    self._wait.end()
             except AWAY:
                 pass  # the main thread says so
             except MemoryError:
                 pass  # the handler has taken all of it; its own end is near
 
     def _breathe(self) -> None:
-        """Renew the lease and all that says this worker exists: it also heals what a flushed Redis has forgotten."""
+        """Renew the lease; now and then, and when Redis has forgotten it, say all that says this worker exists."""
         self._pulse.beat(self._clock.monotonic())
         self._guard.rest()
         self.last_heartbeat = rq_now()
+        held = [execution.job_id for execution in list(self.executions.values())]
+        said: dict[Any, Any] = {
+            "last_heartbeat": utcformat(self.last_heartbeat),
+            "state": self._state,
+            IN_HAND: in_hand(self._clock, held),
+        }
+        suspended = self._renew(said) if self._beats % _ENROL_EVERY else None
+        self._suspended = self._enrol(said) if suspended is None else bool(suspended)
+        self._beats += 1
+
+    def _renew(self, said: dict[Any, Any]) -> int | None:
+        pairs = [part for pair in said.items() for part in pair]
+        suspended: int | None = self.connection.eval(
+            _RENEW, 2, self.key, WORKERS_SUSPENDED, keeper.LEASE_SECONDS, *pairs
+        )
+        return suspended
+
+    def _enrol(self, said: dict[Any, Any]) -> bool:
         with self.connection.pipeline() as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, "state": self._state})
-            pipeline.hset(self.key, IN_HAND, in_hand(self._clock, [each.job_id for each in [*self.executions.values()]]))
+            pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, **said})
             pipeline.expire(self.key, keeper.LEASE_SECONDS)
             register(self, pipeline)
             pipeline.exists(WORKERS_SUSPENDED)
-            self._suspended = bool(pipeline.execute()[-1])
+            return bool(pipeline.execute()[-1])
+
+    def _rest(self) -> bool:
+        """Until the next beat; False once the worker has ended. A request to stop ends the wait for a job."""
+        until = self._clock.monotonic() + keeper.BEAT_SECONDS
+        while (left := until - self._clock.monotonic()) > 0:
+            if not self._stop:
+                self._stop.wait(left)
+            elif self._wait.goes_on:
+                self._wait.end()
+                self._ended.wait(PROD_SECONDS)
+            elif self._ended.wait(left):
+                return False
+        return True
 
     def _tell_started(self) -> None:
         """Tell the ledger of a job that was expected to be over by now."""
@@ -245,9 +303,13 @@ class DocumentWorker(SimpleWorker):
     def _end(self, job: DocumentJob, execution: Execution, ran: Ran, queue: str) -> None:
         """What came of the job, and the job's removal, in one transaction."""
         at = self._clock.now()
+        parts = list(outcome.parts(ran.outcomes, _ENTRY_BYTES))
+        # A batch may come to more than one transaction can hold. What is told ahead is told again if the end fails.
+        while sum(len(each.result) for part in parts for each in part) > _TOGETHER_BYTES and len(parts) > 1:
+            self.connection.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(parts.pop(0))})
         with self.connection.pipeline() as pipeline:
-            if ran.outcomes:
-                pipeline.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(ran.outcomes)})
+            for part in parts:
+                pipeline.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(part)})
             for again in ran.again:
                 packet = again.packet
                 # The id follows from the attempt, so that telling it twice schedules it once.
@@ -257,7 +319,7 @@ class DocumentWorker(SimpleWorker):
                     pipeline, Status.RETRYING, at, [(packet.id, {"rq_job_id": job_id, "message": again.reason[:500]})]
                 )
             if ran.left:
-                job_id = f"{job.id[:40]}-rest"
+                job_id = _rest_of(job.id)
                 submission.enqueue(pipeline, self.connection, job_id, queue, ran.left, at_front=True)
                 submission.resubmitted(pipeline, Status.QUEUED, at, ran.left, job_id)
             pipeline.hincrby(self.key, "successful_job_count", 1)
@@ -315,6 +377,12 @@ class DocumentWorker(SimpleWorker):
                 return done
 
 
+def _rest_of(job_id: str) -> str:
+    """The id of the job with the rest of a job: another one each time, and the same when it is told twice."""
+    rest = _REST.fullmatch(job_id)
+    return f"{rest[1]}-rest{int(rest[2] or 1) + 1}" if rest else f"{job_id[:40]}-rest"
+
+
 def _move_started(redis: "Redis | Pipeline", job: DocumentJob, at: float) -> None:
     entries: list[tuple[str, ledger.Fields]] = [
         (packet.id, {"attempts": packet.attempts + 1, "rq_job_id": job.id}) for packet in job.packets
@@ -343,7 +411,7 @@ def _work(name: str, queue: str, config: Config, pulse: Pulse) -> int:
     log = _log(config, queue)
     faulthandler.enable(all_threads=False)  # the stack at a fatal signal: its keeper keeps it
     _limit_memory(config.processing.worker_memory)
-    redis = connect(_url(config))
+    redis = connect(_url(config), kind=FinishingRedis)
     try:
         worker = _made(name, queue, config, redis, stop, pulse, log)
         if worker is not None:
@@ -391,14 +459,16 @@ def _url(config: Config) -> str:
 def main() -> None:
     """Entry point of `llm-worker QUEUE`; `high.2` is a second worker of `high`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # they wait until there is somebody to heed them
-    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    config, log = start("worker")
-    if "--config" in sys.argv:
-        arguments = [argument for argument in arguments if argument != sys.argv[sys.argv.index("--config") + 1]]
-    queue = arguments[0].split(".")[0] if arguments else ""
-    if queue not in config.queue.priority_levels:
+    told = arguments.read("llm-worker", "Run the jobs of one queue.", queue=True)
+    config, log = start("worker", told.config)
+    queue, dot, number = told.queue.partition(".")
+    if queue not in config.queue.priority_levels or (dot and not _NUMBER.fullmatch(number)):
         allowed = ", ".join(config.queue.priority_levels)
-        print(f"llm-worker: {queue!r} is not a queue. Allowed: {allowed} (queue.priority_levels).", file=sys.stderr)
+        print(
+            f"llm-worker: {told.queue!r} is not a queue. Allowed: {allowed} (queue.priority_levels); "
+            "high.2, high.3 and so on are further workers of high.",
+            file=sys.stderr,
+        )
         raise SystemExit(78)
     log.name = f"llm.worker.{queue}"
     kept = Keeper(queue, _url(config), SystemClock(), log)

@@ -110,6 +110,66 @@ def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flus
     assert due(redis) == 1031, "what is left waits from when it came"
 
 
+def test_a_batch_whose_times_are_lost_goes_by_those_of_its_documents(redis: Redis) -> None:
+    join(redis, 1, 1000)
+    redis.delete("llm:batch:low:times")
+    assert flush(redis, 1020) == 0
+    assert due(redis) == 1030
+    join(redis, 1, 1025)
+    assert due(redis) == 1030, "who joins makes it no younger"
+    redis.delete("llm:batch:low:times")
+    assert flush(redis, 1030) == 2
+    idle = Processing(batch_size=5, batch_timeout=30, batch_idle=2)
+    join(redis, 1, 1040, idle)
+    join(redis, 1, 1041, idle)
+    redis.delete("llm:batch:low:times")
+    assert flush(redis, 1042.9, idle) == 0
+    assert flush(redis, 1043, idle) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_job_has_a_bounded_number_of_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    monkeypatch.setattr("jobs.batch.JOB_BYTES", 1000)
+    route = Route(priority="low", queue="low", handler="default", reasons=[])
+    sizes = [400, 400, 400, 5000, 100]
+    packets = [Packet(new_id(1000), "c", "a.json", 1000, 1000, route, b"x" * (10 if known else size)) for size in sizes]
+    with redis.pipeline() as pipeline:
+        if known:  # the originals' sizes, whatever is left of them in the packets
+            submission.record(pipeline, Status.BATCHED, 1000, packets, sizes)
+        batch.add(pipeline, "low", packets, BATCHES, 1000)
+        pipeline.execute()
+    assert flush(redis, 1000) == 5, "a full batch goes whole, if not in one job"
+    assert [len(job) for job in queued(redis)] == [2, 1, 1, 1]
+    assert [document_id for job in queued(redis) for document_id in job] == [packet.id for packet in packets]
+    assert (due(redis), redis.keys("llm:batch:*")) == (None, [])
+
+
+def test_the_rest_of_a_batch_too_large_for_one_job_is_due_whoever_is_killed(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.batch.JOB_BYTES", 1)
+
+    class Client:
+        """Its process dies after the first of the flush's scripts."""
+
+        asked = 0
+
+        def eval(self, *arguments: object) -> object:
+            self.asked += 1
+            if self.asked > 1:
+                raise ConnectionError
+            return redis.eval(*arguments)  # type: ignore[arg-type]
+
+    join(redis, 5, 1000)
+    with pytest.raises(ConnectionError):
+        batch.flush(Client(), "low", BATCHES, HandClock(1001))  # type: ignore[arg-type]
+    assert due(redis) == 1001
+    join(redis, 1, 1002)
+    assert due(redis) == 1002
+    assert flush(redis, 1002) == 5
+    assert due(redis) is None
+
+
 def test_by_idleness_counted_from_the_last(redis: Redis) -> None:
     idle = Processing(batch_size=5, batch_timeout=30, batch_idle=2)
     join(redis, 1, 1000, idle)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from ingest.submitting import shared, whole
+from ingest.submitting import bounded, shared, whole
 from jobs import ledger
 from jobs.rq_job import DocumentJob
 
@@ -26,6 +26,25 @@ def test_all_documents_get_a_job_no_larger_than_allowed(count: int, waiting: int
     assert sum(sizes) == count
     for place, size in enumerate(sizes):
         assert 1 <= size <= max(1, min(limit, waiting + sum(sizes[:place])))
+
+
+def test_a_job_has_a_bounded_number_of_bytes() -> None:
+    assert list(bounded([], 1000)) == []
+    assert list(bounded([400] * 5, 1000)) == [2, 2, 1]
+    assert list(bounded([500, 500, 0, 1], 1000)) == [3, 1]
+    assert list(bounded([1, 5000, 6000, 2, 3], 1000)) == [1, 1, 1, 2], "one that is larger goes alone"
+
+
+@pytest.mark.parametrize("mode", ["real_time", "batch"])
+def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: str) -> None:
+    """Each is 12 MiB, of which little is left once it is compressed; three of them are more than a job may have."""
+    fleet.configure(processing={"mode": mode, "batch_size": 4, "batch_timeout": 600})
+    redis.hset(ledger.PACE_KEY, "medium", "0.001")
+    for number in range(4):
+        fleet.drop(f"{number}.json", b'{"n": %d, "text": "%s"}' % (number, b"x" * (12 << 20)))
+    fleet.start("ingest")
+    wait_until(lambda: fleet.ledger_total("queued") == 4, "all queued")
+    assert (sum(job_sizes(redis)), max(job_sizes(redis))) == (4, 2)
 
 
 def job_sizes(redis: Redis) -> list[int]:

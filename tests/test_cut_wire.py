@@ -1,7 +1,8 @@
 """Every single send: processes that talk to the server through a wire that is cut, or held up, at the k-th of them.
 
-What is due happens once, whether the process is killed before the server has heard it or after the server has done it
-but not yet answered, whether only the connection breaks, or whether the process sleeps through its own replacement.
+What is due happens once, whether the process is killed when the server has done it but not yet answered, whether only
+the connection breaks, before the server has heard it or after it has done it, or whether the process sleeps through its
+own replacement. (To be killed before the server has heard a send is to be killed after the one before.)
 """
 
 import json
@@ -25,13 +26,18 @@ from typing import Any
 
 import pytest
 from conftest import Fleet, Server, files, wait_until
+from msgspec.structs import replace
 from redis import Redis
 
-from jobs import batch, ledger, submission
+from ingest.spool import Claims, Folders
+from ingest.spool.claims import Found, Seen
+from jobs import batch, ledger, outcome, submission
 from jobs.clock import SystemClock
 from jobs.config import Config
 from jobs.document import Packet, Route, Status, new_id
+from jobs.outcome import Outcome
 from jobs.process import Stop
+from jobs.reaper import Reaper
 from jobs.rq_job import DocumentJob
 from jobs.scheduler import DocumentScheduler
 from jobs.submission import SCHEDULE
@@ -41,19 +47,23 @@ LOCK = DocumentScheduler.scheduler_lock_key
 KEPT = 2  # final documents that the ledger of the schedulers here keeps
 
 GREETINGS = 3  # sends of the client library's own, at the beginning of a connection
+RECONCILED = b"SET\r\n$9\r\nllm:epoch\r\n"  # what ingest sends when every claim has been looked at
 
 # Forks a process in milliseconds that would take half a second to start. It has one thread, so that forking is safe.
 NURSERY = f"""
 import json, os, sys, traceback
 from pathlib import Path
-import ingest.daemon, jobs.scheduler
+import ingest.collector, ingest.daemon, jobs.scheduler, jobs.worker
 from jobs.clock import SystemClock
 from jobs.config import load
 from jobs.connection import connect
+from jobs.keeper import Pulse
 from jobs.logs import setup
-from jobs.process import Stop
+from jobs.process import Outage, Stop
 
 jobs.scheduler.LEDGER_DOCUMENTS = {KEPT}
+failed = Outage.failed
+Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server is not away
 
 def scheduler(url, path):
     config = load(Path(path), {{}})
@@ -64,6 +74,17 @@ def ingest_(url, path):
     os.environ["LLM_REDIS_URL"] = url
     sys.argv = ["llm-ingest", "--config", path]
     ingest.daemon.main()
+
+def collector(url, path):
+    os.environ["LLM_REDIS_URL"] = url
+    sys.argv = ["llm-collector", "--config", path]
+    ingest.collector.main()
+
+def worker(url, path):
+    os.environ["LLM_REDIS_URL"] = url
+    jobs.worker._work("w", "medium", load(Path(path), {{}}), Pulse())
+
+RUN = {{"scheduler": scheduler, "ingest": ingest_, "collector": collector, "worker": worker}}
 
 for line in sys.stdin:
     wanted = json.loads(line)
@@ -76,7 +97,7 @@ for line in sys.stdin:
         continue
     try:
         os.close(0)
-        {{"scheduler": scheduler, "ingest": ingest_}}[wanted["run"]](wanted["url"], wanted["config"])
+        RUN[wanted["run"]](wanted["url"], wanted["config"])
     except BaseException:
         traceback.print_exc()
         os._exit(1)
@@ -107,7 +128,7 @@ class Nursery:
         return int(self._process.stdout.readline())
 
     def start(self, what: str, url: str, config: Path) -> int:
-        """The process id of a new scheduler (for one round) or ingest."""
+        """The process id of a new process: ingest, a collector, a worker of medium, or a scheduler for one round."""
         return self._ask(run=what, url=url, config=str(config))
 
     def wait(self, pid: int) -> int:
@@ -124,9 +145,9 @@ class Nursery:
 class Wire:
     """Passes on what a process and the server say, until the process's `send`-th send. Then, as `way` says:
 
-    - `kill before`: it is killed, and the server never hears of that send;
     - `kill after`: it is killed once the server has done it and begun to answer;
     - `break after`: the same, but only the connection breaks;
+    - `break before`: so it does, and the server never hears of that send;
     - `hold`: the send is held up until `release`.
     """
 
@@ -138,7 +159,9 @@ class Wire:
         self._lock = threading.Lock()
         self._victim = threading.Event()
         self._released = threading.Event()
+        self._servers: list[socket.socket] = []
         self.sends = 0
+        self.cut = self.since = b""  # what was to be sent when the wire was cut, and what has been sent from then on
         self.reached = threading.Event()
         self.url = f"unix://{self._folder / 'w'}?db=0"
         self._listener = socket.socket(socket.AF_UNIX)
@@ -162,8 +185,9 @@ class Wire:
 
     def close(self) -> None:
         self._released.set()
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
+        for each in (self._listener, *self._servers):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
         self._listener.close()
@@ -182,6 +206,7 @@ class Wire:
     def _pass_on(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
             server.connect(str(self._server.socket))
+            self._servers.append(server)
             while True:
                 ready, _, _ = select.select([client, server], [], [])
                 if server in ready:
@@ -199,13 +224,17 @@ class Wire:
         with self._lock:
             self.sends += 1
             here = self.sends == self._send
+            if self.reached.is_set():
+                self.since += said
         if here and self._way == "hold":
             self.reached.set()
             self._released.wait()
         elif here:
+            self.cut = said
             if self._way.endswith("after"):
                 server.sendall(said)
-                assert server.recv(1)
+                if not server.recv(1):
+                    return False
             if self._way.startswith("kill"):
                 self._victim.wait()
                 os.kill(self._pid, signal.SIGKILL)
@@ -331,7 +360,7 @@ def config(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Config:
     ).config()
 
 
-@pytest.mark.parametrize("way", ["kill before", "kill after", "break after"])
+@pytest.mark.parametrize("way", ["kill after", "break before", "break after"])
 def test_no_schedule_is_lost_or_doubled_at_any_send_of_the_schedulers(
     way: str, redis_server: Server, redis: Redis, fleet: Fleet, config: Config, nursery: Nursery
 ) -> None:
@@ -388,6 +417,10 @@ def test_a_scheduler_that_sleeps_at_any_send_through_its_replacement_does_no_har
     assert send > 20
 
 
+def _outcomes(fields: dict[bytes, bytes]) -> list[Outcome]:
+    return outcome.decode(fields[outcome.FIELD.encode()])
+
+
 def _has_ended(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
@@ -415,60 +448,262 @@ def _fails_again(scene: Scene, document_id: str) -> str:
     return document_id
 
 
-@pytest.mark.parametrize("way", ["kill after"])
-def test_batches_are_filled_and_flushed_once_at_any_send_of_ingest(
-    way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery
-) -> None:
-    """One waits, five come, two make a batch: three jobs, wherever ingest was killed and then started again."""
-    fleet.configure(processing={"mode": "batch", "batch_size": 2, "batch_timeout": 3600}, logging={"level": "error"})
-    config = fleet.config()
-    for send in range(GREETINGS + 1, 500):
+# Ingest
+
+
+class Arrivals:
+    """One waits in a batch of medium, five more come, and two make a batch. One of high comes, and one is too large."""
+
+    def __init__(self, fleet: Fleet, redis: Redis) -> None:
+        self._redis = redis
+        fleet.configure(
+            processing={"mode": "hybrid", "batch_size": 2, "batch_timeout": 3600, "max_document_bytes": 100},
+            logging={"level": "error"},
+        )
+        self.config = fleet.config()
         redis.flushall()
         for folder in (fleet.raw, fleet.temp):
             shutil.rmtree(folder, ignore_errors=True)
         for number in range(5):
             fleet.drop(f"{number}.json", b'{"n": %d}' % number)
+        fleet.drop("urgent.json", b'{"metadata": {"priority": "high"}}')
+        fleet.drop("large.json", b'"%s"' % (b"large" * 50))
         waiting = packet("medium", time.time())
         with redis.pipeline() as pipeline:
             submission.record(pipeline, Status.BATCHED, time.time(), [waiting], [1])
-            batch.add(pipeline, "medium", [waiting], config.processing, time.time())
+            batch.add(pipeline, "medium", [waiting], self.config.processing, time.time())
             pipeline.execute()
+
+    def are_placed(self) -> bool:
+        sets = [f"batched:{level}" for level in LEVELS] + [f"queued:{level}" for level in LEVELS] + ["received:medium"]
+        return sum(self._redis.zcard(f"llm:ledger:{each}") for each in sets) == 8
+
+    def check(self) -> None:
+        """Three full batches, a job for the urgent one, and one outcome for the refused one."""
+        DocumentScheduler(self.config, self._redis, SystemClock(), Stop(), logging.getLogger("test")).tick()
+        assert not self._redis.exists("llm:batch:medium")
+        assert self._redis.zscore(SCHEDULE, "flush-medium") is None
+        carried = {}
+        for queue in LEVELS:
+            names = [name.decode() for name in self._redis.lrange(f"rq:queue:{queue}", 0, -1)]
+            assert len(names) == len(set(names)), "a job is on its queue twice"
+            jobs = [DocumentJob.fetch(name, connection=self._redis) for name in names]
+            carried[queue] = [[one.id for one in job.packets] for job in jobs]
+        sizes = {queue: list(map(len, jobs)) for queue, jobs in carried.items()}
+        assert sizes == {"high": [1], "medium": [2, 2, 2], "low": []}, "a full batch does not wait for the timer"
+        assert len({*chain(*carried["medium"])}) == 6, "a document is in its batch twice"
+        refused = [each for _, fields in self._redis.xrange("llm:outcomes:medium") for each in _outcomes(fields)]
+        assert [each.code for each in refused] == ["too_large"]
+
+
+@pytest.mark.parametrize("way", ["kill after", "break before", "break after"])
+def test_documents_are_submitted_and_batches_flushed_once_at_any_send_of_ingest(
+    way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery
+) -> None:
+    for send in range(GREETINGS + 1, 500):
+        arrivals = Arrivals(fleet, redis)
         wire = Wire(redis_server, send, way)
         try:
             pid = nursery.start("ingest", wire.url, fleet.config_path)
             wire.set_victim(pid)
-            if way == "kill after":
-                wait_until(lambda wire=wire: wire.reached.is_set() or _all_placed(redis), "the cut, or all submitted")
-            else:
-                wait_until(lambda wire=wire: _all_placed(redis) and wire.is_quiet(), "every document submitted")
+            wait_until(
+                lambda wire=wire, arrivals=arrivals: wire.reached.is_set() or arrivals.are_placed(),
+                "the cut or the end",
+            )
             cut = wire.reached.wait(0.1)
-            if not (cut and way == "kill after"):
+            if cut and way.startswith("break"):
+                wait_until(lambda wire=wire: RECONCILED in wire.since, "that it has looked what the server knows")
+                wait_until(arrivals.are_placed, "every document submitted")
+            if not (cut and way.startswith("kill")):
                 os.kill(pid, signal.SIGKILL)
             nursery.wait(pid)
         finally:
             wire.close()
-        redis.delete("llm:process:ingest")
-        pid = nursery.start("ingest", redis_server.url, fleet.config_path)
-        wait_until(lambda: redis.exists("llm:process:ingest") and not files(fleet.raw), "ingest at work again")
-        wait_until(lambda: _all_placed(redis), "every document submitted")
-        os.kill(pid, signal.SIGTERM)
-        nursery.wait(pid)
-        scheduler = DocumentScheduler(config, redis, SystemClock(), Stop(), logging.getLogger("test"))
-        scheduler.tick()
-        _check_six(redis)
+        if cut and way.startswith("kill"):
+            redis.delete("llm:epoch")
+            pid = nursery.start("ingest", redis_server.url, fleet.config_path)
+            wait_until(lambda arrivals=arrivals: redis.exists("llm:epoch") and arrivals.are_placed(), "every document")
+            os.kill(pid, signal.SIGKILL)
+            nursery.wait(pid)
+        arrivals.check()
         if not cut:
             break
     assert send > 8
 
 
-def _all_placed(redis: Redis) -> bool:
-    return sum(redis.zcard(f"llm:ledger:{status}:medium") for status in ("batched", "queued")) == 6
+# Workers
 
 
-def _check_six(redis: Redis) -> None:
-    names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
-    carried = [[one.id for one in DocumentJob.fetch(name, connection=redis).packets] for name in names]
-    assert [len(ids) for ids in carried] == [2, 2, 2], "a full batch does not wait for the timer"
-    assert len({*chain(*carried)}) == 6
-    assert not redis.exists("llm:batch:medium")
-    assert redis.zscore(SCHEDULE, "flush-medium") is None
+class Work:
+    """A job of four documents: one is done, one fails and is to be tried again, at the next the worker is told to stop
+    (and finishes it), and one is left."""
+
+    HANDLER = """
+import os, signal
+
+def handle(document, context):
+    if document == "again":
+        raise RuntimeError("not yet")
+    if document == "stop":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return document
+"""
+    BODIES = (b'"first"', b'"again"', b'"stop"', b'"left"')
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        redis.flushall()
+        now = time.time()
+        packets = [packet("medium", now) for _ in self.BODIES]
+        packets = [replace(each, body=body) for each, body in zip(packets, self.BODIES, strict=True)]
+        self.ids = [each.id for each in packets]
+        with redis.pipeline() as pipeline:
+            submission.enqueue(pipeline, redis, "work", "medium", packets)
+            submission.record(pipeline, Status.QUEUED, now, packets, [1] * 4, "work")
+            pipeline.execute()
+
+    def give_back(self, wire: Wire, pid: int) -> None:
+        """If the worker was not told what it got from its queue, and waits for more: the reaper puts it back."""
+        wait_until(lambda: b"BLMOVE" in wire.since or _has_ended(pid), "a worker that waits again, or its end")
+        if _has_ended(pid):
+            return
+        clock = Later()
+        reaper = Reaper(self._redis, ["medium"], clock, logging.getLogger("test"))
+        reaper.reap()
+        clock.seconds += 10
+        assert reaper.reap() == 1
+
+    def check(self) -> None:
+        told = [each.id for _, fields in self._redis.xrange("llm:outcomes:medium") for each in _outcomes(fields)]
+        assert told == [self.ids[0], self.ids[2]]
+        assert self._redis.zrange(SCHEDULE, 0, -1) == [f"{self.ids[1]}-r1".encode()]
+        assert self._redis.lrange("rq:queue:medium", 0, -1) == [b"work-rest"]
+        for name, document in ((f"{self.ids[1]}-r1", self.ids[1]), ("work-rest", self.ids[3])):
+            assert [one.id for one in DocumentJob.fetch(name, connection=self._redis).packets] == [document]
+        places = ledger.known(self._redis, self.ids)
+        assert places[1::2] == [("retrying", f"{self.ids[1]}-r1"), ("queued", "work-rest")]
+        leftovers = [b"rq:job:work", b"rq:wip:medium", b"rq:execution*", b"rq:queue:medium:intermediate"]
+        assert [key for pattern in leftovers for key in self._redis.keys(pattern)] == []
+        assert self._redis.hget("rq:worker:w", "successful_job_count") in (None, b"1")
+
+
+class Later(SystemClock):
+    """A clock that can be put forward."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.seconds
+
+
+@pytest.mark.parametrize("way", ["break before", "break after"])
+def test_a_job_is_begun_and_ended_once_at_any_send_of_a_worker(
+    way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery, tmp_path: Path
+) -> None:
+    (tmp_path / "my_handlers.py").write_text(Work.HANDLER)
+    fleet.configure(
+        processing={"retry_delay": 3600},
+        handlers={"default": "my_handlers:handle"},
+        logging={"level": "error"},
+    ).config()
+    for send in range(GREETINGS + 1, 500):
+        work = Work(redis)
+        wire = Wire(redis_server, send, way)
+        try:
+            pid = nursery.start("worker", wire.url, fleet.config_path)
+            wait_until(lambda pid=pid, wire=wire: wire.reached.is_set() or _has_ended(pid), "the cut, or the end")
+            cut = wire.reached.is_set()
+            if b"HGETALL" in wire.cut or (way == "break after" and b"BLMOVE" in wire.cut):
+                work.give_back(wire, pid)
+            wait_until(lambda pid=pid: _has_ended(pid), "the worker's end", every=0.005)
+            nursery.wait(pid)
+        finally:
+            wire.close()
+        work.check()
+        if not cut:
+            break
+    assert send > 12
+
+
+# The collector
+
+
+class Ends:
+    """Three documents have been worked on: two in one job, one of them in vain, and an urgent one."""
+
+    def __init__(self, fleet: Fleet, redis: Redis) -> None:
+        self._fleet = fleet
+        self._redis = redis
+        redis.flushall()
+        for folder in (fleet.raw, fleet.temp, fleet.processed, fleet.archive, fleet.errors):
+            shutil.rmtree(folder, ignore_errors=True)
+        folders = Folders.of(fleet.config().directories)
+        folders.prepare()
+        now = time.time()
+        found = []
+        for name in ("done.json", "bad.json", "urgent.json"):
+            path = fleet.drop(name, b"1")
+            found.append(Found(str(fleet.raw), name, new_id(now), Seen.of(path.stat()), now))
+        group, claims = Claims(folders.temp).take(found, now)
+        packets = [
+            replace(packet("high" if each.source == "urgent.json" else "medium", now), id=each.id, claim=group)
+            for each in claims
+        ]
+        self.ids = [each.id for each in packets]
+        outcomes = [
+            Outcome(
+                kind="rejected" if each.source == "bad.json" else "done",
+                code="handler_rejected" if each.source == "bad.json" else "",
+                id=each.id,
+                claim=group,
+                attempts=1,
+                completed_at=now,
+                priority=one.route.priority,
+                queue=one.route.queue,
+                handler="default",
+                reasons=[],
+                result=b"1",
+            )
+            for each, one in zip(claims, packets, strict=True)
+        ]
+        submission.record(redis, Status.STARTED, now, packets, [1] * 3)  # type: ignore[arg-type]
+        for part in (outcomes[:2], outcomes[2:]):
+            redis.xadd(outcome.stream(part[0].queue), {outcome.FIELD: outcome.encode(part)})
+
+    def are_told(self) -> bool:
+        streams = [outcome.stream(level) for level in LEVELS]
+        return self.statuses() == ["done", "rejected", "done"] and not any(map(self._redis.xlen, streams))
+
+    def statuses(self) -> list[str | None]:
+        return [status for status, _ in ledger.known(self._redis, self.ids)]
+
+    def check(self) -> None:
+        assert len(files(self._fleet.processed)) == 2
+        assert sorted(path.name for path in files(self._fleet.archive)) == ["done.json", "urgent.json"]
+        assert sorted(path.name for path in files(self._fleet.errors)) == ["bad.json", "bad.json.error.json"]
+        assert self._fleet.in_flight() == []
+        assert self.are_told()
+        assert [self._redis.zcard(f"llm:ledger:{each}") for each in ("done:medium", "done:high")] == [1, 1]
+        assert int(self._redis.get(ledger.BYTES_KEY) or 0) == 0
+
+
+@pytest.mark.parametrize("way", ["break before", "break after"])
+def test_documents_end_once_at_any_send_of_the_collector(
+    way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery
+) -> None:
+    fleet.configure(logging={"level": "error"})
+    for send in range(GREETINGS + 1, 500):
+        ends = Ends(fleet, redis)
+        wire = Wire(redis_server, send, way)
+        try:
+            pid = nursery.start("collector", wire.url, fleet.config_path)
+            wait_until(ends.are_told, "the end of every document")
+            cut = wire.reached.is_set()
+            os.kill(pid, signal.SIGTERM)
+            nursery.wait(pid)
+        finally:
+            wire.close()
+        ends.check()
+        if not cut:
+            break
+    assert send > 8

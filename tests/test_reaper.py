@@ -14,7 +14,8 @@ from redis import Redis
 from jobs import living, outcome, submission
 from jobs.document import Packet, Route, new_id
 from jobs.evidence import Evidence, evidence_of
-from jobs.reaper import GRACE_SECONDS, MAX_CRASHES, Reaper
+from jobs.reaper import GRACE_SECONDS, IN_HAND, MAX_CRASHES, Reaper
+from jobs.reaper import in_hand as says
 
 
 class HandClock:
@@ -63,6 +64,72 @@ def test_a_living_workers_job_is_left_alone(redis: Redis) -> None:
     assert reap(redis) == 0
     redis.hset("rq:worker:dead", "death", "2026")
     assert reap(redis) == 1, "one that has said goodbye is dead"
+
+
+class Living:
+    """The worker that the jobs of `in_hand` are said to be in the hands of: it lives, and speaks."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.clock = HandClock()
+        self.reaper = Reaper(redis, ["medium"], self.clock, logging.getLogger("test"))
+
+    def say(self, *jobs: str) -> None:
+        self.redis.hset("rq:worker:dead", mapping={"birth": "2026", IN_HAND: says(self.clock, jobs)})
+
+    def taken_within(self, seconds: int, *jobs: str, silent: bool = False) -> int:
+        """How many jobs are taken from it while it says once a second that it has `jobs` in hand."""
+        self.say(*jobs)
+        taken = 0
+        for _ in range(seconds + 1):
+            taken += self.reaper.reap()
+            self.clock.at += 1
+            if not silent:
+                self.say(*jobs)
+        return taken
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_job_is_taken_from_a_living_worker_that_has_moved_on_and_nobody_is_blamed(redis: Redis, count: int) -> None:
+    in_hand(redis, [packet(crashes=MAX_CRASHES - 1) for _ in range(count)])
+    worker = Living(redis)
+    assert worker.taken_within(2, "another") == 0, "not at once"
+    assert worker.taken_within(2, "another") == 1
+    assert [(each[0].crashes, each[0].attempts) for each in queued(redis)] == [(MAX_CRASHES - 1, 1)] * count
+    assert redis.zcard("rq:wip:medium") == 0
+    assert worker.taken_within(10) == 0
+
+
+def test_what_a_living_worker_has_in_hand_stays_there(redis: Redis) -> None:
+    in_hand(redis, [packet()])
+    worker = Living(redis)
+    assert worker.taken_within(30, "another", "job") == 0
+    assert worker.taken_within(2) == 0
+    assert worker.taken_within(2, "job") == 0
+    assert worker.taken_within(2) == 0, "the suspicion began anew"
+
+
+def test_nothing_is_taken_from_a_worker_that_cannot_speak(redis: Redis) -> None:
+    """A handler may hold the interpreter lock from the job's first moment on; what was said before says nothing."""
+    in_hand(redis, [packet()])
+    worker = Living(redis)
+    assert worker.taken_within(30, silent=True) == 0
+    assert worker.taken_within(1, "job") == 0
+    redis.hset("rq:worker:dead", IN_HAND, b"\xff \xfe")
+    assert worker.reaper.reap() == 0
+
+
+def test_a_beginning_that_was_told_twice_is_struck_off_once_the_job_has_ended(redis: Redis) -> None:
+    in_hand(redis, [packet()])
+    redis.zadd("rq:wip:medium", {"job:e0": 9e9})
+    redis.hset("rq:execution:job:e0", "worker_name", "dead")
+    worker = Living(redis)
+    assert worker.taken_within(10, "job") == 0
+    redis.zrem("rq:wip:medium", "job:e1")
+    redis.delete("rq:job:job", "rq:execution:job:e1")
+    assert worker.taken_within(5) == 1
+    assert redis.zcard("rq:wip:medium") == 0
+    assert queued(redis) == []
 
 
 def test_a_job_of_several_is_split_and_none_is_blamed(redis: Redis) -> None:

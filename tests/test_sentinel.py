@@ -470,15 +470,7 @@ def test_jobs_that_were_lost_are_made_again_after_a_grace(
     account(fleet, claimed)
 
 
-@pytest.mark.parametrize(
-    "lost",
-    [
-        6,
-        pytest.param(
-            2, marks=pytest.mark.xfail(strict=True, reason="a batch that still holds others hides who is missing")
-        ),
-    ],
-)
+@pytest.mark.parametrize("lost", [6, 2])
 def test_members_of_a_batch_that_were_lost_are_submitted_again(fleet: Fleet, redis: Redis, lost: int) -> None:
     dropped = _claimed(fleet, redis, "batch")
     assert len(redis.lpop(batch.key("medium"), lost) or ()) == lost
@@ -490,7 +482,6 @@ def test_members_of_a_batch_that_were_lost_are_submitted_again(fleet: Fleet, red
     assert redis.llen(batch.key("medium")) == len(dropped)
 
 
-@pytest.mark.xfail(strict=True, reason="to the reaper a job is in good hands as long as its worker lives")
 def test_a_job_whose_end_was_lost_is_run_again_although_its_worker_lives(fleet: Fleet, redis: Redis) -> None:
     (fleet.folder / "slow.py").write_text("import time\ndef handle(document, context):\n    time.sleep(1)\n")
     fleet.configure(handlers={"default": "slow:handle"})

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Fleet, Server, account, files, wait_until
+from conftest import LEVELS, Fleet, Server, account, files, wait_until
 
 ROOT = os.geteuid() == 0
 needs_root = [pytest.mark.root, pytest.mark.skipif(not ROOT, reason="needs root to mount a small file system")]
@@ -211,6 +211,37 @@ def test_ingest_stops_claiming_at_max_queue_size(fleet: Fleet) -> None:
     fleet.start("collector", "scheduler", "high", "medium", "low")
     fleet.wait_finished(len(dropped), deadline=90)
     account(fleet, dropped)
+
+
+def test_a_queue_with_no_room_for_a_whole_batch_does_not_stand_still(fleet: Fleet) -> None:
+    """The batches wait for company that there is no room for."""
+    fleet.configure(queue={"max_queue_size": 10}, processing={"mode": "batch", "batch_size": 50, "batch_timeout": 600})
+    dropped = {
+        f"{n}.json": b'{"n": %d, "metadata": {"priority": "%s"}}' % (n, LEVELS[n % 3].encode()) for n in range(40)
+    }
+    drop_all(fleet, dropped)
+    fleet.start("ingest")
+    wait_until(lambda: fleet.ledger_total("queued") >= 8, "the batches to be flushed")
+    assert len(fleet.in_flight()) <= 10
+    fleet.start("collector", "high", "medium", "low")
+    # The last few have room for company, and wait for it.
+    wait_until(lambda: len(files(fleet.raw)) == 0, "all to be claimed")
+    wait_until(lambda: fleet.finished() >= 30, "those before the last to be finished")
+
+
+def test_batches_go_on_waiting_behind_a_full_queue(fleet: Fleet) -> None:
+    fleet.configure(queue={"max_queue_size": 100}, processing={"mode": "batch", "batch_size": 20, "batch_timeout": 600})
+    drop_all(fleet, {f"{n}.json": b'{"n": %d, "metadata": {"priority": "low"}}' % n for n in range(200)})
+    fleet.start("ingest")
+    wait_until(lambda: fleet.ledger_total("batched", "queued") >= 80, "the low level to be full")
+    drop_all(fleet, {f"{n}m.json": b'{"n": %d, "metadata": {"priority": "medium"}}' % n for n in range(15)})
+    wait_until(lambda: fleet.ledger_total("batched") >= 10, "the medium level to be full, too")
+    looks = fleet.server.client()
+    before = looks.info("commandstats")["cmdstat_get"]["calls"]
+    # Ingest has looked several times since.
+    wait_until(lambda: looks.info("commandstats")["cmdstat_get"]["calls"] > before + 10, "ingest to look", 20)
+    looks.close()
+    assert fleet.ledger_total("batched") == 10
 
 
 def test_an_urgent_document_passes_a_full_queue(fleet: Fleet) -> None:

@@ -46,7 +46,7 @@ def status(
                 shown |= {"counts": health.counts, **_in_redis(config, redis)}
             except AWAY as error:  # it went away between two questions
                 fail(away(config, error), ExitCode.UNREACHABLE)
-            if shown["missing"]:
+            if shown["missing"] and health.status == "ok":
                 shown |= {"status": "degraded", "message": f"Not running: {', '.join(shown['missing'])}"}
     if as_json:
         print_json(shown)

@@ -26,6 +26,10 @@ class Scaling:
         self._autoscaler = Autoscaler(config, self._redis, crew, SystemVitals(), SystemClock(), log)
         self._due = time.monotonic() + self._every
 
+    def due_in(self) -> float:
+        """Seconds until the next look."""
+        return max(0.0, self._due - time.monotonic())
+
     def look_if_due(self) -> None:
         """Look, decide and act, if it is time to. Never raises: what runs goes on."""
         if time.monotonic() < self._due:

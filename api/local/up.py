@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import math
 import os
 import signal
 import socket
@@ -34,8 +35,7 @@ if TYPE_CHECKING:
 
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78
-POLL_SECONDS = 0.25
-ROTATE_EVERY = 5.0
+LOOK_SECONDS = 5.0  # at the log and, should the word of a child's end have been lost, at the children
 READY_SECONDS = 30.0
 _LONG_LIFE = 10.0  # a child that lived so long is started again at once
 _LONGEST_PAUSE = 10.0
@@ -115,6 +115,11 @@ class Supervisor:
                 self._log.warning("%s ended (%s) and is started again", child.name, _ending(status))
         return None
 
+    def due_in(self) -> float:
+        """Seconds until a child is to be started again, `LOOK_SECONDS` at most."""
+        pauses = [child.start_at for child in self.children if child.process is None]
+        return min(LOOK_SECONDS, max(0.0, min(pauses, default=math.inf) - time.monotonic()))
+
     def _try_again(self, child: Child) -> None:
         try:
             self.start(child)
@@ -171,6 +176,7 @@ def up(config: Config, config_path: Path | None) -> int:
     log = setup(config.logging, "up", file, quiet=on_terminal)
     stop = Stop()
     stop.on_signals()
+    _heed_children(stop)
     folders = Folders.of(config.directories)
     try:
         folders.prepare()
@@ -204,11 +210,11 @@ def up(config: Config, config_path: Path | None) -> int:
         if status is None and not stop:
             _greet(config, folders, config_path)
         rotated = time.monotonic()
-        while status is None and not stop.wait(POLL_SECONDS):
+        while status is None and not stop.wait(min(supervisor.due_in(), scaling.due_in() if scaling else math.inf)):
             status = supervisor.watch()
             if scaling is not None:
                 scaling.look_if_due()
-            if file and time.monotonic() - rotated >= ROTATE_EVERY:
+            if file and time.monotonic() - rotated >= LOOK_SECONDS:
                 rotated = time.monotonic()
                 rotate(file)
     except embedded.NoServer as error:
@@ -370,6 +376,12 @@ def _die_with_parent() -> None:
     """Runs in the child before its program: SIGTERM when this supervisor dies, however it dies (prctl(2), Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _heed_children(stop: Stop) -> None:
+    """Let the end of a child end the wait, too: then nobody has to look at the children now and then."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGCHLD, lambda signum, frame: stop.rouse())
 
 
 def _has_descriptor(stream: object) -> bool:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 UNIT = re.compile(r"llm-worker@(?P<queue>[a-z][a-z0-9_-]*)(\.(?P<number>[1-9][0-9]*))?\.service")
 _GONE = ("inactive", "failed")
 _PATIENCE_SECONDS = 10.0
+_WITHOUT_SYSTEMD = "{}. On a machine without systemd, llmctl up looks after workers."
 
 
 class Instance(NamedTuple):
@@ -59,7 +60,7 @@ class Systemd:
         """Raises `CrewError` on a machine without systemd."""
         program = shutil.which("systemctl")
         if program is None:
-            raise CrewError("There is no systemctl here. On a machine without systemd, llmctl up looks after workers.")
+            raise CrewError(_WITHOUT_SYSTEMD.format("There is no systemctl here"))
         self._program = program
 
     def running(self) -> dict[str, list[Instance]]:
@@ -98,5 +99,7 @@ class Systemd:
             raise CrewError(f"systemctl {arguments[0]} could not be run: {error}") from None
         if done.returncode:
             said = done.stderr.strip() or f"exit status {done.returncode}"
+            if "booted with systemd" in said:
+                raise CrewError(_WITHOUT_SYSTEMD.format("systemd does not run here"))
             raise CrewError(f"systemctl {' '.join(arguments)}: {said}")
         return done.stdout

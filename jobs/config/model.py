@@ -68,6 +68,7 @@ class Processing(_Part, frozen=True):
     scan_interval: Annotated[float, Meta(gt=0)] = 5
     worker_memory: Annotated[int, Meta(ge=64 * 1024 * 1024)] | None = 2 * 1024 * 1024 * 1024
     max_document_bytes: Positive = 16 * 1024 * 1024
+    max_result_bytes: Annotated[int, Meta(ge=1, le=256 * 1024 * 1024)] = 64 * 1024 * 1024
     max_depth: Annotated[int, Meta(ge=1, le=500)] = 200
 
     @property
