@@ -37,6 +37,7 @@ RECONCILE_EVERY = 30.0
 _RATE_SECONDS = 0.2
 _FAIR_SECONDS = 1.0  # of work in flight, with fairness
 _PEEKS = 64  # files read in one step while a level is full, only to learn their level
+_STANDSTILL = 0.75  # of all in flight; when so many wait in batches, hardly anything is left that makes room
 _PEEK_SECONDS = 0.05
 
 
@@ -204,6 +205,8 @@ class Ingest:
         room = self._room(load)
         most = min(GROUP_BYTES, load.spare)
         full = min(room.values()) <= 0
+        if full and load.batched >= _STANDSTILL * load.documents > 0:
+            self._submitter.flush_all()  # the batches wait for company that there is no room for
         ready: list[tuple[Ready, Route]] = []
         size = 0
         looked = 0

@@ -76,6 +76,11 @@ class Submitter:
             if answers[place] >= size:
                 batch.flush(self._redis, queue, self._config.processing, self._clock)
 
+    def flush_all(self) -> None:
+        """Submit what waits in the batches, due or not."""
+        for queue in self._config.queue.priority_levels:
+            batch.flush(self._redis, queue, self._config.processing, self._clock, force=True)
+
     def _shared(self, count: int, queue: str, load: Load) -> Iterator[int]:
         pace = load.pace.get(queue)
         limit = _UNKNOWN_PACE if pace is None else int(JOB_SECONDS / max(pace, 1e-6))

@@ -190,7 +190,8 @@ class Load(NamedTuple):
 
     `in_flight` and `queued` (to be run, not begun) count documents by level; `bytes` are those of their originals.
     `pace` is how many seconds a worker of a level takes for a document; a level that nobody has worked on has none.
-    `spare` is how many bytes the server has room for (less than none: it is full up to its reserve).
+    `batched` of those in flight wait for a flush. `spare` is how many bytes the server has room for (less than none: it
+    is full up to its reserve).
     """
 
     in_flight: dict[str, int]
@@ -198,6 +199,7 @@ class Load(NamedTuple):
     bytes: int
     pace: dict[str, float]
     spare: float = float("inf")
+    batched: int = 0
 
     @property
     def documents(self) -> int:
@@ -225,6 +227,7 @@ def load(redis: Redis, levels: Sequence[str]) -> Load:
         bytes=int(held or 0),
         pace={level: float(pace) for level, pace in zip(levels, paces, strict=True) if pace},
         spare=condition.of(memory).spare,
+        batched=sum(count[Status.BATCHED, level] for level in levels),
     )
 
 
