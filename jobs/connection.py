@@ -24,13 +24,14 @@ SENTINEL_SECONDS = 1.0  # a sentinel answers from memory or is no use; the next 
 def connect(url: str, answer_seconds: float = ANSWER_SECONDS, kind: type[Redis] = Redis) -> Redis:
     """A client of `kind` for `url`: a server's, or `redis+sentinel://` for whichever server is the master at the time.
 
-    Nothing is sent yet. One retry at once mends a connection that a restarted server dropped. Raises ValueError for
-    an address of no known form.
+    Nothing is sent yet, and nothing is ever sent twice: whether the server had done what broke off only the caller can
+    find out. (A connection that a restarted server dropped is noticed before it is used.) Raises ValueError for an
+    address of no known form.
     """
     bounds: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": answer_seconds,
-        "retry": Retry(NoBackoff(), 1),
+        "retry": Retry(NoBackoff(), 0),
     }
     # Over TCP a host that vanished without a word is noticed; a unix socket knows no such thing.
     if not url.startswith("unix:"):

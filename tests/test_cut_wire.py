@@ -65,11 +65,6 @@ jobs.scheduler.LEDGER_DOCUMENTS = {KEPT}
 failed = Outage.failed
 Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server is not away
 
-BREAKS = ("break before", "break after")
-# Not held yet: these wait for their condition until time is over. Whether process or test is wrong is open.
-UNSETTLED = pytest.mark.skip(reason="open: fails since waits in Redis have a connection of their own")
-
-
 def scheduler(url, path):
     config = load(Path(path), {{}})
     log = setup(config.logging, "scheduler", None)
@@ -501,7 +496,7 @@ class Arrivals:
         assert [each.code for each in refused] == ["too_large"]
 
 
-@pytest.mark.parametrize("way", ["kill after", *(pytest.param(way, marks=UNSETTLED) for way in BREAKS)])
+@pytest.mark.parametrize("way", ["kill after", "break before", "break after"])
 def test_documents_are_submitted_and_batches_flushed_once_at_any_send_of_ingest(
     way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery
 ) -> None:
@@ -601,7 +596,7 @@ class Later(SystemClock):
         return super().monotonic() + self.seconds
 
 
-@pytest.mark.parametrize("way", ["break before", pytest.param("break after", marks=UNSETTLED)])
+@pytest.mark.parametrize("way", ["break before", "break after"])
 def test_a_job_is_begun_and_ended_once_at_any_send_of_a_worker(
     way: str, redis_server: Server, redis: Redis, fleet: Fleet, nursery: Nursery, tmp_path: Path
 ) -> None:
