@@ -262,7 +262,8 @@ class DocumentWorker(SimpleWorker):
         """Run one job: begin it, run its documents, end it; two round trips beside those that took it."""
         self._state = WorkerStatus.BUSY
         try:
-            execution = self._insist(lambda: self._begin(job, queue))
+            tries: list[Execution] = []
+            execution = self._insist(lambda: self._begin(job, queue, tries))
             if execution is None:
                 return
             job.runner = self._runner
@@ -272,22 +273,28 @@ class DocumentWorker(SimpleWorker):
             except Exception as error:
                 self._log.exception("Job %s could not be run", job.id)
                 message = f"{type(error).__name__}: {error}"
-                self._insist(lambda: self._fail(job, execution, message))
+                self._insist_once(execution, queue.name, lambda: self._fail(job, execution, message))
                 return
             finally:
                 with self._telling:
                     self._untold = None
             self._note_pace(ran, self._clock.monotonic() - began)
-            self._insist(lambda: self._end(job, execution, ran, queue.name))
+            self._insist_once(execution, queue.name, lambda: self._end(job, execution, ran, queue.name))
         finally:
             self._state = WorkerStatus.IDLE
 
-    def _begin(self, job: DocumentJob, queue: Queue) -> Execution:
-        """The job is this worker's from here on, and RQ's registries say so; the ledger, if it will take a while."""
+    def _begin(self, job: DocumentJob, queue: Queue, tries: list[Execution]) -> Execution:
+        """The job is this worker's from here on, and RQ's registries say so; the ledger, if it will take a while.
+
+        `tries` are the beginnings of which it isn't known whether the server heard them; they are taken back.
+        """
         at = self._clock.now()
         brief = self._pace is not None and self._pace * len(job.packets) < _BRIEF_SECONDS
         with self.connection.pipeline() as pipeline:
+            for unknown in tries:
+                unknown.delete(job=job, pipeline=pipeline)
             execution = Execution.create(job, _REGISTERED_SECONDS, pipeline, self.name)
+            tries.append(execution)
             job.prepare_for_execution(self.name, pipeline=pipeline)
             pipeline.persist(job.key)
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
@@ -329,7 +336,6 @@ class DocumentWorker(SimpleWorker):
                 pipeline.hset(ledger.PACE_KEY, queue, f"{self._pace:.6g}")
             self._forget(pipeline, job, execution)
             pipeline.execute()
-        self.executions.pop(execution.id, None)
         for again in ran.again:
             self._log.warning(
                 "Task will be retried: %s attempt %d of document %s failed (%s)",
@@ -360,6 +366,21 @@ class DocumentWorker(SimpleWorker):
     def _forget(self, pipeline: Any, job: DocumentJob, execution: Execution) -> None:
         execution.delete(job=job, pipeline=pipeline)
         pipeline.delete(job.key, f"rq:executions:{job.id}")
+
+    def _insist_once(self, execution: Execution, queue: str, end: Any) -> None:
+        """Do `end`, which takes `execution` off its registry, however long Redis is away. When a connection breaks
+        the server may have done it all the same; then the registry says so, and it isn't done again."""
+        tried = False
+
+        def once() -> None:
+            nonlocal tried
+            if tried and self.connection.zscore(f"rq:wip:{queue}", execution.composite_key) is None:
+                return
+            tried = True
+            end()
+
+        self._insist(once)
+        self.executions.pop(execution.id, None)
 
     def _insist(self, action: Any) -> Any:
         """Do `action` however long Redis is away; None when a stopping worker gives up (others find its work)."""
