@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from conftest import Fleet, Server, wait_until
 from redis import Redis
+from redis.exceptions import ConnectionError as LostConnection
 
 from jobs.process import Stop
 from jobs.waiting import Wait
@@ -30,7 +32,7 @@ class Waiting:
 
     def _take(self) -> None:
         while not self.stop:
-            with self.wait.begin() as redis:
+            with suppress(LostConnection), self.wait.begin() as redis:
                 if self.stop:
                     return
                 found = redis.blmove("a", "b", int(LONG))
