@@ -87,10 +87,12 @@ class Submitter:
         return shared(count, load.queued.get(queue, 0), max(1, min(limit, self._config.processing.batch_size)))
 
     def _enqueue(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
-        packets, sizes = zip(*group, strict=True)
-        job_id = new_id(now)
-        submission.enqueue(pipeline, self._redis, job_id, queue, packets)
-        submission.record(pipeline, Status.QUEUED, now, packets, sizes, job_id)
+        for count in bounded([size for _, size in group], submission.JOB_BYTES):
+            part, group = group[:count], group[count:]
+            packets, sizes = zip(*part, strict=True)
+            job_id = new_id(now)
+            submission.enqueue(pipeline, self._redis, job_id, queue, packets)
+            submission.record(pipeline, Status.QUEUED, now, packets, sizes, job_id)
 
     def _join(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
         packets, sizes = zip(*group, strict=True)
@@ -133,6 +135,22 @@ def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
         yield size
         waiting += size
         count -= size
+
+
+def bounded(sizes: Sequence[int], most: int) -> Iterator[int]:
+    """How many documents of `sizes` bytes, in this order, go into each job, so that no job has more than `most` bytes.
+
+    A document that is larger goes alone.
+    """
+    count = total = 0
+    for size in sizes:
+        if count and total + size > most:
+            yield count
+            count = total = 0
+        count += 1
+        total += size
+    if count:
+        yield count
 
 
 def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:

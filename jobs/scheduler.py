@@ -39,7 +39,8 @@ LOOK_FOR_LATE_EVERY = 5.0
 KEEP_HOUSE_EVERY = 30.0
 DELIVER_AT_ONCE = 500  # due jobs before the lock is renewed and the flushes are looked at again
 _TELL_AGAIN = 60.0
-LEDGER_DOCUMENTS = 1_000_000  # final documents kept in each of the ledger's sets
+_TRIM_CHUNK = 2000
+_TRIM_CHUNKS = 50  # at a time; the lock is looked at and what is due is done in between
 SHORT_LEDGER_DOCUMENTS = 1_000  # the same while the server is short of memory
 LOOK_AT_SERVER_EVERY = 5.0
 _TELL_OF_SERVER_AGAIN = 600.0
@@ -230,7 +231,18 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._trouble = kind
 
     def _trim(self) -> None:
-        ledger.trim(self.connection, self._config.queue.priority_levels, LEDGER_DOCUMENTS)
+        """Forget final documents by count and age."""
+        monitoring = self._config.monitoring
+        before = self._clock.now() - monitoring.metrics_retention_days * 86400
+        for _ in range(_TRIM_CHUNKS):
+            if not ledger.trim(
+                self.connection,
+                self._config.queue.priority_levels,
+                monitoring.ledger_documents,
+                max(0.0, before),
+                _TRIM_CHUNK,
+            ):
+                return
 
     def _holds_lock(self) -> bool:
         """Whether the lock is this scheduler's. While most of its time is left, Redis isn't asked."""

@@ -1,5 +1,7 @@
 """How many documents share a job: one on an idle system, more behind a backlog, 250 ms of work at most."""
 
+import time
+
 import pytest
 from conftest import Fleet, account, wait_until
 from hypothesis import given
@@ -7,8 +9,11 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from ingest.submitting import bounded, shared, whole
-from jobs import ledger
+from jobs import ledger, submission
+from jobs.document import Packet, Route, Status, new_id
 from jobs.rq_job import DocumentJob
+
+MEDIUM = Route(priority="medium", queue="medium", handler="default", reasons=[])
 
 
 def test_jobs_grow_with_the_queue_ahead_of_them() -> None:
@@ -40,10 +45,13 @@ def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: st
     """Each is 12 MiB, of which little is left once it is compressed; three of them are more than a job may have."""
     fleet.configure(processing={"mode": mode, "batch_size": 4, "batch_timeout": 600})
     redis.hset(ledger.PACE_KEY, "medium", "0.001")
+    now = time.time()
+    ahead = [Packet(new_id(now), "c", "a.json", now, now, MEDIUM, b"1") for _ in range(10)]
+    submission.record(redis, Status.QUEUED, now, ahead, [1] * 10, "j")  # type: ignore[arg-type]
     for number in range(4):
         fleet.drop(f"{number}.json", b'{"n": %d, "text": "%s"}' % (number, b"x" * (12 << 20)))
     fleet.start("ingest")
-    wait_until(lambda: fleet.ledger_total("queued") == 4, "all queued")
+    wait_until(lambda: fleet.ledger_total("queued") == 14, "all queued")
     assert (sum(job_sizes(redis)), max(job_sizes(redis))) == (4, 2)
 
 

@@ -50,7 +50,7 @@ GREETINGS = 3  # sends of the client library's own, at the beginning of a connec
 RECONCILED = b"SET\r\n$9\r\nllm:epoch\r\n"  # what ingest sends when every claim has been looked at
 
 # Forks a process in milliseconds that would take half a second to start. It has one thread, so that forking is safe.
-NURSERY = f"""
+NURSERY = """
 import json, os, sys, traceback
 from pathlib import Path
 import ingest.collector, ingest.daemon, jobs.scheduler, jobs.worker
@@ -61,12 +61,11 @@ from jobs.keeper import Pulse
 from jobs.logs import setup
 from jobs.process import Outage, Stop
 
-jobs.scheduler.LEDGER_DOCUMENTS = {KEPT}
 failed = Outage.failed
 Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server is not away
 
 def scheduler(url, path):
-    config = load(Path(path), {{}})
+    config = load(Path(path), {})
     log = setup(config.logging, "scheduler", None)
     jobs.scheduler.DocumentScheduler(config, connect(url), SystemClock(), Stop(), log).run(burst=True)
 
@@ -82,9 +81,9 @@ def collector(url, path):
 
 def worker(url, path):
     os.environ["LLM_REDIS_URL"] = url
-    jobs.worker._work("w", "medium", load(Path(path), {{}}), Pulse())
+    jobs.worker._work("w", "medium", load(Path(path), {}), Pulse())
 
-RUN = {{"scheduler": scheduler, "ingest": ingest_, "collector": collector, "worker": worker}}
+RUN = {"scheduler": scheduler, "ingest": ingest_, "collector": collector, "worker": worker}
 
 for line in sys.stdin:
     wanted = json.loads(line)
@@ -353,10 +352,11 @@ class Scene:
 
 
 @pytest.fixture
-def config(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Config:
-    monkeypatch.setattr("jobs.scheduler.LEDGER_DOCUMENTS", KEPT)
+def config(fleet: Fleet) -> Config:
     return fleet.configure(
-        processing={"mode": "batch", "batch_size": 3, "batch_timeout": 30}, logging={"level": "error"}
+        processing={"mode": "batch", "batch_size": 3, "batch_timeout": 30},
+        monitoring={"ledger_documents": KEPT},
+        logging={"level": "error"},
     ).config()
 
 

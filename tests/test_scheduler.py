@@ -12,11 +12,13 @@ from datetime import datetime, timedelta
 
 import pytest
 from conftest import Fleet, Server, account, wait_until
+from msgspec.structs import replace
 from redis import Redis
 
 from jobs import batch, ledger, living, submission
 from jobs.clock import SystemClock
 from jobs.config import Config, Processing
+from jobs.config.model import Monitoring
 from jobs.document import Packet, Route, Status, new_id
 from jobs.process import Stop
 from jobs.rq_job import DocumentJob
@@ -52,8 +54,12 @@ def schedule(redis: Redis, at: float) -> str:
     return job_id
 
 
-def scheduler(redis: Redis, clock: HandClock, name: str = "one") -> DocumentScheduler:
-    made = DocumentScheduler(Config(), redis, clock, Stop(), logging.getLogger("test"))
+def scheduler(
+    redis: Redis, clock: HandClock, name: str = "one", monitoring: Monitoring | None = None
+) -> DocumentScheduler:
+    made = DocumentScheduler(
+        Config(monitoring=monitoring or Monitoring()), redis, clock, Stop(), logging.getLogger("test")
+    )
     made.name = name
     return made
 
@@ -348,6 +354,31 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
         moment = datetime.fromisoformat(redis.hget(key, name).decode())
         assert moment.utcoffset() == timedelta(0)
         assert abs(moment.timestamp() - now) < 60
+
+
+def test_finished_documents_are_forgotten_by_count_and_age(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest 40 that ended, and of them those of the last two days; what has not ended stays, however old."""
+    monkeypatch.setattr("jobs.scheduler._TRIM_CHUNK", 5)
+    day = 86400.0
+    old = [_ended(redis, at) for at in (1.0, 2.0, 3.0)]
+    new = [_ended(redis, 10 * day + number) for number in range(50)]
+    waits = packet()
+    submission.record(redis, Status.QUEUED, 1.0, [waits], [1], "j")  # type: ignore[arg-type]
+    clock = HandClock(10 * day + 100)
+    monitoring = Monitoring(metrics_retention_days=2, ledger_documents=40)
+    scheduler(redis, clock, monitoring=monitoring).tick()
+    known = [status for status, _ in ledger.known(redis, [waits.id, *old, *new])]
+    assert known == ["queued"] + [None] * 13 + ["done"] * 40
+    redis.delete(LOCK)
+    clock.at += 2 * day + 1
+    scheduler(redis, clock, name="two", monitoring=monitoring).tick()
+    assert [status for status, _ in ledger.known(redis, [waits.id, *new])] == ["queued"] + [None] * 50
+
+
+def _ended(redis: Redis, at: float) -> str:
+    one = replace(packet(), id=new_id(at))
+    submission.record(redis, Status.DONE, at, [one], [1])  # type: ignore[arg-type]
+    return one.id
 
 
 def test_flushall_and_an_outage_are_survived(fleet: Fleet, redis_server: Server, redis: Redis) -> None:

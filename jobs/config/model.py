@@ -164,6 +164,7 @@ class NotificationChannels(_Part, frozen=True):
 class Monitoring(_Part, frozen=True):
     enabled: bool = True
     metrics_retention_days: Positive = 30
+    ledger_documents: Positive = 250_000
     alert_thresholds: AlertThresholds = AlertThresholds()
     notification_channels: NotificationChannels = NotificationChannels()
 
