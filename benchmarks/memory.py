@@ -10,6 +10,7 @@ from benchmarks.contenders import Project
 from benchmarks.server import used_memory, wait_until
 from benchmarks.spool import Spool
 from jobs.document import pack_body
+from jobs.outcome import stream
 
 DOCUMENTS = 6_000  # below the room that max_queue_size leaves
 
@@ -46,7 +47,7 @@ def redis_memory(documents: int, per_job: int, folder: Path) -> RedisMemory:
         everyone = ("collector", "scheduler", *project.WORKERS)
         project.begin(*everyone)
         wait_until(lambda: project.counted("done") >= documents + finished, f"{documents} documents done", 300, 0.2)
-        wait_until(lambda: client.llen("rq:queue:high") == 0 and client.xlen("llm:outcomes") == 0, "rest", 30)
+        wait_until(lambda: client.llen("rq:queue:high") == 0 and client.xlen(stream("high")) == 0, "rest", 30)
         project.stop(*everyone)
         done = used_memory(client) - before
     finally:
