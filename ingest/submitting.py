@@ -8,7 +8,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from ingest.spool.claims import Claim
-from jobs import batch, outcome, submission
+from jobs import batch, grouping, outcome, submission
 from jobs.clock import Clock
 from jobs.config import Config
 from jobs.document import Packet, Route, Status, new_id, pack_body
@@ -78,8 +78,7 @@ class Submitter:
 
     def flush_all(self) -> None:
         """Submit what waits in the batches, due or not."""
-        for queue in self._config.queue.priority_levels:
-            batch.flush(self._redis, queue, self._config.processing, self._clock, force=True)
+        batch.flush_all(self._redis, self._config.queue.priority_levels, self._config.processing, self._clock)
 
     def _shared(self, count: int, queue: str, load: Load) -> Iterator[int]:
         pace = load.pace.get(queue)
@@ -87,7 +86,7 @@ class Submitter:
         return shared(count, load.queued.get(queue, 0), max(1, min(limit, self._config.processing.batch_size)))
 
     def _enqueue(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
-        for count in bounded([size for _, size in group], submission.JOB_BYTES):
+        for count in grouping.bounded([size for _, size in group], submission.JOB_BYTES):
             part, group = group[:count], group[count:]
             packets, sizes = zip(*part, strict=True)
             job_id = new_id(now)
@@ -135,22 +134,6 @@ def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
         yield size
         waiting += size
         count -= size
-
-
-def bounded(sizes: Sequence[int], most: int) -> Iterator[int]:
-    """How many documents of `sizes` bytes, in this order, go into each job, so that no job has more than `most` bytes.
-
-    A document that is larger goes alone.
-    """
-    count = total = 0
-    for size in sizes:
-        if count and total + size > most:
-            yield count
-            count = total = 0
-        count += 1
-        total += size
-    if count:
-        yield count
 
 
 def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:

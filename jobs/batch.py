@@ -30,18 +30,12 @@ end
 # KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
 # queue key, bytes, then the new job's fields. Moves up to `size` packets, and up to `bytes` of originals, into one job
 # if the batch is due; returns how many it moved and whether more is due, and sets the schedule for what is left: a
-# batch of more bytes than one job may have is due until the whole of it is gone. A job that is there already was made
-# by this very call: the connection broke before its answer, and the client has sent it again.
+# batch of more bytes than one job may have is due until the whole of it is gone.
 _FLUSH = (
     ledger.LUA
     + _SINCE
     + """
 local now, timeout, idle, size = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if redis.call('EXISTS', 'rq:job:' .. ARGV[7]) == 1 then
-  local carried = 0
-  while redis.call('HEXISTS', 'rq:job:' .. ARGV[7], 'd' .. carried) == 1 do carried = carried + 1 end
-  return {carried, 1}
-end
 local waiting = redis.call('LLEN', KEYS[1])
 if waiting == 0 then
   redis.call('DEL', KEYS[2])
@@ -178,6 +172,11 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
         moved += int(count)
         if not more:
             return moved
+
+
+def flush_all(redis: Redis, queues: Sequence[str], processing: Processing, clock: Clock) -> dict[str, int]:
+    """Make jobs of the batches of `queues`, due or not; returns how many documents of each."""
+    return {queue: flush(redis, queue, processing, clock, force=True) for queue in queues}
 
 
 def members(pipeline: Pipeline, queue: str) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from jobs.evidence import Evidence
+from jobs.grouping import bounded
 
 FIELD = "o"
 
@@ -65,16 +66,9 @@ def parts(outcomes: list[Outcome], most: int) -> Iterator[list[Outcome]]:
 
     A server takes 512 MB in one value at most (proto-max-bulk-len), and cuts the connection to who sends more.
     """
-    part: list[Outcome] = []
-    size = 0
-    for each in outcomes:
-        if part and size + len(each.result) > most:
-            yield part
-            part, size = [], 0
-        part.append(each)
-        size += len(each.result)
-    if part:
-        yield part
+    for count in bounded((len(each.result) for each in outcomes), most):
+        yield outcomes[:count]
+        outcomes = outcomes[count:]
 
 
 def decode(raw: bytes) -> list[Outcome]:

@@ -39,8 +39,9 @@ LOOK_FOR_LATE_EVERY = 5.0
 KEEP_HOUSE_EVERY = 30.0
 DELIVER_AT_ONCE = 500  # due jobs before the lock is renewed and the flushes are looked at again
 _TELL_AGAIN = 60.0
+TRIM_EVERY = 5.0
 _TRIM_CHUNK = 2000
-_TRIM_CHUNKS = 50  # at a time; the lock is looked at and what is due is done in between
+_TRIM_SECONDS = 0.25  # at a time: the lock has to be renewed, and a batch may be due
 SHORT_LEDGER_DOCUMENTS = 1_000  # the same while the server is short of memory
 LOOK_AT_SERVER_EVERY = 5.0
 _TELL_OF_SERVER_AGAIN = 600.0
@@ -165,7 +166,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._step("the search for late documents", LOOK_FOR_LATE_EVERY, self._look_for_late)
         for queue in self._config.queue.priority_levels:
             self._step(f"the schedule of {queue}", KEEP_HOUSE_EVERY, partial(self.register_schedule, queue))
-        self._step("the trimming of the ledger", KEEP_HOUSE_EVERY, self._trim)
+        self._step("the trimming of the ledger", TRIM_EVERY, self._trim)
         return len(delivered) >= DELIVER_AT_ONCE
 
     def _look(self) -> _Look:
@@ -231,17 +232,13 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._trouble = kind
 
     def _trim(self) -> None:
-        """Forget final documents by count and age."""
+        """Forget final documents by count and age: for a moment only, there may be very many."""
         monitoring = self._config.monitoring
         before = self._clock.now() - monitoring.metrics_retention_days * 86400
-        for _ in range(_TRIM_CHUNKS):
-            if not ledger.trim(
-                self.connection,
-                self._config.queue.priority_levels,
-                monitoring.ledger_documents,
-                max(0.0, before),
-                _TRIM_CHUNK,
-            ):
+        levels = self._config.queue.priority_levels
+        enough = self._clock.monotonic() + _TRIM_SECONDS
+        while ledger.trim(self.connection, levels, monitoring.ledger_documents, max(0.0, before), _TRIM_CHUNK):
+            if self._clock.monotonic() >= enough:
                 return
 
     def _holds_lock(self) -> bool:

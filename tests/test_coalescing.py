@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from ingest.submitting import bounded, shared, whole
+from ingest.submitting import shared, whole
 from jobs import ledger, submission
 from jobs.document import Packet, Route, Status, new_id
+from jobs.grouping import bounded
 from jobs.rq_job import DocumentJob
 
 MEDIUM = Route(priority="medium", queue="medium", handler="default", reasons=[])

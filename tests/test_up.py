@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ class Home:
     def clean(self) -> None:
         for process in self.ups:
             for member in self.family(process.pid):
-                member.kill()
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    member.kill()
             process.wait()
 
 

@@ -25,10 +25,7 @@ def flush(
     levels = config.queue.priority_levels
     only = one_of(queue, levels, "QUEUE")
     with reached(config) as redis:
-        moved = {
-            level: batch.flush(redis, level, config.processing, SystemClock(), force=True)
-            for level in ([only] if only else levels)
-        }
+        moved = batch.flush_all(redis, [only] if only else levels, config.processing, SystemClock())
     if as_json:
         print_json({"flushed": moved})
     else:
