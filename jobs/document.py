@@ -45,8 +45,9 @@ class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One document inside an RQ job: all that a worker needs, and nothing that names a folder.
 
     `received_at` and `submitted_at` are epoch seconds. `body` holds the original bytes, compressed when
-    that is shorter. `attempts` counts the runs of the handler so far, `crashes` the workers that died with this
-    document alone in hand; `evidence` is what is known of those deaths.
+    that is shorter. `attempts` counts the runs of the handler so far, `losses` those that their worker did not
+    live to tell of, and `crashes` the workers that died with this document alone in hand; `evidence` is what is known
+    of those deaths.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     attempts: int = 0
     crashes: int = 0
     evidence: list[Evidence] = []
+    losses: int = 0
 
     def text(self) -> bytes:
         """The document's original bytes."""

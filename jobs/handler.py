@@ -83,7 +83,7 @@ def load_handler(path: str) -> Handler | BatchHandler:
     module_name, _, function_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except BaseException as error:  # a module that is a script may end in sys.exit()
         raise HandlerMissing(f"{path}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):

@@ -41,17 +41,20 @@ _ANSWER_SECONDS = 2.0  # the keeper can't wait long for Redis: the worker's stde
 _RETRY_SECONDS = 1.0
 _GIVE_UP_SECONDS = 30.0  # the reaper has found the work without the keeper long before
 _PARTING_SECONDS = 5.0  # how long a keeper that is to stop goes on trying
+_LEAVE_SECONDS = 2.0  # that a worker with nothing in hand has to leave
 _TAIL_BYTES = 16 * 1024
 
 
 class Pulse:
-    """A page of memory that worker and keeper share, in which the worker says that its lease thread runs.
+    """A page of memory that worker and keeper share. In it the worker says that its lease thread runs, and the keeper
+    that the worker is to stop, beside the signal, which a handler may have caught.
 
     The thread needs the interpreter lock. A handler that is deep in C may hold it for longer than the lease, and is
     no dead worker for that: then the keeper renews the lease instead.
     """
 
     _NOBODY = float("inf")
+    _ASKED_AT = 8  # behind the moment of the beat
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -64,6 +67,19 @@ class Pulse:
     def end(self) -> None:
         """The worker has said goodbye."""
         self._write(-self._NOBODY)
+
+    def ask(self) -> None:
+        """The worker is to stop."""
+        self._page[self._ASKED_AT] = 1
+
+    @property
+    def is_asked(self) -> bool:
+        return self._page[self._ASKED_AT] == 1
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the worker has come so far as to take jobs."""
+        return self._read() != self._NOBODY
 
     @property
     def has_ended(self) -> bool:
@@ -91,7 +107,8 @@ class Pulse:
 
 @dataclass
 class _Kept:
-    """The worker as its keeper knows it."""
+    """The worker as its keeper knows it. `idle_since`: from when on it has had nothing to do but to leave;
+    `dismissed`: it did not, and its keeper has ended it."""
 
     name: str
     pid: int
@@ -99,6 +116,8 @@ class _Kept:
     stderr: int
     began: float
     renewed: float = float("-inf")
+    idle_since: float | None = None
+    dismissed: bool = False
     tail: bytes = b""
 
 
@@ -123,6 +142,7 @@ class Keeper:
         self._clock = clock
         self._log = log
         self._pid = 0
+        self._pulse: Pulse | None = None  # of the worker `_pid`
         self._stopping = False
         self._owed: list[_Owed] = []
         self._next_try = float("-inf")
@@ -135,11 +155,13 @@ class Keeper:
         status = 0
         while (kept := self._start(work)) is not None:
             code, peak = self._attend(kept)
-            stopped_well = code == 0 and kept.pulse.has_ended
+            stopped_well = kept.pulse.has_ended or kept.dismissed
             kept.pulse.close()
             if not stopped_well:
                 self._owe(kept, code, peak)
                 status = int(self._stopping)
+            elif code and not kept.dismissed:
+                self._log.warning("Worker %s had stopped well, and ended with %d all the same", kept.name, code)
             elif not self._stopping:
                 self._log.info("Worker %s was stopped by somebody else; another one is started", kept.name)
             had_work = self._settle() > 0
@@ -163,7 +185,8 @@ class Keeper:
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
-            if self._pid:
+            if self._pid and self._pulse:
+                self._pulse.ask()
                 os.kill(self._pid, signal.SIGTERM)
 
     # The worker
@@ -191,7 +214,7 @@ class Keeper:
             if pid == 0:
                 self._leave_keeping(keeper, read, write)
                 raise SystemExit(work(self._name(os.getpid(), nonce), pulse))
-            self._pid = pid
+            self._pid, self._pulse = pid, pulse
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             os.close(write)
             os.set_blocking(read, False)
@@ -215,12 +238,29 @@ class Keeper:
             silent_in = kept.pulse.silent_in(self._clock.monotonic())
             self._wait(silent_in if silent_in > 0 and not self._owed else BEAT_SECONDS, kept)
             self._renew(kept)
+            self._dismiss(kept)
             self._settle()
         while self._relay(kept):
             pass
         if kept.stderr >= 0:
             os.close(kept.stderr)
         return ended
+
+    def _dismiss(self, kept: _Kept) -> None:
+        """End a worker that has nothing in hand, is to leave and doesn't: a thread of a handler's keeps Python from
+        ending, or the import of a handler doesn't come to an end."""
+        now = self._clock.monotonic()
+        if not kept.pulse.has_ended and (kept.pulse.has_begun or not self._stopping):
+            kept.idle_since = None
+        elif kept.idle_since is None:
+            kept.idle_since = now
+        elif now - kept.idle_since >= _LEAVE_SECONDS and not kept.dismissed:
+            what = (
+                "has stopped, but its process goes on" if kept.pulse.has_ended else "has not begun, and does not stop"
+            )
+            self._log.warning("Worker %s %s (threads or an import of its handlers?); it is ended", kept.name, what)
+            kept.dismissed = True
+            os.kill(kept.pid, signal.SIGKILL)
 
     def _reaped(self) -> tuple[int, int] | None:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # a request to stop must not go to a freed process id

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
+from typing import Any
 
 from redis import Redis
 
@@ -25,6 +26,7 @@ URL_VARIABLE = "LLM_REDIS_URL"
 QUIET_VARIABLE = "LLM_QUIET"
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_DEFAULTS: dict[signal.Signals, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
 
 
 class Stop:
@@ -67,12 +69,18 @@ class Stop:
 
     def on_signals(self) -> None:
         """Let SIGTERM and SIGINT set the flag; as often as they come, they ask for the same."""
+        for each in _DEFAULTS:
+            if signal.getsignal(each) != self._heard:
+                signal.signal(each, self._heard)
 
-        def handle(signum: int, frame: FrameType | None) -> None:
-            self.set()
+    def _heard(self, signum: int, frame: FrameType | None) -> None:
+        self.set()
 
-        signal.signal(signal.SIGTERM, handle)
-        signal.signal(signal.SIGINT, handle)
+    def leave_signals(self) -> None:
+        """Let SIGTERM and SIGINT do what they do to any program, unless they have been given another meaning."""
+        for each, default in _DEFAULTS.items():
+            if signal.getsignal(each) == self._heard:
+                signal.signal(each, default)
 
     def __del__(self) -> None:
         for descriptor in (self._read, self._write):

@@ -222,7 +222,7 @@ class Reaper:
 
     def _again(self, pipeline: Pipeline, packet: Packet) -> None:
         now = self._clock.now()
-        packet = replace(packet, attempts=packet.attempts + 1)
+        packet = replace(packet, attempts=packet.attempts + 1, losses=packet.losses + 1)
         if packet.crashes >= MAX_CRASHES:
             pipeline.xadd(outcome.stream(packet.route.queue), {outcome.FIELD: outcome.encode([_lost(packet, now)])})
             return

@@ -2,8 +2,10 @@
 
 import faulthandler
 import logging
+import os
 import random
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -106,6 +108,7 @@ class Runner:
         self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
         self._guard = guard or HangGuard(clock)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
+        self._pid = os.getpid()
 
     def run(self, packets: list[Packet], job_id: str) -> Ran:
         """Run `packets`, those of a handler of batches together; a request to stop is heeded between two calls."""
@@ -166,8 +169,7 @@ class Runner:
         if isinstance(handler, HandlerMissing):
             raise handler
         assert not isinstance(handler, BatchHandler)
-        with TimeLimit(self._time([packet])):
-            return handler(document.value, _context(document))
+        return self._call(self._time([packet]), handler, document.value, _context(document))
 
     def _run_batch(self, handler: BatchHandler, packets: list[Packet], job_id: str, ran: Ran) -> list[Packet]:
         """Run `packets` together. Returns those to be run one by one, because the whole of them failed."""
@@ -208,13 +210,25 @@ class Runner:
         """One result for each of `documents`. Raises TypeError or ValueError when the handler returns anything else."""
         route = documents[0].packet.route
         context = BatchContext(route.queue, route.handler, tuple(_context(document) for document in documents))
-        with TimeLimit(self._time(documents)):
-            results = handler.function([document.value for document in documents], context)
+        values = [document.value for document in documents]
+        results = self._call(self._time(documents), handler.function, values, context)
         if not isinstance(results, list | tuple):
             raise TypeError(f"{_ASKED_OF_A_BATCH}, and it returned a value of type {type(results).__name__}")
         if len(results) != len(documents):
             raise ValueError(f"{_ASKED_OF_A_BATCH}, and it returned {len(results)} for {len(documents)}")
         return results
+
+    def _call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the user's `function`, which has so many seconds."""
+        try:
+            with TimeLimit(seconds):
+                return function(*arguments)
+        finally:
+            if os.getpid() != self._pid:
+                # It has forked, and this is the copy, which would go on as a second worker under the same name.
+                print("A process that a handler forked came back from the handler; it is ended.", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
 
     def _read(self, packet: Packet) -> Document:
         text, value = intake.read(packet.text(), self._limits)
@@ -252,10 +266,11 @@ class Runner:
 
     def _failed(self, packet: Packet, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
         """To be tried again, or rejected."""
-        attempt = packet.attempts + 1
-        if rejection.again and attempt <= self._processing.retry_attempts:
-            at = self._clock.now() + backoff(self._processing.retry_delay, attempt, self._random.random())
-            again = msgspec.structs.replace(packet, attempts=attempt)
+        attempts = packet.attempts + 1
+        failures = attempts - packet.losses  # a worker that was lost is no failure of the document's
+        if rejection.again and failures <= self._processing.retry_attempts:
+            at = self._clock.now() + backoff(self._processing.retry_delay, failures, self._random.random())
+            again = msgspec.structs.replace(packet, attempts=attempts)
             ran.again.append(Again(again, at, f"{rejection.code}: {rejection.message}"))
         else:
             ran.outcomes.append(self._outcome(packet, began, job_id, "rejected", rejection=rejection))

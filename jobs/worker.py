@@ -96,6 +96,7 @@ class DocumentWorker(SimpleWorker):
             worker_ttl=keeper.LEASE_SECONDS,
         )
         handlers = load_handlers(config.handlers)
+        stop.on_signals()  # an import may have given them another meaning
         for name, handler in handlers.items():
             if isinstance(handler, HandlerMissing):
                 log.error("Handler %s cannot be used, its documents will be rejected: %s", name, handler)
@@ -192,6 +193,8 @@ class DocumentWorker(SimpleWorker):
 
     def _beat(self) -> None:
         while self._rest():
+            if self._pulse.is_asked and not self._stop:
+                self._stop.set()  # a handler has caught the signal, or holds it back
             try:
                 self._breathe()
                 self._tell_started()
@@ -276,6 +279,7 @@ class DocumentWorker(SimpleWorker):
                 self._insist_once(execution, queue.name, lambda: self._fail(job, execution, message))
                 return
             finally:
+                self._stop.on_signals()  # a handler may have given them another meaning
                 with self._telling:
                     self._untold = None
             self._note_pace(ran, self._clock.monotonic() - began)
@@ -428,6 +432,8 @@ def _work(name: str, queue: str, config: Config, pulse: Pulse) -> int:
     """The worker's own process, from its fork to its end."""
     stop = Stop()
     stop.on_signals()
+    # What a handler forks is no worker: multiprocessing ends its processes with SIGTERM, and then waits for their end.
+    os.register_at_fork(after_in_child=stop.leave_signals)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     log = _log(config, queue)
     faulthandler.enable(all_threads=False)  # the stack at a fatal signal: its keeper keeps it

@@ -42,6 +42,8 @@ def handle(document, context):
             hoard += bytes(1 << 20)
     if kind == "lock":
         ctypes.PyDLL(None).usleep(3_000_000)  # PyDLL: the interpreter lock is kept
+    if kind == "shaky" and context.attempt == 2:
+        raise OSError("once")
     if kind == "wait":
         path = f"begun.{context.attempt}"
         open(path, "w").close()
@@ -132,6 +134,20 @@ def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis,
     assert entry.message == report["message"][:500]
     assert (redis.zcard("rq:wip:medium"), redis.llen("rq:queue:medium:intermediate")) == (0, 0)
     assert poisoned.running["medium"].poll() is None, "its keeper has lived through all of it"
+
+
+def test_a_lost_worker_costs_its_other_documents_none_of_their_retries(poisoned: Fleet) -> None:
+    """The neighbour's worker dies, then its handler fails: that is one failure, and it may fail once."""
+    poisoned.configure(
+        processing={"mode": "batch", "batch_size": 2, "retry_attempts": 1, "retry_delay": 0.1, "settle_seconds": 0.3}
+    )
+    contents = {"shaky": b'{"kind": "shaky"}', "poison": b'{"kind": "exit"}'}
+    for name, content in contents.items():
+        poisoned.drop(f"{name}.json", content)
+    poisoned.start("ingest", "collector", "scheduler", "medium")
+    poisoned.wait_finished(2)
+    account(poisoned, contents)
+    assert [(each["result"], each["attempts"]) for each in poisoned.results()] == [("shaky", 3)]
 
 
 def test_a_regular_expression_that_never_ends_costs_no_worker(poisoned: Fleet) -> None:
