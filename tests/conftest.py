@@ -22,6 +22,7 @@ from jobs.connection import connect
 
 DEADLINE = 60.0
 LEVELS = ["high", "medium", "low"]
+LLMCTL = str(Path(sys.executable).with_name("llmctl"))
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE, every: float = 0.02) -> Any:

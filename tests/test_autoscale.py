@@ -8,7 +8,6 @@ import os
 import random
 import stat
 import subprocess
-import sys
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import wait_until
+from conftest import LLMCTL, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
@@ -35,7 +34,6 @@ from jobs.document import Status, new_id
 
 HOUR = 3600.0
 DAY = 24 * HOUR
-LLMCTL = str(Path(sys.executable).with_name("llmctl"))
 
 
 # A day, simulated

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,13 +18,11 @@ import httpx
 import msgspec
 import psutil
 import pytest
-from conftest import files, wait_until
+from conftest import LLMCTL, files, wait_until
 
 from api.local.crew import first_workers
 from api.scaling.acting import instance_name
 from jobs.config import Config
-
-LLMCTL = str(Path(sys.executable).with_name("llmctl"))
 
 
 def free_port() -> int:

@@ -12,7 +12,11 @@ from api.cli.generate import new_seed
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from api.local.torture import Account, Specimen
+    from api.torture.account import Account, Specimen
+    from api.torture.rehearsal import Course
+
+_BROKEN_SHARE = 0.05
+_POISONED_SHARE = 0.01
 
 
 def torture(
@@ -24,24 +28,35 @@ def torture(
 ) -> None:
     """Prove that nothing is lost or done twice.
 
-    Kills, freezes and wipes a fleet of its own while it works, then balances the account.
+    Kills, freezes, poisons and wipes a fleet of its own and fills its disk while it works, then balances the account.
     """
     from api.cli.presenting import print_json
-    from api.local.torture import torture as run
+    from api.torture.rehearsal import torture as run
 
     sown = new_seed() if seed is None else seed
     typer.echo(f"{count} documents, {seconds:g} s of blows, seed {sown}", err=True)
-    account, kept = run(
-        _specimens(count, sown), count, seconds, sown, lambda blow: typer.echo(f"  {blow}", err=True), keep
-    )
+    account, course, kept = run(_specimens(count, sown), count, seconds, sown, _tell, keep)
     if as_json:
-        print_json({**_figures(account), "balanced": account.balanced, "blows": dict(account.blows), "kept": kept})
+        print_json(
+            {
+                **_figures(account),
+                "rejected_by_code": dict(account.codes.most_common()),
+                "unlucky": account.unlucky,
+                "balanced": account.balanced,
+                "seconds": round(course.seconds, 1),
+                "seed": sown,
+                "blows": dict(course.blows.most_common()),
+                "disk_not_filled": course.no_disk or None,
+                "kept": kept,
+            }
+        )
     else:
-        for name, value in _figures(account).items():
-            typer.echo(f"{name:<14} {value}")
-        typer.echo(f"blows          {sum(account.blows.values())} in {account.seconds:.0f} s")
-        typer.echo("The account balances." if account.balanced else f"THE ACCOUNT DOES NOT BALANCE. See {kept}")
+        _print(account, course, sown, kept)
     raise typer.Exit(ExitCode.OK if account.balanced else ExitCode.NOT_WELL)
+
+
+def _tell(words: str, course: Course) -> None:
+    typer.echo(f"{course.seconds:6.1f} s {course.dropped:6d} in {course.ended:6d} ended   {words}", err=True)
 
 
 def _figures(account: Account) -> dict[str, int]:
@@ -49,18 +64,72 @@ def _figures(account: Account) -> dict[str, int]:
         "in": account.dropped,
         "done": account.done,
         "rejected": account.rejected,
-        "in flight": account.in_flight,
+        "in_flight": account.in_flight,
         "missing": len(account.missing),
         "duplicates": len(account.duplicates),
         "disagreeing": len(account.disagreeing),
+        "astray": len(account.astray),
         "strangers": len(account.strangers),
-        "seed": account.seed,
     }
 
 
-def _specimens(count: int, seed: int) -> Iterator[Specimen]:
-    from api.cli.specimens import documents
-    from api.local.torture import Specimen
+_MEANINGS = {
+    "in": "dropped into the watch folder",
+    "done": "one result each, the original in the archive",
+    "rejected": "one report each, beside the original",
+    "in_flight": "still on their way",
+    "missing": "whose original is nowhere",
+    "duplicates": "whose original is there twice",
+    "disagreeing": "without exactly one result or report",
+    "astray": "done though poisonous, or rejected though sound",
+    "strangers": "files that nobody has dropped",
+}
 
-    for each in documents(count, seed, 0.05):
-        yield Specimen(each.name, each.raw)
+
+def _print(account: Account, course: Course, seed: int, kept: str | None) -> None:
+    from rich.text import Text
+
+    from api.cli.presenting import console, duration, emit, table
+
+    out = console()
+    made = table("account", "documents", "", numbers=["documents"], rubber=[""])
+    for name, figure in _figures(account).items():
+        made.add_row(name.replace("_", " "), str(figure), _MEANINGS[name])
+        for code, times in account.codes.most_common() if name == "rejected" else ():
+            made.add_row(f"  {code}", str(times), "")
+    if account.unlucky:
+        made.add_row("  unlucky", str(account.unlucky), "of these: sound, but three workers were killed with it")
+    emit(made, out)
+    out.print()
+    blows = table("blows", "times", numbers=["times"])
+    for name, times in course.blows.most_common():
+        blows.add_row(name, str(times))
+    blows.add_row("in all", f"{course.blows.total()}")
+    emit(blows, out)
+    out.print()
+    if course.no_disk:
+        out.print(f"The disk was not filled: {course.no_disk}.")
+    out.print(f"{duration(course.seconds)}; the seed was {seed}.")
+    if kept:
+        out.print(f"Kept: {kept}")
+    verdict = "The account balances." if account.balanced else "THE ACCOUNT DOES NOT BALANCE."
+    out.print(Text(verdict, style="bold green" if account.balanced else "bold red"))
+
+
+def _specimens(count: int, seed: int) -> Iterator[Specimen]:
+    import json
+    import random
+
+    from api.cli.specimens import documents
+    from api.torture.account import Specimen
+    from api.torture.poison import KEY, POISONS
+
+    chance = random.Random(f"{seed}/poison")  # noqa: S311 - a seed to repeat a run by
+    for each in documents(count, seed, _BROKEN_SHARE):
+        if each.is_broken:
+            yield Specimen(each.name, each.raw, "rejected")
+        elif chance.random() < _POISONED_SHARE:
+            kind = chance.choice(list(POISONS))
+            yield Specimen(each.name, json.dumps({**json.loads(each.raw), KEY: kind}).encode(), POISONS[kind][1])
+        else:
+            yield Specimen(each.name, each.raw)

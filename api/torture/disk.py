@@ -1,0 +1,74 @@
+"""A small disk to be filled without harm to anybody: a tmpfs that only this process and its children see."""
+
+import contextlib
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+# unshare(2), mount(2)
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_REC = 0x4000
+_MS_PRIVATE = 1 << 18
+_MS_NOSUID_NODEV = 2 | 4
+
+
+class NoDisk(Exception):
+    """There can't be such a disk here; the message says why."""
+
+
+class Disk:
+    """The file system at `folder`, which can be filled and freed."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._filler = os.path.join(folder, ".filler")
+
+    def fill(self, leave: int) -> None:
+        """Take all of its room but about `leave` bytes."""
+        room = os.statvfs(self._folder)
+        with contextlib.suppress(OSError), open(self._filler, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave))
+
+    def free(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._filler)
+
+
+def mounted(folder: str, size: int) -> Disk:
+    """Mount a file system of `size` bytes at `folder`, for this process and the children it starts from now on.
+
+    It goes with the last of them. Where this user may not mount, it is tried in a user namespace of its own, which a
+    process with several threads can't have. Raises `NoDisk`.
+    """
+    if sys.platform != "linux":
+        raise NoDisk("this takes Linux")
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > available / 2:
+        raise NoDisk(f"it would take {size / 1e6:.0f} MB of memory, more than half of what is free")
+    user, group = os.getuid(), os.getgid()
+    try:
+        try:
+            _check(_libc().unshare(_CLONE_NEWNS))
+        except PermissionError:
+            _check(_libc().unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
+            Path("/proc/self/setgroups").write_text("deny")
+            Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+            Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        _check(_libc().mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+        options = f"size={size},mode=700".encode()
+        _check(_libc().mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID_NODEV, options))
+    except OSError as error:
+        raise NoDisk(f"a private file system can't be mounted ({os.strerror(error.errno or 0)})") from error
+    return Disk(folder)
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _check(answer: int) -> None:
+    if answer != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,54 @@
+"""The handler of a torture: the built-in one, but for documents that say how they mean to harm their worker."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+from jobs.handler import Context
+from jobs.summary import summarise
+
+KEY = "poison"
+_HOARD_BYTES = 64 * 1024 * 1024
+
+
+def handle(document: Any, context: Context) -> dict[str, Any]:
+    """A summary of `document`, unless its `KEY` names one of `POISONS`."""
+    kind = document.get(KEY) if isinstance(document, dict) else None
+    if kind is not None:
+        POISONS[kind][0](context)
+    return summarise(document, context)
+
+
+def _segfault(context: Context) -> None:
+    ctypes.string_at(0)
+
+
+def _exit(context: Context) -> None:
+    os._exit(1)
+
+
+def _hoard(context: Context) -> None:
+    hoard = []
+    while True:
+        hoard.append(bytearray(_HOARD_BYTES))
+
+
+def _loop(context: Context) -> None:
+    while True:
+        pass
+
+
+def _stumble(context: Context) -> None:
+    if context.attempt == 1:
+        raise OSError("not the first time")
+
+
+# What each does, and how a document that does it has to end.
+POISONS: dict[str, tuple[Callable[[Context], None], Literal["done", "rejected"]]] = {
+    "segfault": (_segfault, "rejected"),
+    "exit": (_exit, "rejected"),
+    "hoard": (_hoard, "rejected"),
+    "loop": (_loop, "rejected"),
+    "stumble": (_stumble, "done"),
+}
