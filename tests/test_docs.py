@@ -66,3 +66,15 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in DOCS.glob("*.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_words_of_the_troubles_are_the_words_of_the_log() -> None:
+    """Who looks a message up has it from a log: what the page quotes in a first column is in the code."""
+    page = (DOCS / "troubles.md").read_text()
+    quoted = re.findall(r"^\| (?:`([^`]+)`(?:, `([^`]+)`)?)", page, re.MULTILINE)
+    sources = [path.read_text() for layer in ("jobs", "ingest", "api") for path in (DOCS.parent / layer).rglob("*.py")]
+    code = "\n".join(sources)
+    phrases = [phrase for pair in quoted for phrase in pair if phrase]
+    assert len(phrases) > 15
+    made = {"Redis unreachable", "died of SIGSEGV"}  # put together at run time
+    assert [phrase for phrase in phrases if phrase not in code and phrase not in made] == []
