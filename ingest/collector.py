@@ -195,6 +195,8 @@ class Collector:
             self._close()
         part: list[Entry] = []
         size = 0
+        if self._pending is not None and self._pending.syncing.done():
+            self._finish()  # what is durable needn't wait for the next group
         for entry in entries:
             part.append(entry)
             size += len(entry.outcomes)

@@ -2,10 +2,10 @@
 
 import logging
 import os
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
-from itertools import islice, repeat
+from itertools import islice, repeat, takewhile
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -39,14 +39,16 @@ _FAIR_SECONDS = 1.0  # of work in flight, with fairness
 _PEEKS = 64  # files read in one step while a level is full, only to learn their level
 _STANDSTILL = 0.75  # of all in flight; when so many wait in batches, hardly anything is left that makes room
 _PEEK_SECONDS = 0.05
+_NEWEST = 16  # newcomers that are looked at in one step ahead of those that came before them
 
 
 class Came(Enum):
     """Where a file to look at comes from."""
 
     NEW = 1
-    HELD = 2
-    SCAN = 3
+    NEWEST = 2
+    HELD = 3
+    SCAN = 4
 
 
 class Rates:
@@ -109,7 +111,8 @@ class Ingest:
         self._word = Word(finishing(redis), "ingest", clock)
         self._held = Held(self._levels, config.processing.fairness)
         self._rates = Rates(self._levels)
-        self._fresh: dict[Place, None] = {}
+        self._fresh: OrderedDict[Place, bool] = OrderedDict()  # newcomers by arrival, and whether one was looked at
+        self._hurries = False  # this step is for urgent newcomers alone; the next one isn't
         self._epoch = ""
         self._trouble = ""
 
@@ -210,6 +213,7 @@ class Ingest:
         ready: list[tuple[Ready, Route]] = []
         size = 0
         looked = 0
+        hurried, self._hurries = self._hurries, False
         for place, came in self._candidates(room):
             looked += 1
             found = self._finder.look(*place)
@@ -219,6 +223,11 @@ class Ingest:
             level = route.priority
             # In turns, a newcomer has to queue up behind those who wait.
             in_turn = came is Came.HELD or not (self._held.fair and self._held.waits(level))
+            if came is Came.NEWEST:
+                if level != self._levels[0]:
+                    continue  # it waits for its turn behind those that came before it
+                self._fresh.pop(place, None)
+                self._hurries = not hurried
             if room[level] > 0 and in_turn:
                 room = self._less(room, level)
                 ready.append((found, route))
@@ -240,10 +249,10 @@ class Ingest:
                 continue
             path = os.path.join(watch, source)
             if os.path.isdir(path) and not os.path.islink(path):
-                self._fresh.update(((watch, inner), None) for inner in islice(files(watch, source), MOST))
+                self._fresh.update(((watch, inner), False) for inner in islice(files(watch, source), MOST))
             else:
-                self._fresh[watch, source] = None
-        self._fresh.update((place, None) for place in self._finder.due())
+                self._fresh[watch, source] = False
+        self._fresh.update((place, False) for place in self._finder.due())
 
     def _has_candidates(self) -> bool:
         """Whether there is anything to look at: most often there isn't, and then Redis isn't asked for the load."""
@@ -258,14 +267,14 @@ class Ingest:
         Newcomers come first (they may be urgent), then what was held back, then what the scan finds. While a level
         is full the scan goes on in small steps: among the files it finds there may be some of a level that is not.
         """
-        fresh, self._fresh = self._fresh, {}
-        places = iter(fresh)
-        try:
-            for place in places:
-                if place not in self._held:
-                    yield place, Came.NEW
-        finally:
-            self._fresh.update(dict.fromkeys(places))
+        for place in self._newest():
+            yield place, Came.NEWEST
+        if self._hurries:
+            return
+        while self._fresh:
+            place, _ = self._fresh.popitem(last=False)
+            if place not in self._held:
+                yield place, Came.NEW
         for level in self._levels:
             for place in self._held.take(level, room[level]):
                 yield place, Came.HELD
@@ -281,6 +290,15 @@ class Ingest:
                 self._next_scan = self._clock.monotonic() + self._config.processing.scan_interval
             elif found not in self._held:
                 yield found, Came.SCAN
+
+    def _newest(self) -> list[Place]:
+        """Who came last, while many came before: of ten thousand that are dropped together, the one that is dropped
+        after them may be urgent. Each is looked at once, and stays where it is unless it is."""
+        if len(self._fresh) <= GROUP:
+            return []
+        newest = list(islice(takewhile(lambda place: not self._fresh[place], reversed(self._fresh)), _NEWEST))
+        self._fresh.update(dict.fromkeys(newest, True))
+        return newest
 
     def _all_files(self) -> Iterator[Place]:
         """The files of the watch folders in turn, so that a full one doesn't hide the others."""

@@ -20,7 +20,7 @@ from jobs import intake
 from jobs.clock import Clock
 from jobs.codes import Code
 from jobs.config import Processing
-from jobs.document import new_id
+from jobs.document import Ids
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".filepart", ".swp", ".swx", "~")
 # Errors that are this process's or the machine's; any other is that of the one file.
@@ -90,6 +90,7 @@ class Finder:
         self._id_taken = id_taken
         self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
         self._waiting: dict[tuple[str, str], _Waiting] = {}
+        self._ids = Ids()
 
     @property
     def waiting(self) -> int:
@@ -188,7 +189,7 @@ class Finder:
         watch, source = key
         now = self._clock.now()
         named = id_in_name(source)
-        document_id = named if named and not self._id_taken(named) else new_id(now)
+        document_id = named if named and not self._id_taken(named) else self._ids.make(now)
         return Found(watch, source, document_id, seen, now, sha256, code, message)
 
 

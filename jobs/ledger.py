@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 from redis import Redis
 from redis.client import Pipeline
-from ulid import ULID
+from ulid_transform import ulid_at_time
 
 from jobs import condition
 from jobs.document import FINAL, IN_FLIGHT, Status
@@ -284,7 +284,7 @@ def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, ch
     """
     removed = 0
     # The first ten characters of a ULID are its time.
-    first_kept = str(ULID.from_timestamp(before))[:10]
+    first_kept = ulid_at_time(before)[:10]
     for status, level in product(FINAL, levels):
         name = _set(status, level)
         surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({first_kept}"))

@@ -15,7 +15,7 @@ from ingest import finding
 from ingest.finding import Finder, Ready, files, is_ignored, is_ignored_path
 from jobs.codes import Code
 from jobs.config import Processing
-from jobs.document import new_id
+from jobs.document import Ids, is_id, new_id
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -534,3 +534,11 @@ def test_a_document_of_the_api_keeps_its_id_unless_that_is_taken(desk: Desk) -> 
         ready = desk.look(source)
         assert ready is not None
         assert ready.found.id != given
+
+
+def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
+    ids = Ids()
+    made = [ids.make(1_700_000_000.0) for _ in range(300)] + [ids.make(1_700_000_000.001), ids.make(1_700_000_001.0)]
+    assert made == sorted(made)
+    assert len(set(made)) == len(made)
+    assert all(map(is_id, made))

@@ -43,6 +43,7 @@ def torture(
                 "rejected_by_code": dict(account.codes.most_common()),
                 "unlucky": account.unlucky,
                 "balanced": account.balanced,
+                "cut_short": course.is_cut_short,
                 "seconds": round(course.seconds, 1),
                 "seed": sown,
                 "blows": dict(course.blows.most_common()),
@@ -113,6 +114,8 @@ def _print(account: Account, course: Course, seed: int, kept: str | None) -> Non
     if kept:
         out.print(f"Kept: {kept}")
     verdict = "The account balances." if account.balanced else "THE ACCOUNT DOES NOT BALANCE."
+    if course.is_cut_short and not account.balanced:
+        verdict = "Stopped before its end: what was in flight has not come home, so the account says nothing."
     out.print(Text(verdict, style="bold green" if account.balanced else "bold red"))
 
 

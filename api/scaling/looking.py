@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 from redis import Redis
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import WorkerStatus
-from ulid import ULID
+from ulid_transform import ulid_at_time
 
 from api.rollcall import living_workers
 from api.scaling.policy import HostSeen
@@ -100,7 +100,7 @@ def look(redis: Redis, levels: Sequence[str], now: float, window: float) -> Look
     """Read every queue; rates are those of the last `window` seconds before `now` (epoch seconds)."""
     pipeline = redis.pipeline(transaction=False)
     pipeline.exists(WORKERS_SUSPENDED)
-    since = f"[{str(ULID.from_timestamp(max(0.0, now - window)))[:10]}"
+    since = f"[{ulid_at_time(max(0.0, now - window))[:10]}"
     for level in levels:
         pipeline.llen(queue_key(level))
         pipeline.zcard(_set(Status.QUEUED, level))

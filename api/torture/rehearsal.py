@@ -38,6 +38,7 @@ class Course:
     ended: int = 0
     blows: Counter[str] = field(default_factory=Counter)
     no_disk: str = ""  # why the disk is not filled
+    is_cut_short: bool = False  # somebody has stopped it
 
 
 # Is told what has just happened.
@@ -97,6 +98,7 @@ class Rehearsal:
             self._supervisor.stop_in_order(STOPPING_ORDER)
             self._redis.close()
         self._course.seconds = self._spent()
+        self._course.is_cut_short = bool(self._stop)
         return balance(self.config.directories, self._dropped)
 
     def _spent(self) -> float:
