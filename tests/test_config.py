@@ -271,7 +271,7 @@ def test_batch_times_that_nobody_set(tmp_path: Path) -> None:
         config = accepted(tmp_path, {"processing": processing}).processing
         return config.batch_timeout_seconds, config.batch_idle_seconds
 
-    assert times() == (300, 0.5)
+    assert times() == (300, 0.2)
     assert times(batch_timeout=10) == (10, None), "who sets batch_timeout means it"
     assert times(batch_idle=1) == (300, 1)
     assert times(batch_timeout=10, batch_idle=1) == (10, 1)

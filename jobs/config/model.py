@@ -85,7 +85,7 @@ class Processing(_Part, frozen=True):
         """
         if self.batch_idle is not None:
             return self.batch_idle
-        return 0.5 if self.batch_timeout is None else None
+        return 0.2 if self.batch_timeout is None else None
 
 
 class Queue(_Part, frozen=True):
