@@ -86,7 +86,7 @@ def _drain(section: Section) -> list[str]:
     about = (
         f"{rounds} interleaved round(s), shuffled. From the start of what takes the files to the last original in the "
         "archive. *steady*: between a tenth and nine tenths of the documents, without start and tail (for the project "
-        "the tail holds the fifth of a second or more for which the last, incomplete batch waits for company). *×*: the "
+        "the tail holds the fifth of a second in which the last, incomplete batch waits for company). *×*: the "
         "project's rate divided by the contender's in the same round, median (min–max)."
     )
     parts = [*_head("Draining a backlog", section), about, _table(columns, rows)]
