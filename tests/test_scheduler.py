@@ -164,11 +164,11 @@ def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
         batch.add(pipeline, "low", [packet()], Processing(batch_timeout=30), 1000)
         pipeline.execute()
     redis.delete(SCHEDULE)
-    clock = HandClock(1000.25)
+    clock = HandClock(1000.1)
     one = scheduler(redis, clock)
     one.tick()
     one.tick()
-    assert redis.zscore(SCHEDULE, "flush-low") == pytest.approx(1000.5)
+    assert redis.zscore(SCHEDULE, "flush-low") == pytest.approx(1000.2)
     clock.at = 1400
     one.tick()
     assert len(queue(redis)) == 1
