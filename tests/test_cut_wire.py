@@ -476,7 +476,10 @@ class Arrivals:
 
     def are_placed(self) -> bool:
         sets = [f"batched:{level}" for level in LEVELS] + [f"queued:{level}" for level in LEVELS] + ["received:medium"]
-        return sum(self._redis.zcard(f"llm:ledger:{each}") for each in sets) == 8
+        with self._redis.pipeline() as pipeline:  # at one moment: a flush moves documents from one set to another
+            for each in sets:
+                pipeline.zcard(f"llm:ledger:{each}")
+            return sum(pipeline.execute()) == 8
 
     def check(self) -> None:
         """Three full batches, a job for the urgent one, and one outcome for the refused one."""
