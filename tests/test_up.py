@@ -100,6 +100,30 @@ def home() -> Iterator[Home]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def test_a_server_that_cannot_read_its_data_starts_without_them(home: Home) -> None:
+    """Its file is damaged in the middle, which no option of the server's gets past."""
+    home.settings["handlers"] = {"default": "slow:handle"}
+    handler = "import time\ndef handle(document, context):\n    time.sleep(0.2)\n    return 1\n"
+    (home.folder / "slow.py").write_text(handler)
+    process = home.started()
+    for number in range(30):
+        home.drop(f"{number}.json", b'{"n": %d}' % number)
+    wait_until(lambda: home.done() >= 2, "the first results")
+    for member in home.family(process.pid):
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+    [data] = (home.spool / "server" / "appendonlydir").glob("*.incr.aof")
+    raw = data.read_bytes()
+    middle = len(raw) // 2
+    data.write_bytes(raw[:middle] + b"garbage\r\n" * 20 + raw[middle:])
+    home.started()
+    assert "The server could not read its data" in home.err()
+    assert (home.spool / "server" / "appendonlydir.unreadable").is_dir()
+    wait_until(lambda: home.done() == 30, "every document, once")
+    assert len(files(home.spool / "archive")) == 30
+
+
 def named(home: Home, session: int, words: str) -> psutil.Process | None:
     for process in home.family(session):
         try:

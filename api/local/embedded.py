@@ -5,6 +5,7 @@ import glob
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +13,13 @@ from urllib.parse import quote
 
 from jobs.config import Config
 
+# How the server begins, and how it ends when it can't read its data (src/aof.c and src/server.c of Redis and Valkey).
+_STARTING = " is starting "
+_UNREADABLE = re.compile(
+    r"(?:Bad file format|Unexpected end of file|Unrecoverable error) reading the append only file"
+    r"|FATAL AOF MANIFEST FILE ERROR|Fatal error loading the DB"
+)
+_LOG_BYTES = 16 * 1024
 _SOCKET_BYTES = 100  # sun_path holds 108 with its end (unix(7))
 
 
@@ -79,6 +87,33 @@ def command(config: Config) -> list[str]:
         "loglevel": "notice",
     }
     return [program(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def set_unreadable_aside(config: Config) -> str | None:
+    """Move the server's data away when its last start failed because it can't read them; returns where they are now.
+
+    A disk that is full and a kill at the wrong moment can leave an append-only file that no start gets past. Documents
+    are on disk, and what Redis has lost is submitted again; only the memory of finished ones goes. One copy is kept.
+    """
+    home = folder(config)
+    data = os.path.join(home, "appendonlydir")
+    if not _UNREADABLE.search(_last_start(os.path.join(home, "server.log"))) or not os.path.isdir(data):
+        return None
+    aside = f"{data}.unreadable"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(data, aside)
+    return aside
+
+
+def _last_start(log: str) -> str:
+    """What the server's log says since it was started the last time."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, os.path.getsize(log) - _LOG_BYTES))
+            said = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    return said.rpartition(_STARTING)[2]
 
 
 def lock(config: Config) -> int | None:

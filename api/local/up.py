@@ -270,7 +270,7 @@ def _child(name: str, module: str, *arguments: str, config_path: Path | None, pa
 
 def start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop, log: logging.Logger) -> bool:
     """Start the embedded server and wait until it answers; first for a predecessor that is still on its way out."""
-    server = Child("server", lambda: embedded.command(config), 5, lambda: _server_lock(config, stop, log))
+    server = Child("server", lambda: _server_command(config, log), 5, lambda: _server_lock(config, stop, log))
     supervisor.start(server)
     deadline = time.monotonic() + READY_SECONDS
     while not stop and time.monotonic() < deadline:
@@ -284,6 +284,13 @@ def start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Sto
     if not stop:
         print(f"llmctl up: the server does not answer; see {embedded.folder(config)}/server.log", file=sys.stderr)
     return False
+
+
+def _server_command(config: Config, log: logging.Logger) -> list[str]:
+    aside = embedded.set_unreadable_aside(config)
+    if aside is not None:
+        log.error("The server could not read its data; they are in %s now. It starts empty: nothing is lost.", aside)
+    return embedded.command(config)
 
 
 def _server_lock(config: Config, stop: Stop, log: logging.Logger) -> list[int]:
