@@ -29,6 +29,7 @@ GROUP = 512  # documents at most that share one sync, and the bytes of their res
 GROUP_BYTES = 32 * 1024 * 1024
 READ = 128  # documents read and written at once: an urgent one waits behind no more than these
 WAIT_SECONDS = 5.0  # for outcomes, at most; a request to stop ends it
+_ENDER_SECONDS = 2.0  # at the end of `run`: longer than a command takes, unless Redis hangs
 
 
 class Entry(NamedTuple):
@@ -71,6 +72,7 @@ class Collector:
     ) -> None:
         self._redis = redis
         self._wait: Wait | None = None
+        self._ender: threading.Thread | None = None
         self._clock = clock
         self._stop = stop
         self._log = log
@@ -111,8 +113,7 @@ class Collector:
                 if self._stop and (self._trouble or self._outage.seconds):
                     return  # the outcomes stay in the streams
         finally:
-            if self._wait is not None:
-                self._wait.close()
+            self._end_waiting()
             self._syncing.shutdown()
             self._lock.release()
             self._word.take_back()
@@ -175,11 +176,20 @@ class Collector:
         """Read as soon as there is something; nothing when it takes too long."""
         if self._wait is None:
             self._wait = Wait(self._redis)
-            threading.Thread(target=self._wait.end_when_asked, args=(self._stop,), name="stop", daemon=True).start()
+            self._ender = threading.Thread(
+                target=self._wait.end_when_asked, args=(self._stop,), name="stop", daemon=True
+            )
+            self._ender.start()
         seconds = min(WAIT_SECONDS, self._word.due_in())
         with self._wait.begin() as redis:
             block = None if self._stop else max(1, int(seconds * 1000))
             return redis.xread(after, count=count, block=block)
+
+    def _end_waiting(self) -> None:
+        if self._wait is not None:
+            self._wait.close()
+        if self._ender is not None and self._stop:
+            self._ender.join(_ENDER_SECONDS)  # it uses the connections that whoever called `run` may close next
 
     def _decoded(self, stream: str, fields: dict[bytes, bytes]) -> list[Outcome]:
         try:
