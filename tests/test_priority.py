@@ -1,5 +1,7 @@
 """The guide's priority rules, and that no document can make them slow."""
 
+import re
+import sys
 import time
 from typing import Any
 
@@ -194,6 +196,18 @@ def test_own_keywords() -> None:
 def test_the_longest_keyword_is_the_reason() -> None:
     keywords = ["stop", "stop now"]
     assert decide("Stop now", urgent_keywords=keywords)[1] == "urgent keyword 'Stop now' in the text"
+
+
+def test_every_case_of_every_letter_counts() -> None:
+    """The quick look for a keyword passes over nothing that the pattern would have found."""
+    for character in map(chr, range(sys.maxunicode + 1)):
+        for other in {character.lower(), character.upper(), character.casefold()} - {character}:
+            if re.fullmatch(re.escape(other), character, re.IGNORECASE):
+                assert level(f"一{character}一", urgent_keywords=[f"一{other}一"]) == "high", (character, other)
+    for text in ("KRİTİK", "krıtık", "ﬅop ﬆop", "ſtop", "30 K"):
+        for keyword in ("kritik", "ﬆop", "STOP", "30 k"):
+            expected = "high" if re.search(re.escape(keyword), text, re.IGNORECASE) else "medium"
+            assert level(f"一{text}一", urgent_keywords=[keyword]) == expected, (text, keyword)
 
 
 # Levels
