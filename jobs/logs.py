@@ -7,6 +7,8 @@ Several processes write the same file, so none of them may rotate it alone: they
 import logging
 import os
 import sys
+import time
+from functools import lru_cache
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
@@ -69,9 +71,18 @@ def _formatter(config: Logging, process: str) -> logging.Formatter:
 class OneLine(logging.Formatter):
     """A line an event, whatever it says: a file's name may hold a newline, and must not make a line of its own."""
 
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _second(int(record.created), datefmt or self.default_time_format)
+
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
         return line if line.isprintable() else line.translate(_CONTROLS)
+
+
+@lru_cache(maxsize=4)
+def _second(epoch: int, form: str) -> str:
+    """The local time to the second: thousands of lines share one."""
+    return time.strftime(form, time.localtime(epoch))
 
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {
