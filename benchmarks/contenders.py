@@ -3,6 +3,7 @@
 `prepare` starts the workers and waits until they have done some documents; `go` starts what feeds them.
 """
 
+import compileall
 import contextlib
 import json
 import os
@@ -279,6 +280,8 @@ ALL = (PROJECT, *PLAIN_GROUPS, *PEER_KINDS)
 
 def make(name: str, spool: Spool) -> Contender:
     """The contender called `name`, not started yet; its environment and its server are there."""
+    for folder in ("jobs", "ingest", "benchmarks/peers"):  # as a first start would leave it, and pip does for libraries
+        compileall.compile_dir(ROOT / folder, quiet=1)
     if name == PROJECT:
         return Project(name, spool)
     if name in PLAIN_GROUPS:
