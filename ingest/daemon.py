@@ -15,7 +15,8 @@ from ingest.holding import MOST, Held, Place
 from ingest.outage import OutageNote
 from ingest.reconcile import Reconcile
 from ingest.router import Router
-from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
+from ingest.splitting import Splitter
+from ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
 from ingest.submitting import Submitted, Submitter
 from ingest.watching import Hints
 from ingest.word import Word
@@ -100,8 +101,11 @@ class Ingest:
         self._claims = Claims(self._folders.temp, at)
         self._router = Router(config)
         self._submitter = Submitter(config, redis, clock)
-        self._reconcile = Reconcile(config, redis, self._claims, self._router, self._submitter, clock, log)
-        self._finder = Finder(config.processing, clock, self._is_taken)
+        self._finder = Finder(config.processing, clock, self._is_taken, config.intake)
+        self._splitter = Splitter(self._folders, self._claims, at)
+        self._reconcile = Reconcile(
+            config, redis, self._claims, self._router, self._submitter, self._splitter, clock, log
+        )
         self._hints = Hints(self._folders.watch, log)
         self._outage = Outage(log)
         self._note = OutageNote(self._folders.temp)
@@ -302,7 +306,7 @@ class Ingest:
 
     def _all_files(self) -> Iterator[Place]:
         """The files of the watch folders in turn, so that a full one doesn't hide the others."""
-        pending = [zip(repeat(folder), files(folder), strict=False) for folder in self._folders.watch]
+        pending = [zip(repeat(folder), files(folder), strict=False) for folder in self._watched()]
         while pending:
             for walk in list(pending):
                 found = next(walk, None)
@@ -311,11 +315,21 @@ class Ingest:
                 else:
                     yield found
 
+    def _watched(self) -> list[str]:
+        """The folders that documents are found in: the configured ones, and files that were taken apart."""
+        return [*self._folders.watch, *self._splitter.roots()]
+
     def _claim(self, ready: list[tuple[Ready, Route]], load: Load) -> None:
         by_id = {found.found.id: (found, route) for found, route in ready}
         group, claims = self._claims.take([found.found for found, _ in ready], self._clock.now())
         self._at("ingest.claimed")
-        documents = [Submitted(group, claim, by_id[claim.id][0].raw, by_id[claim.id][1]) for claim in claims]
+        documents: list[Submitted] = []
+        for claim in claims:
+            found, route = by_id[claim.id]
+            if found.parts:
+                self._take_apart(group, claim, found.parts, route)
+            else:
+                documents.append(Submitted(group, claim, found.raw, route))
         if documents:
             try:
                 self._submitter.submit(documents, load)
@@ -325,6 +339,17 @@ class Ingest:
             self._rates.claimed(Counter(document.route.priority for document in documents))
             self._log.debug("Claimed %d document(s) as group %s", len(documents), group)
         self._at("ingest.submitted")
+
+    def _take_apart(self, group: str, claim: Claim, parts: list[bytes], route: Route) -> None:
+        """Make a file of several documents one of many; its parts are found like any others."""
+        try:
+            root = self._splitter.take_apart(group, claim, parts)
+            self._submitter.record_split(claim, route, len(parts))
+        except Exception:
+            self._next_reconcile = float("-inf")
+            raise
+        self._log.info("Took %s apart: %d documents", claim.source, len(parts), extra={"document_id": claim.id})
+        self._fresh.update(((root, source), False) for source in islice(files(root), MOST))
 
     def _room(self, load: Load) -> dict[str, int]:
         """How many documents each level may still claim: the lowest leaves a fifth of all room to those above it.

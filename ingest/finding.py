@@ -15,11 +15,12 @@ import msgspec
 
 from ingest.dropping import id_in_name
 from ingest.files import read_whole
+from ingest.splitting import parts_of
 from ingest.spool.claims import Found, Seen
 from jobs import intake
 from jobs.clock import Clock
 from jobs.codes import Code
-from jobs.config import Processing
+from jobs.config import Intake, Processing
 from jobs.document import Ids
 
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload", ".filepart", ".swp", ".swx", "~")
@@ -69,11 +70,15 @@ def files(folder: str, below: str = "") -> Iterator[str]:
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """A complete file: what to claim, its bytes, and its value (None where it doesn't parse)."""
+    """A complete file: what to claim, its bytes, and its value (None where it doesn't parse).
+
+    `parts` are the documents in it, where it is to be taken apart.
+    """
 
     found: Found
     raw: bytes
     value: Any
+    parts: list[bytes] = []
 
 
 class _Waiting(msgspec.Struct, frozen=True):
@@ -84,8 +89,15 @@ class _Waiting(msgspec.Struct, frozen=True):
 class Finder:
     """Looks at files, and remembers since when each incomplete one has not changed."""
 
-    def __init__(self, processing: Processing, clock: Clock, id_taken: Callable[[str], bool] = lambda _: False) -> None:
+    def __init__(
+        self,
+        processing: Processing,
+        clock: Clock,
+        id_taken: Callable[[str], bool] = lambda _: False,
+        settings: Intake | None = None,
+    ) -> None:
         self._processing = processing
+        self._settings = settings or Intake()
         self._clock = clock
         self._id_taken = id_taken
         self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
@@ -128,30 +140,41 @@ class Finder:
                 self._waiting.pop(key, None)
                 return None
             return self._refused(key, seen, Code.NOT_A_FILE, _kind(path, status)) if settled else None
-        if seen.size > self._limits.max_bytes:
-            message = f"{seen.size} bytes; processing.max_document_bytes is {self._limits.max_bytes}."
+        most, key_of_most = self._most(source)
+        if seen.size > most:
+            message = f"{seen.size} bytes; {key_of_most} is {most}."
             return self._refused(key, seen, Code.TOO_LARGE, message) if settled else None
         if seen.size == 0 and not settled:
             return None
         return self._read(key, path, settled)
 
+    def _most(self, source: str) -> tuple[int, str]:
+        """The bytes that a file of this name may have, and the key that says so."""
+        if intake.is_by_line(source):
+            return self._settings.max_lines_bytes, "intake.max_lines_bytes"
+        return self._limits.max_bytes, "processing.max_document_bytes"
+
     def _read(self, key: tuple[str, str], path: str, settled: bool) -> Ready | None:
         try:
-            seen, raw = _content(path, self._limits.max_bytes)
+            seen, raw = _content(path, self._most(key[1])[0])
         except OSError as error:
             return self._unreadable(key, path, settled, error)
         if len(raw) != seen.size:  # being written at this very moment
             self._settled(key, Seen(seen.inode, -1, 0))
             return None
-        value: Any = None
+        complete, value = intake.glance(raw, key[1], self._limits)
+        if not complete:
+            if not self._settled(key, seen):
+                return None
+            value = intake.guess(raw, self._limits)
         try:
-            _, value = intake.read(raw, self._limits)
-            complete = isinstance(value, dict | list | str)
-        except intake.Refused:
-            complete = False
-        if not complete and not self._settled(key, seen):
-            return None
-        return Ready(self._found(key, seen, hashlib.sha256(raw).hexdigest()), raw, value)
+            parts = [] if complete and b'"custom_id"' not in raw else self._parts(raw, key[1])
+        except intake.Refused as refusal:
+            return self._refused(key, seen, refusal.code, refusal.message)
+        return Ready(self._found(key, seen, hashlib.sha256(raw).hexdigest()), raw, value, parts)
+
+    def _parts(self, raw: bytes, source: str) -> list[bytes]:
+        return parts_of(raw, source, self._limits, self._settings.max_lines)
 
     def _unreadable(self, key: tuple[str, str], path: str, settled: bool, error: OSError) -> Ready | None:
         if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in _NOT_THE_FILE:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from redis import Redis
 
 from ingest.router import Router
+from ingest.splitting import Splitter, parts_of
 from ingest.spool import Claim, Claims
 from ingest.submitting import Submitted, Submitter
 from jobs import intake, ledger, whereabouts
@@ -61,6 +62,7 @@ class Reconcile:
         claims: Claims,
         router: Router,
         submitter: Submitter,
+        splitter: Splitter,
         clock: Clock,
         log: logging.Logger,
     ) -> None:
@@ -69,6 +71,8 @@ class Reconcile:
         self._claims = claims
         self._router = router
         self._submitter = submitter
+        self._splitter = splitter
+        self._most_lines = config.intake.max_lines
         self._clock = clock
         self._log = log
         self._limits = intake.Limits(config.processing.max_document_bytes, config.processing.max_depth)
@@ -79,6 +83,7 @@ class Reconcile:
         suspects: dict[str, _Suspicion] = {}
         orphans: dict[str, set[str]] = {}
         submitted = 0
+        self._splitter.recover(self._all_held)
         seen = whereabouts.look(self._redis, self._levels)
         for group in self._claims.groups():
             held = self._claims.held(group)
@@ -99,6 +104,18 @@ class Reconcile:
         if submitted:
             self._log.info("Reconciled: %d claim(s) that Redis did not know were submitted", submitted)
         return submitted
+
+    def _all_held(self) -> set[str]:
+        return {document_id for group in self._claims.groups() for document_id in self._claims.held(group)}
+
+    def _apart(self, raw: bytes, claim: Claim, *, complete: bool) -> list[bytes]:
+        """The documents that a claim is to be taken apart into, which a crash kept ingest from doing."""
+        if complete and b'"custom_id"' not in raw:
+            return []
+        try:
+            return parts_of(raw, claim.source, self._limits, self._most_lines)
+        except intake.Refused:
+            return []  # the worker says so
 
     def _lost(
         self,
@@ -153,10 +170,12 @@ class Reconcile:
                     raw = self._claims.read(group, claim.id)
                 except OSError:
                     continue  # committed meanwhile
-                try:
-                    _, value = intake.read(raw, self._limits)
-                except intake.Refused:
-                    value = None
+                complete, value = intake.glance(raw, claim.source, self._limits)
+                value = value if complete else intake.guess(raw, self._limits)
+                if parts := self._apart(raw, claim, complete=complete):
+                    self._splitter.take_apart(group, claim, parts)
+                    self._submitter.record_split(claim, self._router.route(value), len(parts))
+                    continue
             part.append(Submitted(group, claim, raw, self._router.route(value)))
             size += len(raw)
             if len(part) >= _AT_ONCE or size >= _BYTES_AT_ONCE:

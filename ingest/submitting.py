@@ -8,7 +8,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from ingest.spool.claims import Claim
-from jobs import batch, grouping, outcome, submission
+from jobs import batch, grouping, ledger, outcome, submission
 from jobs.clock import Clock
 from jobs.config import Config
 from jobs.document import Packet, Route, Status, new_id, pack_body
@@ -75,6 +75,19 @@ class Submitter:
         for queue, place in joined.items():
             if answers[place] >= size:
                 batch.flush(self._redis, queue, self._config.processing, self._clock)
+
+    def record_split(self, claim: Claim, route: Route, count: int) -> None:
+        """Tell the ledger of a file that has become `count` documents: it is done, they are still to come."""
+        fields: ledger.Fields = {
+            "priority": route.priority,
+            "queue": route.queue,
+            "handler": route.handler,
+            "source": claim.source,
+            "received_at": int(claim.received_at * 1000),
+            "reasons": [f"taken apart into {count} documents"],
+            "message": f"taken apart into {count} documents, which are below {claim.source}/",
+        }
+        ledger.move(self._redis, Status.DONE, self._clock.now(), [(claim.id, fields)])
 
     def flush_all(self) -> None:
         """Submit what waits in the batches, due or not."""

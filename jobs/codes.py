@@ -13,6 +13,9 @@ class Code(StrEnum):
     TOO_LARGE = "too_large"
     TOO_DEEP = "too_deep"
     INVALID_JSON = "invalid_json"
+    TRUNCATED = "truncated"
+    NOT_ACCEPTED = "not_accepted"
+    NO_ANSWER = "no_answer"
     SCHEMA = "schema"
     NOT_A_FILE = "not_a_file"
     UNREADABLE = "unreadable"
@@ -25,11 +28,14 @@ class Code(StrEnum):
 
 MEANING: dict[Code, str] = {
     Code.EMPTY: "The file holds nothing, or nothing but white space.",
-    Code.BINARY: "The file is not text: it holds NUL bytes or starts like a known binary format.",
-    Code.ENCODING: "The text is not valid UTF-8.",
+    Code.BINARY: "The file is not text: it holds NUL bytes or starts like a known binary format (binary:png, say).",
+    Code.ENCODING: "No encoding explains the text: it is not UTF-8, and nothing else beyond doubt.",
     Code.TOO_LARGE: "The file is larger than processing.max_document_bytes. It was not read.",
     Code.TOO_DEEP: "The JSON nests deeper than processing.max_depth.",
-    Code.INVALID_JSON: "The text is not one JSON value. line, column and offset say where it stops being one.",
+    Code.INVALID_JSON: "The text is not one JSON value, and what was meant is not beyond doubt.",
+    Code.TRUNCATED: "The text ends too early, and intake.accept does not let truncated documents pass.",
+    Code.NOT_ACCEPTED: "The document had to be repaired, and intake.accept lets only valid ones pass.",
+    Code.NO_ANSWER: "The line of a batch holds an error or a refusal instead of a model's answer.",
     Code.SCHEMA: "The document does not fit the JSON Schema of its route.",
     Code.NOT_A_FILE: "A symbolic link, FIFO, socket or device was dropped. Drop the file itself.",
     Code.UNREADABLE: "The file could not be read: its owner has to let the scheduler's user read it.",

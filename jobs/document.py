@@ -34,12 +34,17 @@ FINAL = (Status.DONE, Status.REJECTED, Status.CANCELLED)
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Where a document goes and why. `reasons` says which rule decided, in words."""
+    """Where a document goes and why. `reasons` says which rule decided, in words.
+
+    `schema` names the JSON Schema that it has to fit, `accept` the qualities that pass; empty: the configuration's.
+    """
 
     priority: str
     queue: str
     handler: str
     reasons: list[str]
+    schema: str = ""
+    accept: list[str] = []
 
 
 class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

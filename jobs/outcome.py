@@ -11,23 +11,35 @@ import msgspec
 
 from jobs.evidence import Evidence
 from jobs.grouping import bounded
+from jobs.receipt import Envelope, Position, Repair, Warned
 
 FIELD = "o"
 
 
-class Position(msgspec.Struct, frozen=True):
-    """A place in a text: `line` and `column` from 1, `column` in characters; `offset` in bytes from 0."""
+class Read(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, kw_only=True):
+    """What intake had to say of a document that was not simply valid, or came from a known producer.
 
-    line: int
-    column: int
-    offset: int
+    `document` is its JSON text where that is not the original's own. `producer` and `model` are what the document
+    says of its origin; `count` is the number of items in its longest list, -1 where it has none.
+    """
+
+    quality: str = "valid"
+    document: bytes = b""
+    repairs: list[Repair] = []
+    warnings: list[Warned] = []
+    coverage: float | None = None
+    tools: dict[str, str] = {}
+    envelope: Envelope | None = None
+    producer: str = ""
+    model: str = ""
+    count: int = -1
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One document's end. (A document that will be tried again has no outcome yet: it is scheduled in Redis.)
 
     `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected,
-    and `evidence` tells of the workers that died with it.
+    and `evidence` tells of the workers that died with it. `read` is there when there is more to say than "valid".
     """
 
     kind: Literal["done", "rejected"]
@@ -46,6 +58,12 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     seconds: float = 0.0
     rq_job_id: str = ""
     evidence: list[Evidence] = []
+    read: Read | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of its result, and of the document where that travels with it."""
+        return len(self.result) + (len(self.read.document) if self.read else 0)
 
 
 def stream(queue: str) -> str:
@@ -66,7 +84,7 @@ def parts(outcomes: list[Outcome], most: int) -> Iterator[list[Outcome]]:
 
     A server takes 512 MB in one value at most (proto-max-bulk-len), and cuts the connection to who sends more.
     """
-    for count in bounded((len(each.result) for each in outcomes), most):
+    for count in bounded((each.size for each in outcomes), most):
         yield outcomes[:count]
         outcomes = outcomes[count:]
 

@@ -12,20 +12,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any, Literal
 
 import msgspec
 from rq import get_current_job
 
-from jobs import intake
 from jobs.clock import Clock
 from jobs.codes import Code
-from jobs.config import Processing
+from jobs.config import Intake, Processing
 from jobs.document import Packet
 from jobs.handler import BatchContext, BatchHandler, Context, Handler, HandlerMissing, Reject
-from jobs.outcome import Outcome, Position
+from jobs.intake import Reading, Refused
+from jobs.outcome import Outcome, Read
+from jobs.reading import Reader, told
+from jobs.receipt import Position
 from jobs.rq_job import DocumentJob
+from jobs.time_limit import OutOfTime, TimeLimit
 
 # How long after a document's time is up a handler that can't be interrupted (it hangs in C) is given
 # before the process ends itself; another worker then finds the document abandoned.
@@ -39,10 +41,6 @@ _ASKED_OF_A_BATCH = "handle_batch has to return a list with one result for each 
 
 class ResultTooLarge(Exception):
     """A handler's result has more bytes than may travel through Redis."""
-
-
-class OutOfTime(BaseException):
-    """The document's time is up. Not an `Exception`, so that a handler's `except Exception` doesn't swallow it."""
 
 
 class OutOfMemory(BaseException):
@@ -60,9 +58,12 @@ class Again:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a document came to no result; `again`: it may come to one another time."""
+    """Why a document came to no result; `again`: it may come to one another time.
 
-    code: Code
+    `code` is one of `jobs.codes`; a binary file's has its kind behind a colon.
+    """
+
+    code: str
     message: str
     position: Position | None = None
     again: bool = False
@@ -81,11 +82,10 @@ class Ran:
 
 @dataclass(frozen=True)
 class Document:
-    """A packet that is a document: its JSON text and the value in it."""
+    """A packet that is a document: how it was read."""
 
     packet: Packet
-    text: bytes
-    value: Any
+    reading: Reading
 
 
 class Runner:
@@ -99,13 +99,14 @@ class Runner:
         stopping: Callable[[], bool],
         log: logging.Logger,
         guard: "HangGuard | None" = None,
+        reader: Reader | None = None,
     ) -> None:
         self._processing = processing
         self._handlers = handlers
         self._clock = clock
         self._stopping = stopping
         self._log = log
-        self._limits = intake.Limits(processing.max_document_bytes, processing.max_depth)
+        self._reader = reader or Reader(processing, Intake())
         self._guard = guard or HangGuard(clock)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._pid = os.getpid()
@@ -154,14 +155,15 @@ class Runner:
     def _run_one(self, packet: Packet, job_id: str, ran: Ran) -> None:
         began = self._clock.monotonic()
         try:
-            result = self._handle(packet)
+            document = self._read(packet)
+            result = self._handle(document)
         except BaseException as error:  # a handler's sys.exit() too: no signal of ours raises anything else
             self._failed(packet, self._rejection(error), began, job_id, ran)
         else:
-            self._done(packet, result, began, job_id, ran)
+            self._done(document, result, began, job_id, ran)
 
-    def _handle(self, packet: Packet) -> Any:
-        document = self._read(packet)
+    def _handle(self, document: Document) -> Any:
+        packet = document.packet
         name = packet.route.handler
         handler = self._handlers.get(name)
         if handler is None:
@@ -169,7 +171,7 @@ class Runner:
         if isinstance(handler, HandlerMissing):
             raise handler
         assert not isinstance(handler, BatchHandler)
-        return self._call(self._time([packet]), handler, document.value, _context(document))
+        return self._call(self._time([packet]), handler, document.reading.value, _context(document))
 
     def _run_batch(self, handler: BatchHandler, packets: list[Packet], job_id: str, ran: Ran) -> list[Packet]:
         """Run `packets` together. Returns those to be run one by one, because the whole of them failed."""
@@ -203,14 +205,14 @@ class Runner:
             if isinstance(result, BaseException):
                 self._failed(document.packet, self._rejection(result), began, job_id, ran)
             else:
-                self._done(document.packet, result, began, job_id, ran)
+                self._done(document, result, began, job_id, ran)
         return []
 
     def _handle_batch(self, handler: BatchHandler, documents: list[Document]) -> list[Any] | tuple[Any, ...]:
         """One result for each of `documents`. Raises TypeError or ValueError when the handler returns anything else."""
         route = documents[0].packet.route
         context = BatchContext(route.queue, route.handler, tuple(_context(document) for document in documents))
-        values = [document.value for document in documents]
+        values = [document.reading.value for document in documents]
         results = self._call(self._time(documents), handler.function, values, context)
         if not isinstance(results, list | tuple):
             raise TypeError(f"{_ASKED_OF_A_BATCH}, and it returned a value of type {type(results).__name__}")
@@ -231,13 +233,12 @@ class Runner:
                 os._exit(1)
 
     def _read(self, packet: Packet) -> Document:
-        text, value = intake.read(packet.text(), self._limits)
-        return Document(packet, text, value)
+        return Document(packet, self._reader.read(packet))
 
     def _rejection(self, error: BaseException, documents: int = 1) -> Rejection:
         """What `error`, out of a call with so many documents, says of them."""
-        if isinstance(error, intake.Refused):
-            return Rejection(error.code, error.message, error.position)
+        if isinstance(error, Refused):
+            return Rejection(error.name, error.message, error.position)
         if isinstance(error, Reject):
             return Rejection(Code.HANDLER_REJECTED, _sendable(str(error)) or "The handler gave no reason.")
         if isinstance(error, HandlerMissing):
@@ -254,15 +255,18 @@ class Runner:
         last_line = traceback.format_exception_only(error)[-1].strip()
         return Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
 
-    def _done(self, packet: Packet, result: Any, began: float, job_id: str, ran: Ran) -> None:
+    def _done(self, document: Document, result: Any, began: float, job_id: str, ran: Ran) -> None:
         """The handler gave `result`; the document is done if JSON can hold it."""
+        packet = document.packet
         try:
             text = encode_result(result, self._processing.max_result_bytes)
         except BaseException as error:  # a result's own methods may raise anything
             self._failed(packet, self._rejection(error), began, job_id, ran)
         else:
             ran.held += len(text)
-            ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text))
+            read = told(document.reading)
+            ran.held += len(read.document) if read else 0
+            ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text, read=read))
 
     def _failed(self, packet: Packet, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
         """To be tried again, or rejected."""
@@ -284,6 +288,7 @@ class Runner:
         *,
         result: bytes = b"",
         rejection: Rejection | None = None,
+        read: Read | None = None,
     ) -> Outcome:
         route = packet.route
         return Outcome(
@@ -297,11 +302,12 @@ class Runner:
             handler=route.handler,
             reasons=route.reasons,
             result=result,
-            code=rejection.code.value if rejection else "",
+            code=rejection.code if rejection else "",
             message=rejection.message if rejection else "",
             position=rejection.position if rejection else None,
             seconds=self._clock.monotonic() - began,
             rq_job_id=job_id,
+            read=read,
         )
 
 
@@ -315,7 +321,7 @@ def _context(document: Document) -> Context:
         handler=packet.route.handler,
         attempt=packet.attempts + 1,
         received_at=packet.received_at,
-        text=document.text,
+        text=document.reading.text,
     )
 
 
@@ -410,10 +416,6 @@ class HangGuard:
                 faulthandler.cancel_dump_traceback_later()
 
 
-def _ring(signum: int, frame: FrameType | None) -> None:
-    raise OutOfTime
-
-
 @contextmanager
 def alarms() -> Iterator[None]:
     """After this block SIGALRM is again what it was before."""
@@ -422,22 +424,3 @@ def alarms() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGALRM, previous)
-
-
-class TimeLimit:
-    """Raises `OutOfTime` in the block after `seconds`, and again each second while it is swallowed."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-
-    def __enter__(self) -> None:
-        # To ask is cheap and to set costs more than most documents. A handler may have set it for its own purposes.
-        if signal.getsignal(signal.SIGALRM) is not _ring:
-            signal.signal(signal.SIGALRM, _ring)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds, 1.0)
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)  # again: the alarm may have gone off at the very line above

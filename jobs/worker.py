@@ -41,10 +41,12 @@ from jobs.evidence import EXIT_OUT_OF_MEMORY
 from jobs.handler import HandlerMissing, load_handlers
 from jobs.keeper import STOP_SIGNALS, Keeper, Pulse
 from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start, start_log
+from jobs.reading import Reader
 from jobs.reaper import IN_HAND, Reaper, in_hand
 from jobs.room import FinishingRedis
 from jobs.rq_job import DocumentJob
 from jobs.run import HangGuard, OutOfMemory, Ran, Runner
+from jobs.schemas import load_schemas
 from jobs.waiting import PROD_SECONDS, Wait
 
 WAIT_SECONDS = 10  # how long one wait for a job blocks; a request to stop ends it
@@ -111,7 +113,8 @@ class DocumentWorker(SimpleWorker):
             "processes": f"{living.known_as(os.getpid())} {living.known_as(os.getppid())}",
         }
         self._guard = HangGuard(clock, lingers=True)
-        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard)
+        reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas))
+        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard, reader)
         self._suspended = False
         self._beats = 0
         self._wait = Wait(redis)
@@ -316,7 +319,7 @@ class DocumentWorker(SimpleWorker):
         at = self._clock.now()
         parts = list(outcome.parts(ran.outcomes, _ENTRY_BYTES))
         # A batch may come to more than one transaction can hold. What is told ahead is told again if the end fails.
-        while sum(len(each.result) for part in parts for each in part) > _TOGETHER_BYTES and len(parts) > 1:
+        while sum(each.size for part in parts for each in part) > _TOGETHER_BYTES and len(parts) > 1:
             self.connection.xadd(outcome.stream(queue), {outcome.FIELD: outcome.encode(parts.pop(0))})
         with self.connection.pipeline() as pipeline:
             for part in parts:

@@ -470,13 +470,14 @@ def test_demo_accounts_for_every_document(fleet: Fleet) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["documents"] == 200
-    assert report["done"] == 190
-    assert sum(report["rejected"].values()) == 10
-    assert sum(report["by_priority"].values()) == 190
+    rejected = sum(report["rejected"].values())
+    assert report["done"] == 200 - rejected
+    assert 0 < rejected < 10, "some of the ten that are broken can be repaired"
+    assert sum(report["by_priority"].values()) == report["done"]
     assert (report["missing"], report["rejected_though_valid"]) == (0, [])
     assert report["documents_per_second"] > 0
     assert report["latency_seconds"]["p50"] <= report["latency_seconds"]["p95"]
-    assert len(files(Path(report["results"]))) == 190
+    assert len(files(Path(report["results"]))) == report["done"]
     assert not list(fleet.raw.iterdir()), "the demo's own folder is gone"
 
     words = llmctl("--config", str(fleet.config_path), "demo", "50", "--broken", "0", cwd=fleet.folder)

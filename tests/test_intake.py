@@ -1,217 +1,294 @@
-"""Intake: a text is a document, untouched, or it is refused with a code and a place; nothing takes it down."""
+"""Intake whole: what models write is read, repaired with a receipt, or refused with a reason, and soon."""
 
+import base64
+import contextlib
+import gzip
 import json
+import resource
+import subprocess
+import sys
 import time
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_intake_strict import HOSTILE, texts, values
 
-from jobs.codes import Code
-from jobs.intake import Limits, Refused, read
+from jobs.intake import Limits, Mending, Quality, Reading, Refused, read, split, words
 
 LIMITS = Limits(max_bytes=16 * 1024 * 1024, max_depth=200)
-FULL = LIMITS.max_bytes
+_LINES = (Path(__file__).parent / "data" / "intake_cases.jsonl").read_text(encoding="utf-8")
+CASES = [json.loads(line) for line in _LINES.split("\n") if line]
+FAMILIES = sorted({case["family"] for case in CASES})
+# Cases that are refused although they could be repaired: known, and no more than these.
+GIVEN_UP = {
+    "comment-url-kept",
+    "comment-after-root",
+    "closer-missing-object-in-list",
+    "combo-comment-unquoted-extra",
+    "trunc-mid-surrogate-pair",
+    "ref-fence-table-after",
+    "ref-boxed",
+    "ref-md-fence-nested",
+    "ref-html-div",
+}
+
+Outcome = Reading | Refused
 
 
-def refused(raw: bytes, limits: Limits = LIMITS) -> Refused:
-    with pytest.raises(Refused) as caught:
-        read(raw, limits)
-    return caught.value
+def outcome(raw: bytes) -> Outcome:
+    try:
+        return read(raw, LIMITS)
+    except Refused as refusal:
+        return refusal
 
 
-def place(raw: bytes) -> tuple[str, int, int, int]:
-    refusal = refused(raw)
-    assert refusal.position is not None
-    return (refusal.code.value, refusal.position.line, refusal.position.column, refusal.position.offset)
+def raw_of(case: dict[str, Any]) -> bytes:
+    if "input_base64" in case:
+        return base64.b64decode(case["input_base64"])
+    text: str = case["input"]
+    return text.encode("utf-8", "surrogatepass")
 
 
-# What is a document
-
-strings = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | strings,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(strings, inner, max_size=5),
-    max_leaves=30,
-)
-white = st.text("\t\n\r ", max_size=3)
+def exactly(text: str | bytes) -> Any:
+    """A value whose numbers keep every digit."""
+    return json.loads(text, parse_float=Decimal, parse_int=Decimal)
 
 
-@st.composite
-def texts(draw: st.DrawFn, value: Any) -> str:
-    """`value` written in any way that JSON allows: white space, escapes, and both cases of their digits."""
-    if isinstance(value, dict):
-        members = [f"{draw(texts(key))}:{draw(texts(inner))}" for key, inner in value.items()]
-        text = "{" + (",".join(members) or draw(white)) + "}"
-    elif isinstance(value, list):
-        text = "[" + (",".join(draw(texts(inner)) for inner in value) or draw(white)) + "]"
-    elif isinstance(value, str):
-        text = '"' + "".join(draw(written(character)) for character in value) + '"'
-    else:
-        text = json.dumps(value)
-    return draw(white) + text + draw(white)
+def is_beginning(got: Any, whole: Any) -> bool:
+    """Whether `got` is `whole` up to some place: members and elements missing at the end only, the last string cut."""
+    if isinstance(whole, dict) and isinstance(got, dict):
+        keys = list(got)
+        same = keys == list(whole)[: len(keys)] and all(got[key] == whole[key] for key in keys[:-1])
+        return same and (not keys or is_beginning(got[keys[-1]], whole[keys[-1]]))
+    if isinstance(whole, list) and isinstance(got, list):
+        same = len(got) <= len(whole) and got[:-1] == whole[: len(got)][:-1]
+        return same and (not got or is_beginning(got[-1], whole[len(got) - 1]))
+    return whole.startswith(got) if isinstance(whole, str) and isinstance(got, str) else bool(got == whole)
 
 
-def written(character: str) -> st.SearchStrategy[str]:
-    units = character.encode("utf-16-be")
-    escaped = "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
-    ways = [json.dumps(character, ensure_ascii=False)[1:-1], escaped, escaped.upper().replace("\\U", "\\u")]
-    return st.sampled_from([*ways, "\\/"] if character == "/" else ways)
+def fits(found: Outcome, expected: dict[str, Any]) -> bool:
+    if isinstance(found, Refused):
+        return any(found.code.value == code.partition(":")[0] for code in expected.get("refused", ()))
+    if "refused" in expected:
+        return False
+    if "prefix_of" in expected:
+        return found.quality is Quality.TRUNCATED and is_beginning(exactly(found.text), exactly(expected["prefix_of"]))
+    return found.quality.value == expected["quality"] and exactly(found.text) == exactly(expected["value"])
+
+
+def verdict(case: dict[str, Any]) -> str:
+    """`right`, `refused` (though it could be read), or `wrong` (a document that was not meant)."""
+    found = [outcome(part) for part in split(raw_of(case), case.get("filename", "answer.json"), LIMITS)]
+    for expected in [case["expect"], *case.get("also", [])]:
+        each = expected.get("documents", [expected])
+        if len(each) == len(found) and all(fits(one, other) for one, other in zip(found, each, strict=True)):
+            return "right"
+    published = [one for one in found if isinstance(one, Reading) and one.quality is not Quality.TRUNCATED]
+    return "wrong" if published else "refused"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_document_is_what_was_meant_or_none(family: str) -> None:
+    found = {case["name"]: verdict(case) for case in CASES if case["family"] == family}
+    assert [name for name, said in found.items() if said == "wrong"] == []
+    assert {name for name, said in found.items() if said == "refused"} <= GIVEN_UP
+
+
+def test_the_cases_are_many_and_of_many_kinds() -> None:
+    kinds = Counter("refused" if "refused" in case["expect"] else "read" for case in CASES)
+    assert kinds["refused"] > 250
+    assert kinds["read"] > 400
+    assert len({case["name"] for case in CASES}) == len(CASES)
+    assert len(GIVEN_UP) < 0.02 * len(CASES)
+
+
+# What is published
+
+WHOLE = [
+    {"id": 17, "title": "Quarterly report", "tags": ["a", "b"], "total": 1234.5, "open": True, "note": None},
+    {"訂單": "A-1", "品項": [{"名稱": "幫浦", "數量": 2}, {"名稱": "濾網", "數量": 10}], "備註": "請儘速處理"},
+    [{"role": "user", "text": 'He said "hi" to me'}, {"role": "assistant", "text": "line\nbreak\tand tab"}],
+    {"a": {"b": {"c": {"d": [[1, 2], [3, [4]]]}}}, "last": "x"},
+    {"url": "https://example.com/a?b=c#d", "path": "C:\\Users\\x", "regex": "\\d+", "emoji": "🚀é"},
+    [1, 2.5, -3e10, True, False, None, "text"],
+    {"empty": {}, "none": [], "blank": "", "space": " "},
+    {"text": "A long answer with commas, colons: and {brackets} [inside] it.", "n": 1},
+    {"k" * 20: "v" * 40, "numbers": list(range(30))},
+    {"q": "¿Qué?", "a": "“Quoted” — dashes", "de": "Straße", "ja": "東京、大阪"},
+]
+
+
+@pytest.mark.parametrize("number", range(len(WHOLE)))
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_text_cut_at_any_byte_is_truncated_or_refused(number: int, indent: int | None) -> None:
+    whole = WHOLE[number]
+    raw = json.dumps(whole, ensure_ascii=False, indent=indent).encode()
+    for end in range(len(raw)):
+        found = outcome(raw[:end])
+        if isinstance(found, Reading):
+            assert found.quality is Quality.TRUNCATED, raw[:end]
+            assert is_beginning(exactly(found.text), exactly(json.dumps(whole))), raw[:end]
+    assert read(raw, LIMITS).quality is Quality.VALID
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_any_value_in_any_legal_writing_comes_back_with_its_text(data: st.DataObject) -> None:
+def test_any_value_comes_back_with_its_own_text(data: st.DataObject) -> None:
     value = data.draw(values)
     raw = data.draw(texts(value)).encode()
-    text, found = read(raw, LIMITS)
-    assert text == raw.strip(b" \t\r\n")
-    assert found == value
-    assert read(b"\xef\xbb\xbf" + raw, LIMITS) == (text, value), "a byte-order mark is passed over"
+    found = read(raw, LIMITS)
+    assert (found.text, found.value, found.quality, found.repairs) == (raw.strip(b" \t\r\n"), value, Quality.VALID, ())
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
-    found: bytes | Refused
-    try:
-        found, _ = read(raw, LIMITS)
-    except Refused as refusal:
-        found = refusal
-    if isinstance(found, bytes):
-        json.loads(found)
-        return
-    assert found.message
-    assert found.position is None or 0 <= found.position.offset <= len(raw)
-
-
-def test_integers_of_any_size_are_exact() -> None:
-    number = 10**4299 + 7
-    assert read(b"[%d, -%d]" % (number, number // 10), LIMITS)[1] == [number, -(number // 10)]
-    assert read(b"18446744073709551617", LIMITS)[1] == 2**64 + 1
-
-
-def test_the_order_of_keys_stays() -> None:
-    assert list(read(b'{"b":1,"a":2,"c":3}', LIMITS)[1]) == ["b", "a", "c"]
-
-
-# What is none
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        (b'{"a": 1,\n "b": tru}', ("invalid_json", 2, 7, 15)),
-        (b'{"a": 1', ("invalid_json", 1, 8, 7)),
-        (b'{"a": 1} x', ("invalid_json", 1, 10, 9)),
-        (b'{"a": 1}{"a": 2}', ("invalid_json", 1, 9, 8)),
-        (b"{'a': 1}", ("invalid_json", 1, 2, 1)),
-        (b'{"a": 1,}', ("invalid_json", 1, 9, 8)),
-        (b"[1, NaN]", ("invalid_json", 1, 5, 4)),
-        (b'["NaN", -Infinity]', ("invalid_json", 1, 9, 8)),
-        (b"[1e5, 1e400]", ("invalid_json", 1, 7, 6)),
-        (b"[1, " + b"9" * 400 + b".0]", ("invalid_json", 1, 5, 4)),
-        (b'["' + b"9" * 5000 + b'", ' + b"9" * 5000 + b"]", ("invalid_json", 1, 5006, 5005)),
-        (b'["\\ud83d\\ude00", "\\ud83d"]', ("invalid_json", 1, 19, 18)),
-        (b'["\\\\ud800", "\\udc00"]', ("invalid_json", 1, 14, 13)),
-        ('\ufeff {"中": x}'.encode(), ("invalid_json", 1, 9, 12)),
-        ('{"中文": "\r\n"}'.encode(), ("invalid_json", 1, 9, 12)),
-        (b"[1, \xff]", ("encoding", 1, 5, 4)),
-        (b'["\xed\xa0\x80"]', ("encoding", 1, 3, 2)),
-        (b"[1]\x00", ("binary", 1, 4, 3)),
-        (b"[" * 201 + b"]" * 201, ("too_deep", 1, 201, 200)),
-        (b"\n" + b'{"a[[[":' * 201 + b"1" + b"}" * 201, ("too_deep", 2, 1601, 1601)),
-        (b" " + b"[[]," * 300, ("too_deep", 1, 799, 798)),
-    ],
-    ids=lambda value: repr(value)[:40] if isinstance(value, bytes) else "",
+documents = st.dictionaries(
+    st.text(st.characters(categories=["Ll", "Lo"]), min_size=1, max_size=8),
+    st.text(st.characters(categories=["Ll", "Lo", "Nd", "Po", "Zs"]), max_size=12) | st.integers() | st.booleans(),
+    min_size=1,
+    max_size=6,
 )
-def test_a_refusal_says_where(raw: bytes, expected: tuple[str, int, int, int]) -> None:
-    assert place(raw) == expected
 
 
-@settings(max_examples=200, deadline=None)
-@given(values, st.integers(1, 6))
-def test_depth_is_counted_exactly(value: Any, limit: int) -> None:
-    def depth(inner: Any) -> int:
-        if isinstance(inner, dict):
-            return 1 + max(map(depth, inner.values()), default=0)
-        return 1 + max(map(depth, inner), default=0) if isinstance(inner, list) else 0
-
-    raw = msgspec.json.encode(value)
-    limits = Limits(FULL, limit)
-    if depth(value) > limit:
-        assert refused(raw, limits).code is Code.TOO_DEEP
-    else:
-        assert read(raw, limits)[1] == value
-
-
-def test_brackets_in_strings_do_not_count() -> None:
-    raw = b'["' + b"[" * 500 + b'\\"' + b"{" * 500 + b'"]'
-    assert read(raw, Limits(FULL, 1))[0] == raw
+@settings(max_examples=300, deadline=None)
+@given(documents, st.data())
+def test_a_mutation_never_yields_words_that_were_not_there(document: dict[str, Any], data: st.DataObject) -> None:
+    text = json.dumps(document, ensure_ascii=False, indent=data.draw(st.sampled_from([None, 1])))
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(text)))
+        gone = data.draw(st.integers(0, 3))
+        text = (
+            text[:at]
+            + data.draw(st.sampled_from(["", '"', "'", ",", "{", "}", "[", "]", ":", "\\", "\n", "x"]))
+            + text[at + gone :]
+        )
+    found = outcome(text.encode())
+    if isinstance(found, Reading) and found.quality is not Quality.VALID:
+        known = max(words.coverage(each, found.value)[1] for each in (text, text.replace("\\", " ")))
+        assert known >= 0.97, (text, found.text)
+        json.loads(found.text)
 
 
-@pytest.mark.parametrize(
-    ("raw", "code", "words"),
-    [
-        (b"", "empty", "empty"),
-        (b" \r\n\t", "empty", "white space"),
-        (b"\xef\xbb\xbf", "empty", ""),
-        (b"\x89PNG\r\n\x1a\n\x00", "binary", "PNG"),
-        (b"%PDF-1.7 x", "binary", "PDF"),
-        (b"PK\x03\x04\x14", "binary", "ZIP"),
-        (b"\x1f\x8b\x08", "binary", "gzip"),
-        ('{"a": 1}'.encode("utf-16"), "encoding", "UTF-16"),
-        ('{"a": 1}'.encode("utf-32"), "encoding", "UTF-32"),
-        ('{"a": 1}'.encode("utf-16-le"), "binary", "NUL"),
-        ("{'é': 1}".encode("latin-1"), "encoding", "0xe9"),
-        ('["中文"]'.encode("big5"), "encoding", "UTF-8"),
-    ],
-)
-def test_what_is_no_text_is_called_by_its_name(raw: bytes, code: str, words: str) -> None:
-    refusal = refused(raw)
-    assert refusal.code.value == code
-    assert words in refusal.message
+def test_a_receipt_says_what_was_changed_and_where() -> None:
+    found = read(b'Sure:\n{"a": 1,\n "b": "x"\n "c": 2}\nBye', LIMITS)
+    assert found.quality is Quality.REPAIRED
+    assert [(each.step, each.code, each.before) for each in found.repairs] == [
+        ("unwrap", "talk", "Sure:"),
+        ("unwrap", "talk", "Bye"),
+        ("slip", "missing_comma", ""),
+    ]
+    comma = found.repairs[2]
+    assert (comma.line, comma.column, comma.offset, comma.after) == (3, 10, 24, ",")
 
 
-def test_the_size_is_looked_at_first() -> None:
-    assert refused(b"\x00" * 11, Limits(10, 5)).code is Code.TOO_LARGE
-    assert read(b"[123456]", Limits(8, 5))[1] == [123456]
+def test_numbers_of_a_repaired_document_keep_their_digits() -> None:
+    found = read(b"{'rate': 1.10, 'big': 123456789012345678901234567890, 'ok': True,}", LIMITS)
+    assert b"1.10" in found.text
+    assert b"123456789012345678901234567890" in found.text
+    assert found.coverage == 1.0
 
 
-HOSTILE = {
-    "brackets": b"[" * FULL,
-    "braces": b"{" * FULL,
-    "objects in objects": (b'{"a":' * (FULL // 5)),
-    "pairs": b"[]" * (FULL // 2),
-    "closing brackets": b"]" * FULL,
-    "quotes": b'"' * FULL,
-    "brackets, then quotes": b"[]" * 300 + b'"' * (FULL - 600),
-    "backslashes": b"\\" * FULL,
-    "backslashes in a string": b'"' + b"\\" * (FULL - 1),
-    "escaped quotes without an end": b"[" + b"9" * 5000 + b"," + b'"' + b'\\"' * 1_000_000,
-    "the same, deep": b"[" * 201 + b'\\"' * 1_000_000,
-    "a string without an end": b'"' + b"a" * (FULL - 1),
-    "a number of a million digits": b"9" * 10**6,
-    "a negative one": b"-" + b"9" * 10**6,
-    "an exponent of a million digits": b"1e" + b"9" * 10**6,
-    "a fraction of a million digits, too large": b"1" * 400 + b"." + b"9" * 10**6,
-    "numbers with a bad one at the end": b"[" + b"12345678," * (FULL // 9 - 1) + b"1e400]",
-    "commas": b"," * 100_000,
-    "commas in an array": b"[" + b"," * 100_000 + b"]",
-    "lines": b"[" + b"\n" * (FULL - 2) + b"x",
-    "NULs": b"\x00" * FULL,
-    "spaces": b" " * FULL,
-    "half surrogates": b'["' + b"\\u0041" * (FULL // 6 - 10) + b'\\ud800"]',
-    "bytes of no character": b'["' + b"\xff" * (FULL - 2),
+def test_a_key_that_stands_twice_is_warned_of() -> None:
+    for raw in (b'{"a": 1, "a": 2}', b'{"a" : 1, "b": {"c": 1, "c" : 2}}', b'[{"a": 1, "\\u0061": 2}]'):
+        assert [warned.code for warned in read(raw, LIMITS).warnings] == ["duplicate_key"], raw
+    for raw in (b'{"a": 1, "b": {"a": 2}}', b'[{"a": 1}, {"a": "\\": "}]', b'{"a" :1}'):
+        assert read(raw, LIMITS).warnings == (), raw
+
+
+def test_gzip_is_unpacked_up_to_a_limit() -> None:
+    found = read(gzip.compress(b'{"a": 1}'), LIMITS)
+    assert (found.value, found.quality, found.repairs[0].code) == ({"a": 1}, Quality.REPAIRED, "gzip")
+    for raw, code in (
+        (gzip.compress(b" " * 20_000_000), "too_large"),
+        (gzip.compress(b'{"a": 1}')[:-4], "binary:gzip"),
+        (b"\x1f\x8b" + b"x" * 30, "binary:gzip"),
+        (gzip.compress(b"") * 2000, "binary:gzip"),
+    ):
+        with pytest.raises(Refused) as caught:
+            read(raw, LIMITS)
+        assert caught.value.name == code
+
+
+def test_what_may_be_mended_has_a_limit() -> None:
+    broken = b"{'a': '" + b"x" * 1000 + b"'}"
+    assert read(broken, LIMITS).quality is Quality.REPAIRED
+    with pytest.raises(Refused, match="repair_max_bytes"):
+        read(broken, LIMITS, Mending(max_bytes=1000))
+    assert read(b"```json\n" + json.dumps({"a": "x" * 1000}).encode() + b"\n```", LIMITS, Mending(max_bytes=0)).value
+
+
+# Nothing holds it up
+
+SLOW = {
+    "escaped quotes without an end": b'{"a": "' + b'\\"' * 40_000 + b"\n}\n```\n",
+    "words and dots": b'{"a": 1, "b": ' + b"a." * 50_000 + b"}",
+    "comments without an end": b'{"a": 1,, "b": ' + b"/* " * 40_000 + b"}",
+    "escaped members": b"[1,2," + b'\\"a\\": 1, ' * 12_000,
+    "placeholders": b"Here:\n" + b"{name} " * 200_000 + b"}",
+    "fences": b'```json\n{"a": "' + b"```\n" * 1_000_000,
+    "openings of thoughts": b"<think>" * 1_000_000 + b'{"a": 1}',
+    "lines of brackets": b"[]\n" * 1_000_000,
+    "a million keys": b"{" + b",".join(b'"k%d":%d' % (number, number) for number in range(1_000_000)) + b"}",
+    "a million lines": b'{"a": 1}\n' * 1_000_000,
+    "commas between quotes": b'{"a": ' + b'",' * 60_000 + b"}",
+    "single quotes": b"{'a': " + b"'" * 100_000 + b"}",
+    "a minus for each": b"[" + b"-" * 100_000 + b"1]",
+    "smart quotes": "{“a”: ".encode() + "“".encode() * 40_000 + b"}",
 }
 
+_ALONE = """
+import re, sys, time
+from pathlib import Path
+from jobs.intake import Limits, Refused, read, split
+raw = Path(sys.argv[1]).read_bytes()
+began = time.process_time()
+try:
+    print(read(raw, Limits(16 << 20, 200)).quality.value)
+except Refused as refusal:
+    print(refusal.name)
+print(time.process_time() - began, re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
+"""
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_no_text_holds_intake_up(name: str) -> None:
-    began = time.process_time()
-    refusal = refused(HOSTILE[name])
-    seconds = time.process_time() - began
-    assert seconds < 2, f"{name} took {seconds:.1f} s"
-    assert len(refusal.message) < 300
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SLOW, *HOSTILE])
+def test_no_text_takes_long_or_much(name: str, tmp_path: Path) -> None:
+    """2 s of a quiet machine, with room for a busy one, and 200 MB; alone, since a process keeps what it once had."""
+    path = tmp_path / "text"
+    path.write_bytes({**HOSTILE, **SLOW}[name])
+    done = subprocess.run(
+        [sys.executable, "-c", _ALONE, str(path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    seconds, kilobytes = done.stdout.split()[-2:]
+    assert float(seconds) < 4, done.stdout
+    assert int(kilobytes) < 200 * 1024 + MEASURED_BY_ITSELF, done.stdout
+
+
+MEASURED_BY_ITSELF = 40 * 1024  # the interpreter and its libraries
+
+
+@pytest.mark.parametrize("name", [*SLOW, *HOSTILE])
+def test_no_text_holds_up_whoever_splits_it(name: str) -> None:
+    raw = {**HOSTILE, **SLOW}[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
+    for file in ("a.json", "a.jsonl"):
+        with contextlib.suppress(Refused):  # more documents than a file may hold
+            assert split(raw, file, LIMITS)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 10
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=80) | st.text("{}[]\":,\\'`#/* \nabc123…“”，：", max_size=80).map(str.encode))
+def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
+    began = time.monotonic()
+    found = outcome(raw)
+    if isinstance(found, Reading):
+        json.loads(found.text)
+    else:
+        assert found.message
+    for part in split(raw, "a.jsonl", LIMITS):
+        outcome(part)
+    assert time.monotonic() - began < 5

@@ -11,12 +11,15 @@ from redis.connection import AbstractConnection
 from ingest.finding import Finder
 from ingest.reconcile import PATIENCE_SECONDS, Reconcile
 from ingest.router import Router
-from ingest.spool import Claims
+from ingest.splitting import Splitter
+from ingest.spool import Claims, Folders
 from ingest.submitting import Submitted, Submitter
 from jobs import batch, ledger, outcome
 from jobs.document import Status
 from jobs.rq_job import DocumentJob
 from jobs.submission import SCHEDULE
+
+LOG = logging.getLogger("test")
 
 LEVELS = ["high", "medium", "low"]
 LATER = 30.0  # the time from one look to the next
@@ -47,7 +50,8 @@ class Ground:
         config = self.fleet.config()
         claims = Claims(config.directories.temp_directory)
         submitter = Submitter(config, self.redis, self.clock)
-        return Reconcile(config, self.redis, claims, Router(config), submitter, self.clock, logging.getLogger("test"))
+        splitter = Splitter(Folders.of(config.directories), claims)
+        return Reconcile(config, self.redis, claims, Router(config), submitter, splitter, self.clock, LOG)
 
     def claim(self, count: int, level: str = "medium", together: int = 1) -> list[str]:
         """`count` documents of `level`, claimed and submitted in jobs of `together`; their ids."""

@@ -26,7 +26,8 @@ from api.health import look
 from api.local.embedded import program
 from ingest.reconcile import Reconcile
 from ingest.router import Router
-from ingest.spool import Claims
+from ingest.splitting import Splitter
+from ingest.spool import Claims, Folders
 from ingest.submitting import Submitter
 from jobs import batch, ledger
 from jobs.clock import SystemClock
@@ -432,11 +433,15 @@ def _claimed(fleet: Fleet, redis: Redis, mode: str) -> dict[str, bytes]:
     return dropped
 
 
+LOG = logging.getLogger("test")
+
+
 def reconcile(fleet: Fleet, redis: Redis, clock: HandClock) -> Reconcile:
     config = fleet.config()
     claims = Claims(config.directories.temp_directory)
     submitter = Submitter(config, redis, clock)
-    return Reconcile(config, redis, claims, Router(config), submitter, clock, logging.getLogger("test"))
+    splitter = Splitter(Folders.of(config.directories), claims)
+    return Reconcile(config, redis, claims, Router(config), submitter, splitter, clock, LOG)
 
 
 def forget(redis: Redis, *patterns: str) -> None:

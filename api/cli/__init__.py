@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from api.cli import autoscaling, configuring, demo, exits, flushing, generate, status, tasks, torturing
+from api.cli import (
+    autoscaling,
+    checking,
+    comparing,
+    configuring,
+    demo,
+    exits,
+    flushing,
+    generate,
+    status,
+    tasks,
+    torturing,
+)
 from api.cli.settings import Settings, settings
 
 app = typer.Typer(
@@ -65,6 +77,8 @@ app.command()(up)
 app.command()(status.status)
 app.command()(tasks.tasks)
 app.command()(tasks.show)
+app.command()(comparing.diff)
+app.command()(checking.check)
 app.command()(flushing.flush)
 app.command()(autoscaling.autoscale)
 app.command()(generate.generate)

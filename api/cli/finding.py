@@ -50,8 +50,9 @@ def find(config: Config, entry: Entry) -> Place | None:
     for name in _names(entry.source, entry.id, ending):
         report = os.path.join(reports, name + ending)
         if _id_in(report) == entry.id:
-            original = os.path.join(originals, name)
-            return Place(report, original if os.path.lexists(original) else None)
+            folder, base = os.path.split(name)
+            homes = (os.path.join(originals, name), os.path.join(originals, f"{folder}.lines", base))
+            return Place(report, next((home for home in homes if os.path.lexists(home)), None))
     return None
 
 

@@ -31,6 +31,13 @@ def print_json(value: Any) -> None:
     typer.echo(text.encode("utf-8", "backslashreplace"))
 
 
+def print_list(values: list[Any]) -> None:
+    """The same for values with raw JSON in them, whose numbers keep every digit."""
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(values), indent=2))
+
+
 # For people
 
 

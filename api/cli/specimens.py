@@ -26,17 +26,18 @@ _UNHURRIED_SHARE = 0.06
 
 
 class Specimen(NamedTuple):
-    """A file to drop. `is_broken`: it is not one valid JSON text in UTF-8."""
+    """A file to drop. `is_broken`: it is not one valid JSON text in UTF-8; `is_refused`: nor can it be repaired."""
 
     name: str
     raw: bytes
     is_broken: bool
+    is_refused: bool
 
 
 def documents(count: int, seed: int, broken: float = 0.0) -> Iterator[Specimen]:
     """`count` files, the share `broken` (0 to 1) of them spoilt, each in one of the ways of `SPOILERS`."""
     spoilt = set(_chance(f"{seed}/broken").sample(range(count), round(count * broken)))
-    spoilers = list(SPOILERS.values())
+    spoilers = list(SPOILERS)
     for index in range(count):
         # A generator of its own for each, so that a document does not depend on how many there are.
         chance = _chance(f"{seed}/{index}")
@@ -45,9 +46,10 @@ def documents(count: int, seed: int, broken: float = 0.0) -> Iterator[Specimen]:
         name = f"s{seed}-{index + 1:06d}-{topic.name}.json"
         document = _document(f"s{seed}-{index + 1:06d}", language, topic, index, chance)
         if index in spoilt:
-            yield Specimen(name, chance.choice(spoilers)(document, chance), True)
+            way = chance.choice(spoilers)
+            yield Specimen(name, SPOILERS[way](document, chance), is_broken=True, is_refused=way not in REPAIRABLE)
         else:
-            yield Specimen(name, _written(document, chance), False)
+            yield Specimen(name, _written(document, chance), is_broken=False, is_refused=False)
 
 
 def _chance(seed: str) -> random.Random:
@@ -184,3 +186,5 @@ SPOILERS: dict[str, Callable[[dict[str, Any], random.Random], bytes]] = {
     "empty": _empty,
     "Latin-1": _latin_1,
 }
+# The ways from which intake finds back.
+REPAIRABLE = frozenset({"trailing comma", "single quotes", "prose around it", "Latin-1"})

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from api.cli.finding import Place
+    from jobs.config import Config
     from jobs.ledger import Entry
 
 FINAL_WORDS = ("done", "rejected", "cancelled")
@@ -93,12 +94,22 @@ def show(
 
     Its way, the reasons for it, its error and its files.
     """
-    from api.cli.finding import find
     from api.cli.presenting import print_json
+
+    entry, place = finished(settings(context).config, document_id)
+    document = _everything(entry, place)
+    if as_json:
+        print_json(document)
+    else:
+        _print_document(document)
+
+
+def finished(config: Config, document_id: str) -> tuple[Entry, Place | None]:
+    """What the ledger knows of a document, and where its files are. Ends the command when it knows none."""
+    from api.cli.finding import find
     from jobs import ledger
     from jobs.document import is_id
 
-    config = settings(context).config
     wanted = document_id.strip().upper()
     if not is_id(wanted):
         fail(
@@ -109,11 +120,7 @@ def show(
         entry = ledger.get(redis, wanted)
     if entry is None:
         fail(f"No document {wanted} is known (the ledger forgets the oldest finished ones).", ExitCode.NOT_WELL)
-    document = _everything(entry, find(config, entry))
-    if as_json:
-        print_json(document)
-    else:
-        _print_document(document)
+    return entry, find(config, entry)
 
 
 def _everything(entry: Entry, place: Place | None) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def _specimens(count: int, seed: int) -> Iterator[Specimen]:
 
     chance = random.Random(f"{seed}/poison")  # noqa: S311 - a seed to repeat a run by
     for each in documents(count, seed, _BROKEN_SHARE):
-        if each.is_broken:
+        if each.is_refused:
             yield Specimen(each.name, each.raw, "rejected")
         elif chance.random() < _POISONED_SHARE:
             kind = chance.choice(list(POISONS))

@@ -24,7 +24,8 @@ from jobs.clock import rfc3339
 from jobs.document import Status
 from jobs.evidence import Evidence
 from jobs.faults import FaultPoint, no_faults
-from jobs.outcome import Outcome, Position
+from jobs.outcome import Outcome, Read
+from jobs.receipt import Envelope, Position, Repair, Warned
 
 SIDECAR = ".error.json"
 _FOLDERS_REMEMBERED = 1000
@@ -50,8 +51,13 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     priority: str
     route: ShownRoute
     quality: str
-    repairs: list[str]
+    repairs: list[Repair]
+    warnings: list[Warned] | msgspec.UnsetType = msgspec.UNSET
+    coverage: float | msgspec.UnsetType = msgspec.UNSET
+    repaired_with: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    envelope: Envelope | msgspec.UnsetType = msgspec.UNSET
     sha256: str | None
+    document_sha256: str | msgspec.UnsetType = msgspec.UNSET
     rq_job_id: str
     seconds: float
     document: msgspec.Raw
@@ -119,7 +125,7 @@ class Written:
     @property
     def bytes(self) -> int:
         """The size of their results."""
-        return sum(len(step.outcome.result) for step in self.steps)
+        return sum(step.outcome.size for step in self.steps)
 
     def and_then(self, later: "Written") -> "Written":
         """Both groups as one."""
@@ -283,7 +289,7 @@ class Commit:
         source = within(claim.relative_path)
         for option in _options(source, claim.id, ending):
             report = os.path.join(reports, option + ending)
-            home = os.path.join(homes, option)
+            home = os.path.join(homes, self._home(option, claim) if homes == self._folders.archive else option)
             if report in self._planned or home in self._planned or not _fit(report, home):
                 continue
             try:
@@ -294,11 +300,18 @@ class Commit:
             if os.path.lexists(report):
                 if _is_of(report, claim.id):
                     free = not os.path.lexists(home)  # nobody here takes it, but somebody else might have
-                    return report, home if free else os.path.join(homes, with_id(option, claim.id)), True
+                    return report, home if free else with_id(home, claim.id), True
                 continue
             if not os.path.lexists(home):
                 return report, home, False
         raise FileExistsError(errno.EEXIST, "every name for this document is taken", os.path.join(reports, source))
+
+    def _home(self, source: str, claim: Claim) -> str:
+        """Where below the archive an original goes. The lines of a file don't go where the file itself is."""
+        if not claim.watch.startswith(self._folders.lines + os.sep):
+            return source
+        folder, name = os.path.split(source)
+        return os.path.join(f"{folder}.lines", name)
 
     def _claim(self, group: str, document_id: str) -> Claim:
         if group not in self._manifests or document_id not in self._manifests[group]:
@@ -364,7 +377,11 @@ def _fit(report: str, home: str) -> bool:
     return max(len(os.fsencode(path)) for path in (report, home, unfinished)) <= PATH_BYTES
 
 
+_VALID = Read()
+
+
 def _result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
+    read = outcome.read or _VALID
     return (
         _encode(
             Result(
@@ -376,12 +393,17 @@ def _result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
                 attempts=outcome.attempts,
                 priority=outcome.priority,
                 route=_route(outcome),
-                quality="valid",
-                repairs=[],
+                quality=read.quality,
+                repairs=read.repairs,
+                warnings=read.warnings or msgspec.UNSET,
+                coverage=msgspec.UNSET if read.coverage is None else read.coverage,
+                repaired_with=read.tools or msgspec.UNSET,
+                envelope=read.envelope or msgspec.UNSET,
                 sha256=claim.sha256,
+                document_sha256=hashlib.sha256(read.document).hexdigest() if read.document else msgspec.UNSET,
                 rq_job_id=outcome.rq_job_id,
                 seconds=round(outcome.seconds, 6),
-                document=msgspec.Raw(intake.body(raw)),
+                document=msgspec.Raw(read.document or intake.body(raw)),
                 result=msgspec.Raw(outcome.result),
             )
         )

@@ -22,6 +22,11 @@ class Folders:
     error: str
     temp: str
 
+    @property
+    def lines(self) -> str:
+        """Where files of several documents lie taken apart, each in a watch folder of its own."""
+        return os.path.join(self.temp, "lines")
+
     @classmethod
     def of(cls, directories: Directories) -> "Folders":
         return cls(

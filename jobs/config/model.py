@@ -88,6 +88,20 @@ class Processing(_Part, frozen=True):
         return 0.2 if self.batch_timeout is None else None
 
 
+class Intake(_Part, frozen=True):
+    """What counts as a document, and how far one may be repaired. `schemas` are files of JSON Schema by name."""
+
+    accept: Annotated[list[Literal["valid", "repaired", "truncated"]], Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["valid", "repaired"]
+    )
+    repair_max_bytes: Count = 128 * 1024
+    schemas: dict[str, Text] = {}
+    schema: Text | None = None
+    schema_gate: Literal["reject", "warn"] = "reject"
+    max_lines: Positive = 100_000
+    max_lines_bytes: Positive = 128 * 1024 * 1024
+
+
 class Queue(_Part, frozen=True):
     type: Literal["local", "redis"] = "local"
     redis_url: Annotated[str, Meta(pattern=r"^(rediss?(\+sentinel)?|unix)://")] = "redis://localhost:6379/0"
@@ -204,6 +218,7 @@ class Config(_Part, frozen=True):
 
     directories: Directories = Directories()
     processing: Processing = Processing()
+    intake: Intake = Intake()
     queue: Queue = Queue()
     api: Api = Api()
     intelligent_routing: Routing = Routing()

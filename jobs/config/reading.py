@@ -17,6 +17,7 @@ import msgspec
 from jobs import __version__
 from jobs.config.address import sentinel_address
 from jobs.config.model import Config
+from jobs.schemas import Schema, SchemaProblem
 
 DEFAULT_FILE = "scheduler_config.json"
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h: systemd is told not to restart on it
@@ -130,6 +131,16 @@ def check(config: Config) -> Iterator[Problem]:
         sentinel_address(config.queue.redis_url)
     except ValueError as error:
         yield Problem("queue.redis_url", '"(hidden)"', f"an address {error}")
+    for name, path in config.intake.schemas.items():
+        try:
+            Schema.load(name, path)
+        except SchemaProblem as problem:
+            yield Problem(f"intake.schemas.{name}", json.dumps(path), f"the file of a JSON Schema ({problem})")
+    if config.intake.schema and config.intake.schema not in config.intake.schemas:
+        known = sorted(config.intake.schemas)
+        near = difflib.get_close_matches(config.intake.schema, known, n=1, cutoff=0.6)
+        allowed = f"a name in intake.schemas ({', '.join(known) or 'it is empty'})"
+        yield Problem("intake.schema", json.dumps(config.intake.schema), allowed, near[0] if near else None)
     if config.api.ssl_enabled:
         for key in ("ssl_cert_file", "ssl_key_file"):
             if not getattr(config.api, key):

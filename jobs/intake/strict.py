@@ -10,39 +10,12 @@ from typing import Any
 import msgspec
 
 from jobs.codes import Code
+from jobs.intake import binary, brackets
 from jobs.intake.refusal import Refused, position_at
 
 BOM = b"\xef\xbb\xbf"
-_WHITE = b" \t\r\n"
+WHITE = b" \t\r\n"
 _STRING = r'"(?:[^"\\]|\\.)*+"?'  # the closing quote is optional, so that a broken string is looked at once only
-_FLAT = rf'(?:{_STRING}|[^"\[\]{{}}]++)*+'
-# A run of brackets of one direction, after whatever strings and other text come before it.
-_BRACKETS = re.compile(rf"{_FLAT}(?:([\[{{]++)|([\]}}]++)|\Z)".encode(), re.DOTALL)
-# The same with arrays and objects that hold no others passed over: most of them do, and this is ten times as fast.
-_OUTER_BRACKETS = re.compile(
-    rf'(?:{_STRING}|[^"\[\]{{}}]++|[\[{{]{_FLAT}[\]}}])*+(?:([\[{{]++)|([\]}}]++)|\Z)'.encode(), re.DOTALL
-)
-# First bytes of formats that people drop by mistake (https://www.iana.org/assignments/media-types).
-_MAGIC = {
-    b"\x89PNG\r\n\x1a\n": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
-    b"%PDF-": "a PDF file",
-    b"PK\x03\x04": "a ZIP archive or an Office file",
-    b"\x1f\x8b": "a gzip file",
-    b"BZh": "a bzip2 file",
-    b"\xfd7zXZ\x00": "an xz file",
-    b"(\xb5/\xfd": "a zstd file",
-    b"\x7fELF": "an ELF program",
-    b"SQLite format 3\x00": "an SQLite database",
-    b"PAR1": "a Parquet file",
-}
-_WIDE_BOMS = {
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\x00\x00\xfe\xff": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-}
 
 
 @dataclass(frozen=True)
@@ -66,7 +39,7 @@ def read(raw: bytes, limits: Limits) -> tuple[bytes, Any]:
         raise Refused(Code.EMPTY, "The file is empty." if not raw else "The file holds nothing but white space.")
     check_depth(raw, text, limits.max_depth)
     try:
-        return text, msgspec.json.decode(text)
+        return text, _decode(text)
     except msgspec.DecodeError as error:
         raise _refusal(raw, text, str(error)) from None
     except UnicodeDecodeError:
@@ -75,42 +48,95 @@ def read(raw: bytes, limits: Limits) -> tuple[bytes, Any]:
         raise Refused(Code.TOO_DEEP, "The JSON nests too deeply to be read.") from None
 
 
+def is_strict(raw: bytes, limits: Limits) -> bool:
+    """Whether `read` would take `raw`; without finding out why not, which may take longer."""
+    text = body(raw)
+    if not text or len(raw) > limits.max_bytes or brackets.overstep(text, limits.max_depth) is not None:
+        return False
+    try:
+        value_of(text)
+    except ValueError:
+        return False
+    return True
+
+
+_decode = msgspec.json.Decoder().decode
+
+
+def value_of(text: str | bytes) -> Any:
+    """The value of strict JSON `text`, whose depth has been checked. Raises ValueError for anything else."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def document_of(text: str) -> dict[str, Any] | list[Any] | None:
+    """The object or array that `text` strictly is; None for anything else. Its depth has been checked."""
+    bare = text.strip()
+    if not bare.startswith(("{", "[")):
+        return None
+    try:
+        value: dict[str, Any] | list[Any] = value_of(bare)
+    except ValueError:
+        return None
+    return value
+
+
 def body(raw: bytes) -> bytes:
     """`raw` without a byte-order mark and surrounding white space: what a result shows as `document`."""
-    return raw.removeprefix(BOM).strip(_WHITE)
+    return raw.removeprefix(BOM).strip(WHITE)
 
 
 def check_depth(raw: bytes, text: bytes, limit: int) -> None:
     """Raises `Refused` when brackets nest deeper than `limit`. One pass, nothing recursive."""
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return
-    if _overstep(_OUTER_BRACKETS, text, limit - 1) is None:
-        return
-    offset = _overstep(_BRACKETS, text, limit)
+    offset = brackets.overstep(text, limit)
     if offset is not None:
         place = position_at(raw, raw.index(text) + offset)
         raise Refused(Code.TOO_DEEP, f"The JSON nests deeper than {limit} levels.", place)
 
 
-def _overstep(brackets: re.Pattern[bytes], text: bytes, limit: int) -> int | None:
-    """Where the first bracket deeper than `limit` stands."""
-    depth = 0
-    for match in brackets.finditer(text):
-        opened, closed = match.span(1), match.span(2)
-        depth += opened[1] - opened[0]
-        if depth > limit:
-            return opened[1] - (depth - limit)
-        depth -= closed[1] - closed[0]
-    return None
+def has_twins(text: bytes, value: Any) -> bool:
+    """Whether an object in strict JSON `text`, which stands for `value`, has a key more than once.
+
+    Every key of the text is a quote and a colon, whatever stands between them; a string may hold them, too. So where
+    their number is that of the keys in the value, there are no twins, and that is all that most texts need.
+    """
+    if text.count(b'":') == _keys(value) and not any(white in text for white in (b" :", b"\t:", b"\n:", b"\r:")):
+        return False
+    try:
+        json.loads(text, object_pairs_hook=_no_twins, parse_int=str, parse_float=str)
+    except _Twins:
+        return True
+    return False
+
+
+class _Twins(Exception):
+    pass
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> None:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise _Twins
+
+
+def _keys(value: Any) -> int:
+    count = 0
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if type(part) is dict:
+            count += len(part)
+            pending.extend(part.values())
+        elif type(part) is list:
+            pending.extend(part)
+    return count
 
 
 def _refusal(raw: bytes, text: bytes, message: str) -> Refused:
-    for magic, name in _MAGIC.items():
-        if raw.startswith(magic):
-            return Refused(Code.BINARY, f"The file is {name}, not JSON text.")
-    for mark, name in _WIDE_BOMS.items():
-        if raw.startswith(mark):
-            return Refused(Code.ENCODING, f"The text is {name}; write it as UTF-8.")
+    kind = binary.kind_of(raw)
+    if kind:
+        return kind.refusal()
     nul = raw.find(b"\x00")
     if nul >= 0:
         return Refused(Code.BINARY, "The file holds NUL bytes, so it is not JSON text.", position_at(raw, nul))

@@ -1,0 +1,88 @@
+"""`llmctl diff`: what arrived beside what was published."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from api.cli.exits import ExitCode, fail
+from api.cli.settings import settings
+
+
+def diff(
+    context: typer.Context,
+    document_id: Annotated[str, typer.Argument(metavar="ID", help="A document that is done.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout: the receipt, and both texts.")] = False,
+) -> None:
+    """Show what repair made of a document.
+
+    The original against the published text, and the receipt.
+    """
+    from api.cli.presenting import console, print_json
+    from api.cli.tasks import finished
+
+    entry, place = finished(settings(context).config, document_id)
+    if entry.status != "done" or place is None or place.original is None:
+        why = "only a done document whose files are here can be compared."
+        fail(f"{entry.id} is {entry.status}, and {why}", ExitCode.NOT_WELL)
+    original = _text(place.original)
+    result = _result(place.report)
+    published = result.text
+    if as_json:
+        print_json(
+            {
+                "id": entry.id,
+                "quality": result.quality,
+                "repairs": result.repairs,
+                "original": original,
+                "published": published,
+            }
+        )
+        return
+    out = console()
+    if result.quality == "valid" and result.envelope is None:
+        out.print(f"{entry.source} is valid: what was published is the original's own text.")
+        return
+    for line in _lines(original, published):
+        out.print(line)
+    for repair in result.repairs:
+        at = f" at line {repair['line']}, column {repair['column']}" if "line" in repair else ""
+        out.print(f"{repair['step']}: {repair['code']}{at}")
+
+
+def _text(path: str) -> str:
+    with open(path, "rb") as file:
+        return file.read().decode("utf-8", "backslashreplace")
+
+
+class Result(msgspec.Struct):
+    """What is of interest here in a file of the output folder."""
+
+    quality: str
+    repairs: list[dict[str, Any]]
+    document: msgspec.Raw
+    envelope: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The document, laid out."""
+        return msgspec.json.format(bytes(self.document), indent=2).decode("utf-8", "backslashreplace")
+
+
+def _result(path: str) -> Result:
+    with open(path, "rb") as file:
+        return msgspec.json.decode(file.read(), type=Result)
+
+
+def _lines(original: str, published: str) -> list[Any]:
+    """A unified difference (as of diff -u), coloured."""
+    from rich.text import Text
+
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    found = difflib.unified_diff(
+        original.splitlines(), published.splitlines(), "original", "published", lineterm="", n=2
+    )
+    return [Text(line, colours.get(line[:1], "")) for line in found]

@@ -1,0 +1,335 @@
+"""Mending the one value that a text was meant to be, step by step, the surest step first."""
+
+import json
+import re
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jiter
+import msgspec
+
+from jobs.codes import Code
+from jobs.intake import agreement, amend, brackets, slips, words
+from jobs.intake.draft import RECEIPTS, Draft
+from jobs.intake.refusal import Refused
+from jobs.intake.strict import value_of
+from jobs.intake.unwrap import Found
+from jobs.receipt import Quality
+
+KEPT = 0.88  # of the words that came
+KEPT_OF_CUT = 0.80
+KNOWN = 0.97  # of the words that went out
+
+# Strings and comments, closed or not, so that no text is looked at twice.
+_PIECE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'|“[^”]*+”?|//[^\n]*+|/\*.*?(?:\*/|\Z)
+    |(?:(?<=[\s,{}\[\]"'\d])|^)\#[^\n]*+"""
+# What no repair may make up: each stands where a value should, and means that somebody else knows it.
+_UNMENDABLE = re.compile(
+    _PIECE
+    + r"""|(?P<number>[-+]?\b(?:NaN|Infinity|nan|inf)\b)
+    |(?P<elision>\.\.\.|…)
+    |(?P<undefined>\bundefined\b)
+    |(?P<program>`|\bnew\s+[A-Z]\w*|=>|\bfunction\b|(?<![\w$.])[A-Za-z_$][\w$.]{0,80}+\(|\$\{|;\s*(?=\n|\Z)|\blambda\b|\bfor\s+\w+\s+in\b)
+    |(?P<placeholder><[A-Za-z_][\w -]*>(?=\s*[,}\]\n]))
+    |(?P<sum>\d\s*[*+/]\s*\d|(?<=["'])\s*\+\s*[\w"'$(])""",
+    re.DOTALL | re.VERBOSE,
+)
+_LEFT_OUT = re.compile(
+    r"\.\.\.|…|\b(?:omitted|left out|and so on|etc|truncated|same as)\b|省略|以此类推|以此類推", re.IGNORECASE
+)
+# A comment that stands where the next element would.
+_BEFORE_THE_END = re.compile(r"(?:\A|\n)[^\n\S]*\Z")
+_REASONS = {
+    "number": "NaN and Infinity are not JSON numbers",
+    "elision": "something was left out (…)",
+    "undefined": "undefined is no value",
+    "program": "this is source code, not data",
+    "placeholder": "a placeholder stands where a value should",
+    "sum": "a sum stands where a number should",
+}
+_TRAILING_NUMBER = re.compile(r"[-+.\deE]+\Z")
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A value with the text it is published as, and how it came about. `tools` are the libraries that agreed."""
+
+    text: bytes
+    value: Any
+    draft: Draft
+    quality: Quality
+    coverage: float
+    tools: tuple[tuple[str, str], ...] = ()
+
+
+def mend(found: Found, seconds: float) -> Mended:
+    """The value that `found` was meant to be. Raises `Refused` when that is not beyond doubt."""
+    draft = found.draft
+    cut = draft.cut or brackets.is_open(draft.text)
+    if cut and (whole := _up_to_the_cut(draft)):
+        return whole
+    _refuse_inventions(draft)
+    amended = draft
+    for step in (_slips, amend.punctuation, _slips, amend.controls, amend.escapes, _slips):
+        amended = step(amended)
+        if (value := _strict(amended.text)) is not None:
+            text = amended.text.strip().encode()
+            return _checked(Mended(text, value, amended, Quality.REPAIRED, 1.0))
+    if not amend.by_grammar(amended.text):
+        amended = amend.escapes(amend.controls(draft))  # other quotes did not help, so they are left as they are
+    if brackets.is_open(amended.text) and (whole := _up_to_the_cut(amended)):
+        return whole
+    by_grammar = amend.by_grammar(amended.text)
+    agreed = agreement.agree(amended.text, seconds)
+    if by_grammar:
+        return _checked(_by_grammar(amended, *by_grammar, agreed))
+    if agreed is None:
+        raise Refused(Code.INVALID_JSON, "Not valid JSON, and what was meant is not beyond doubt.", cut=cut)
+    return _checked(_by_agreement(amended, agreed))
+
+
+def _slips(draft: Draft) -> Draft:
+    return slips.mend(draft) or draft
+
+
+def _strict(text: str) -> Any:
+    """The value of strict `text`, None when it is not strict."""
+    try:
+        return value_of(text.strip())
+    except ValueError:
+        return None
+
+
+def _up_to_the_cut(draft: Draft) -> Mended | None:
+    """What is there of a text that is strict JSON as far as it goes: a number or a word at the very end may be a part
+    of a longer one, so it is left out; a string is kept as far as it goes."""
+    text = draft.text
+    if not _is_beginning(text):
+        return None
+    if not _in_string(text):
+        text = _TRAILING_NUMBER.sub("", text)
+    try:
+        value = jiter.from_json(
+            text.encode(),
+            allow_inf_nan=False,
+            partial_mode="trailing-strings",
+            float_mode="lossless-float",
+            cache_mode="none",
+        )
+        published = _lossless.encode(value)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict | list) or not words.has_any(value_of(published)):
+        raise Refused(Code.INVALID_JSON, "The text ends before hardly anything is there.", cut=True)
+    receipt = draft.receipt("close", "cut_off", len(draft.text), draft.text[-20:], "")
+    kept, _ = words.coverage(draft.text, value_of(published))
+    if kept < KEPT_OF_CUT:
+        raise Refused(Code.INVALID_JSON, f"The text ends too early, and only {kept:.0%} of it would be kept.", cut=True)
+    mended = replace(draft, repairs=(*draft.repairs, receipt), cut=True)
+    return Mended(published, value_of(published), mended, Quality.TRUNCATED, round(kept, 4))
+
+
+_WORDS = ("true", "false", "null")
+_HALF_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+
+
+def _is_beginning(text: str) -> bool:
+    """Whether `text` is strict JSON as far as it goes."""
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        rest = text[error.pos :].rstrip()
+        return (
+            not rest
+            or error.msg.startswith("Unterminated string")
+            or any(word.startswith(rest) for word in _WORDS)
+            or _TRAILING_NUMBER.fullmatch(rest) is not None
+            or _HALF_ESCAPE.search(text) is not None
+        )
+    except (ValueError, RecursionError):
+        pass
+    return False
+
+
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+
+def _in_string(text: str) -> bool:
+    strings = deque(_STRING.finditer(text), maxlen=1)
+    last = strings[0] if strings else None
+    return last is not None and last.end() == len(text) and (len(last[0]) < 2 or brackets.is_open(last[0]))
+
+
+_lossless = msgspec.json.Encoder(enc_hook=lambda number: msgspec.Raw(str(number).encode()))
+
+
+def _refuse_inventions(draft: Draft) -> None:
+    """Raises `Refused` for what a repair would have to make up."""
+    for match in _UNMENDABLE.finditer(draft.text):
+        kind = match.lastgroup
+        found = match[0]
+        if kind is None:
+            if found.startswith(("//", "/*", "#")) and _leaves_out(draft.text, match):
+                kind = "elision"
+            else:
+                continue
+        receipt = draft.receipt("mend", kind, match.start(), found, "")
+        raise Refused(
+            Code.INVALID_JSON,
+            f"Not valid JSON, and not to be mended: {_REASONS[kind]} (line {receipt.line}, column {receipt.column}).",
+        )
+
+
+def _leaves_out(text: str, comment: re.Match[str]) -> bool:
+    """Whether a comment says that there is more than what is there: by its words, or by standing in its place."""
+    if _LEFT_OUT.search(comment[0]):
+        return True
+    before, after = text[max(0, comment.start() - 200) : comment.start()], text[comment.end() :].lstrip()
+    return after.startswith(("]", "}")) and _BEFORE_THE_END.search(before) is not None and before.rstrip()[-1:] != "{"
+
+
+def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.Agreed | None) -> Mended:
+    try:
+        text = agreement.encode(value)
+    except (ValueError, TypeError) as error:
+        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and not to be mended: {error}.") from None
+    slips: tuple[tuple[int, str], ...] = ()
+    if agreed and agreement.same(agreed.value, value):
+        text, value, slips = agreed.text, agreed.value, agreed.slips  # the same, with numbers as they were written
+    receipts = [
+        draft.receipt(code, slip, place, draft.text[place : place + 20], "") for place, slip in slips[:RECEIPTS]
+    ]
+    receipts = receipts or [draft.receipt(code, code, 0, draft.text, text.decode())]
+    return Mended(text, value, replace(draft, repairs=(*draft.repairs, *receipts)), Quality.REPAIRED, 1.0)
+
+
+def _by_agreement(draft: Draft, agreed: agreement.Agreed) -> Mended:
+    quality = Quality.REPAIRED if agreed.complete else Quality.TRUNCATED
+    receipts = [
+        draft.receipt("repair", slip, place, draft.text[place : place + 20], "")
+        for place, slip in agreed.slips[:RECEIPTS]
+    ] or [draft.receipt("repair", "agreed", 0, draft.text, agreed.text.decode())]
+    mended = replace(draft, repairs=(*draft.repairs, *receipts))
+    _refuse_losses(draft.text, agreed)
+    _refuse_loose_words(draft.text, agreed.value)
+    _refuse_swallowed(agreed.value)
+    return Mended(agreed.text, agreed.value, mended, quality, 1.0, tuple(agreement.versions(agreed.tools).items()))
+
+
+def _checked(mended: Mended) -> Mended:
+    """`mended` with its coverage. Raises `Refused` where words were lost or made up, or what is left is no document."""
+    value = mended.value
+    if not isinstance(value, dict | list):
+        raise Refused(Code.INVALID_JSON, "Not valid JSON: what could be made of it is no object and no array.")
+    if not agreement.is_finite(value):
+        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and not to be mended: {_REASONS['number']}.")
+    if _has_odd_key(value):
+        raise Refused(Code.INVALID_JSON, "Not valid JSON: where a key ends is not beyond doubt.")
+    kept, known = words.coverage(mended.draft.text, value)
+    if not known:
+        raise Refused(Code.INVALID_JSON, "Not valid JSON: hardly anything is there.", cut=True)
+    least = KEPT_OF_CUT if mended.quality is Quality.TRUNCATED else KEPT
+    if kept < least:
+        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and mending it would keep only {kept:.0%} of its words.")
+    if known < KNOWN:
+        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and mending it would make up {1 - known:.0%} of its words.")
+    return replace(mended, coverage=round(kept, 4))
+
+
+# Slips by whose mending something is left out.
+_LOSSES = (
+    "key_without_value_dropped",
+    "trailing_text_ignored",
+    "leading_text_skipped",
+    "unexpected_text",
+    "duplicate_key",
+    "unquoted_value",
+)
+_LITERAL_IN_QUOTES = re.compile(r"\s+(?:true|false|null|-?[\d.]+)\s*,?")
+_STRINGS = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'", re.DOTALL)
+
+
+def _refuse_losses(text: str, agreed: agreement.Agreed) -> None:
+    """Raises `Refused` when something of `text` was left out, or brackets were made up."""
+    lost = [slip for _, slip in agreed.slips if slip.startswith(_LOSSES)]
+    if lost:
+        raise Refused(
+            Code.INVALID_JSON, f"Not valid JSON, and mending it would lose a part ({lost[0].replace('_', ' ')})."
+        )
+    outside = _STRINGS.sub("", text)
+    made = _containers(agreed.value)
+    if isinstance(agreed.value, list) is not text.lstrip().startswith("[") or made > outside.count("{") + outside.count(
+        "["
+    ):
+        raise Refused(Code.INVALID_JSON, "Not valid JSON, and where its parts begin is not beyond doubt.")
+
+
+def _containers(value: Any) -> int:
+    count, pending = 0, [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict | list):
+            count += 1
+            pending.extend(part.values() if isinstance(part, dict) else part)
+    return count
+
+
+_OPENERS = "\"'“”‘’„«「『‹"
+_AFTER_QUOTE = re.compile(rf"[{_OPENERS}]+\s*")
+_FIRST_LETTERS = 6
+
+
+def _refuse_loose_words(text: str, value: Any) -> None:
+    """Raises `Refused` when a string of `value` stood in `text` without a quote before it: a name, a type, a slip."""
+    plain = words.unescape(text)
+    begun = {
+        plain[found.end() : found.end() + length]
+        for found in _AFTER_QUOTE.finditer(plain)
+        for length in range(1, _FIRST_LETTERS + 1)
+    }
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, str):
+            start = words.unescape(part).lstrip()[:_FIRST_LETTERS]
+            if start and start not in begun and start.strip(_OPENERS)[:1]:
+                raise Refused(Code.INVALID_JSON, "Not valid JSON: a text without quotes stands as a value.")
+
+
+# What stands between two strings, or between a string and the next member; and a word that had no quotes.
+_SWALLOWED = re.compile(
+    r"[\"']\s*:\s*[\"'\[{\d-]"
+    r"|\"\s*[,;]\s*\"|\"\s+(?:or|and|if|else)\b[^\"]*\"|[\"']\s*,\s*[\"'][^\"']*[\"']\s*:|, \"\w+\Z"
+)
+_NO_KEY = re.compile(r"[\"“”\n]")
+
+
+def _has_odd_key(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            if any(_NO_KEY.search(key) for key in part):
+                return True
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+    return False
+
+
+def _refuse_swallowed(value: Any) -> None:
+    """Raises `Refused` when a string of `value` holds what were members, or several strings, in the text."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, str) and (_SWALLOWED.search(part) or _LITERAL_IN_QUOTES.fullmatch(part)):
+            raise Refused(Code.INVALID_JSON, "Not valid JSON: where a string ends is not beyond doubt.")

@@ -1,0 +1,77 @@
+"""The after-check of a repair: the words that went in are the words that came out."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+# A run of letters or digits; each character of a script without spaces by itself.
+_WORD = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]+"
+)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_COMMENT = re.compile(
+    r"""("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*')|(?:(?<=[\s,{}\[\]"'\d])|^)(?://[^\n]*|\#[^\n]*)|/\*.*?\*/""",
+    re.DOTALL | re.MULTILINE,
+)
+_SAME = {"none": "null", "undefined": "null"}
+
+
+def unescape(text: str) -> str:
+    r"""`text` with escapes as what they stand for: `\n` as a space, `\u4e2d` as its character."""
+
+    def plain(found: re.Match[str]) -> str:
+        if found[1] or found[2]:
+            return chr(int(found[1] or found[2], 16))
+        return " " if found[3] in "nrtbf" else str(found[3])
+
+    text = _ESCAPE.sub(plain, text) if "\\" in text else text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def without_comments(text: str) -> str:
+    """`text` without `//`, `#` and `/* */` comments outside of strings."""
+    if "//" not in text and "#" not in text and "/*" not in text:
+        return text
+    return _COMMENT.sub(lambda found: found[1] or " ", text)
+
+
+def coverage(text: str, value: Any) -> tuple[float, float]:
+    """(share of the words of `text` that are in `value`, share of the words of `value` that are in `text`).
+
+    The second is 0 when `value` has no words.
+    """
+    came = _words(unescape(without_comments(text)))
+    went = Counter[str]()
+    for part in _strings(value):
+        went.update(_words(part))
+    common = (came & went).total()
+    return (common / came.total() if came else 1.0), (common / went.total() if went else 0.0)
+
+
+def has_any(value: Any) -> bool:
+    """Whether anything is written in `value`."""
+    return any(_WORD.search(part) for part in _strings(value))
+
+
+def _words(text: str) -> Counter[str]:
+    found = (word.lower() for word in _WORD.findall(text))
+    return Counter(_SAME.get(word, word) for word in found)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All that is written in `value`, keys and numbers included."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            yield from part
+            pending.extend(part.values())
+        elif isinstance(part, list):
+            pending.extend(part)
+        elif isinstance(part, str):
+            yield part
+        elif part is None or isinstance(part, bool):
+            yield {None: "null", True: "true", False: "false"}[part]
+        else:
+            yield str(part)
