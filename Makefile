@@ -7,7 +7,7 @@ CONFIG ?=
 JOBS   ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long check lint types layers unit bench lock clean distclean
+.PHONY: help run test test-long check lint types layers unit fuzz bench lock clean distclean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,10 @@ $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
+
+fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris, which it installs
+	$(BIN)/python -m pip install --quiet atheris
+	$(BIN)/python tests/fuzz_intake.py -max_total_time=$(or $(SECONDS),600) -max_len=4096 -timeout=20
 
 bench: $(VENV)/.run ## Measure, alone and beside others (about 30 minutes); QUICK=1: only see that it works
 	$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(ARGS)

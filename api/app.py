@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from api import dashboard
 from api.accepting import accept
-from api.fleet import list_queues, list_workers
+from api.fleet import list_producers, list_queues, list_workers
 from api.health import Lookout, made_impatient
 from api.listing import get_job, list_jobs
 from api.problems import ProblemError, on_disconnect, on_http_exception, on_problem, on_unforeseen
@@ -44,6 +44,7 @@ ROUTES = (
     Route("/jobs/{id}", get_job),
     Route("/queues", list_queues),
     Route("/workers", list_workers),
+    Route("/producers", list_producers),
     *dashboard.ROUTES,
 )
 

@@ -1,12 +1,12 @@
-"""`GET /queues` and `GET /workers`, from RQ's own keys in few round trips."""
+"""`GET /queues`, `GET /producers` and `GET /workers`, in few round trips."""
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.query import parameters
+from api.query import parameters, whole_number
 from api.rollcall import living_workers
 from api.site import answer, asks_redis, site
-from jobs import batch, ledger
+from jobs import batch, ledger, producers
 from jobs.document import ACTIVE
 from jobs.submission import queue_key
 
@@ -37,6 +37,17 @@ def list_queues(request: Request) -> Response:
             ]
         }
     )
+
+
+@asks_redis
+def list_producers(request: Request) -> Response:
+    """Who wrote what came lately, and how much of it was not simply valid JSON."""
+    asked = parameters(request, "days")
+    here = site(request)
+    most = here.config.monitoring.metrics_retention_days
+    days = whole_number("days", asked.get("days"), 1, 1, most)
+    shares = producers.shares(here.redis, here.clock.now(), days)
+    return answer({"days": days, "producers": [share._asdict() for share in shares]})
 
 
 @asks_redis

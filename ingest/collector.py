@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
+from ingest.baselines import Baselines
 from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
 from ingest.spool.committing import Commit, Committed, Written
 from ingest.word import Word
-from jobs import arguments, faults, ledger, outcome
+from jobs import arguments, faults, ledger, outcome, producers
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
@@ -79,6 +81,8 @@ class Collector:
         self._at = at
         self._folders = Folders.of(config.directories)
         self._commit = Commit(self._folders, Claims(self._folders.temp), at)
+        self._baselines = Baselines(config.intake.min_items)
+        self._keep_days = config.monitoring.metrics_retention_days
         self._lock = SpoolLock(self._folders.temp, "collector")
         self._outage = Outage(log)
         self._streams = [outcome.stream(level) for level in config.queue.priority_levels]
@@ -221,7 +225,9 @@ class Collector:
     def _write(self, entries: list[Entry]) -> None:
         """Let entries join the group that is being written."""
         try:
-            written = self._commit.write(each for entry in entries for each in entry.outcomes)
+            written = self._commit.write(
+                self._baselines.looked_at(each) for entry in entries for each in entry.outcomes
+            )
         except Trouble as trouble:
             self._finish_all()
             self._settle_singly(entries, trouble)
@@ -297,6 +303,7 @@ class Collector:
         by_status: dict[Status, list[Committed]] = {}
         for each in committed:
             by_status.setdefault(each.status, []).append(each)
+        counts = Counter(producers.came(each.outcome, each.claim.source) for each in committed if each.claim)
         while True:
             try:
                 with self._redis.pipeline() as pipeline:
@@ -304,6 +311,7 @@ class Collector:
                         ledger.move(pipeline, status, now, [(each.outcome.id, _end(each)) for each in group])
                     for stream, entry_ids in by_stream.items():
                         pipeline.xdel(stream, *entry_ids)
+                    producers.count(pipeline, now, counts, self._keep_days)
                     moved = pipeline.execute()
                 for (status, group), count in zip(by_status.items(), moved, strict=False):
                     if count < len(group):  # Redis was emptied in between, or they were final before

@@ -26,7 +26,7 @@ import api.accepting
 from api import health
 from api.app import make_app
 from ingest.dropping import id_in_name
-from jobs import ledger
+from jobs import ledger, producers
 from jobs.config import Config, load
 from jobs.connection import connect
 from jobs.document import Status, is_id, new_id
@@ -906,3 +906,22 @@ def test_tls_is_served_and_a_bad_certificate_is_one_sentence(
 
     assert wait_until(secure, "an answer over TLS")["status"] == "ok"
     assert running.stop() == 0
+
+
+def test_producers_and_the_share_of_theirs_that_was_malformed(served: Api) -> None:
+    assert served.get("/producers") == {"days": 1, "producers": []}
+    counts = {producers.Came("crm", "m", "valid"): 3, producers.Came("crm", "m", "repaired:fence"): 1}
+    with served.redis.pipeline() as pipeline:
+        producers.count(pipeline, served.clock.now(), counts, 30)
+        pipeline.execute()
+    shares = [
+        {
+            "producer": "crm",
+            "model": "m",
+            "documents": 4,
+            "malformed": 0.25,
+            "causes": {"valid": 3, "repaired:fence": 1},
+        }
+    ]
+    assert served.get("/producers?days=2") == {"days": 2, "producers": shares}
+    assert "days" in served.get("/producers?days=31", 422)["detail"]

@@ -98,6 +98,7 @@ class Intake(_Part, frozen=True):
     schemas: dict[str, Text] = {}
     schema: Text | None = None
     schema_gate: Literal["reject", "warn"] = "reject"
+    min_items: Annotated[float, Meta(ge=0, le=1)] = 0.2
     max_lines: Positive = 100_000
     max_lines_bytes: Positive = 128 * 1024 * 1024
 
