@@ -15,6 +15,7 @@ from rich.console import Console
 
 from benchmarks import contenders, drain, envs, report
 from benchmarks import idle as idling
+from benchmarks import intake as intakes
 from benchmarks import latency as latencies
 from benchmarks import memory as memories
 from benchmarks.contenders import PLAIN_GROUPS, PROJECT
@@ -56,6 +57,7 @@ def everything(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5) ->
         ("long", lambda folder: _long(folder, quick, LONG)),
         ("latency", lambda folder: _latency(folder, quick)),
         ("memory", lambda folder: _memory(folder, quick)),
+        ("intake", lambda folder: _intake(folder, quick)),
         ("idle", lambda folder: _idle(folder, quick, idling.SECONDS)),
     ]
     with _folder(spool) as folder:
@@ -105,6 +107,13 @@ def idle(spool: Spool = None, quick: Quick = False, seconds: float = idling.SECO
     """The CPU time of `llmctl up` with nothing to do."""
     with _folder(spool) as folder:
         _idle(folder, quick, seconds)
+
+
+@app.command()
+def intake(spool: Spool = None, quick: Quick = False) -> None:
+    """Documents through intake alone, on one core."""
+    with _folder(spool) as folder:
+        _intake(folder, quick)
 
 
 @app.command("report")
@@ -160,6 +169,12 @@ def _idle(folder: Path, quick: bool, seconds: float) -> None:
     section = Section(machine=describe(folder))
     section.idle = idling.idle(10 if quick else seconds, folder)
     _finish("idle", section, quick)
+
+
+def _intake(folder: Path, quick: bool) -> None:
+    section = Section(machine=describe(folder))
+    section.rates = intakes.rates(3 if quick else 15)
+    _finish("intake", section, quick)
 
 
 def _chosen(only: str | None) -> list[str]:

@@ -38,6 +38,7 @@ def write(quick: bool) -> str:
         "long": _long,
         "latency": _latency,
         "memory": _memory,
+        "intake": _intake,
         "idle": _idle,
     }
     for name, writer in writers.items():
@@ -195,6 +196,15 @@ def _versions(name: str) -> str:
         return ""
     kind = PEER_KINDS[name]
     return envs.versions(kind.env, *kind.packages)
+
+
+def _intake(section: Section) -> list[str]:
+    rows = [
+        [each.step, f"{each.size:,.0f}", f"{each.per_second:,.0f}", f"{1e6 / each.per_second:,.1f}"]
+        for each in section.rates
+    ]
+    said = "One process, in memory; the best of several interleaved rounds, since others use the machine, too."
+    return [*_head("Intake alone", section), said, _table(["step", "bytes", "docs/s", "µs a document"], rows)]
 
 
 def _grouped(runs: Iterable[Drained]) -> dict[str, list[Drained]]:

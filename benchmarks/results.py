@@ -6,6 +6,7 @@ import msgspec
 
 from benchmarks.drain import Drained
 from benchmarks.idle import Idle
+from benchmarks.intake import Rate
 from benchmarks.latency import Latency
 from benchmarks.machine import Machine
 from benchmarks.memory import RedisMemory
@@ -21,6 +22,7 @@ class Section(msgspec.Struct, kw_only=True):
     latencies: list[Latency] = []
     memory: list[RedisMemory] = []
     idle: Idle | None = None
+    rates: list[Rate] = []
 
 
 def keep(name: str, section: Section, quick: bool) -> None:

@@ -2,6 +2,8 @@
 
 import re
 
+from jobs.intake.strict import value_of
+
 # `{name}`: a placeholder in a sentence. Not `{}`, and nothing with a quote or a colon in it.
 PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w .-]{0,40}\}")
 _BRACKET = re.compile(r"[\[\]{}]")
@@ -67,7 +69,7 @@ def is_talk(before: str, after: str) -> bool:
         return False
     if any(_MEMBER.search(text) or _HYPOTHETICAL.search(text) for text in (before, after)):
         return False
-    return not _is_yaml(before, after)
+    return not (_is_yaml(before, after) or _is_value(before) or _is_value(after))
 
 
 def is_source(text: str) -> bool:
@@ -79,6 +81,15 @@ def _is_source(line: str) -> bool:
     if not line or len(line) > 2000 or _SENTENCE.fullmatch(line) or _LEAD.fullmatch(line):
         return False
     return any(pattern.match(line) for pattern in _SOURCE)
+
+
+def _is_value(text: str) -> bool:
+    """Whether `text` is JSON itself, a string or a number, say: then there are two values, and no telling which."""
+    try:
+        value_of(text.strip())
+    except ValueError:
+        return False
+    return True
 
 
 def _is_yaml(before: str, after: str) -> bool:

@@ -41,13 +41,16 @@ class Mending:
     seconds: float = 0.6
 
 
+_DEFAULT = Mending()
+
+
 def read(raw: bytes, limits: Limits, mending: Mending | None = None, *, opens: bool = True) -> Reading:
     """`raw` as a document: strictly, else unwrapped, else mended. Raises `Refused`.
 
     With `opens`, the line of a batch is opened, and the answer in it read.
     In the main thread, unless `mending.max_bytes` is 0: the time that repair may take is kept by a signal.
     """
-    mending = mending or Mending()
+    mending = mending or _DEFAULT
     receipts: tuple[Repair, ...] = ()
     if raw.startswith(binary.GZIP):
         raw = binary.gunzip(raw, limits.max_bytes)
@@ -59,7 +62,7 @@ def read(raw: bytes, limits: Limits, mending: Mending | None = None, *, opens: b
             raise
         reading = replace(_read_loosely(raw, limits, mending, refusal), refusal=refusal)
     else:
-        twins = (_TWINS,) if strict.has_twins(text, value) else ()
+        twins = (_TWINS,) if strict.has_twins(text) else ()
         reading = Reading(text, value, Quality.VALID, warnings=twins)
         if opens and envelope.is_envelope(value):
             return _answer(value, limits, mending)
@@ -150,7 +153,7 @@ def _as_it_is(draft: Draft) -> Reading | None:
     if not isinstance(value, dict | list):
         return None
     quality = Quality.TRUNCATED if draft.cut else Quality.REPAIRED
-    warnings = (_TWINS,) if strict.has_twins(text, value) else ()
+    warnings = (_TWINS,) if strict.has_twins(text) else ()
     return Reading(text, value, quality, draft.repairs, warnings)
 
 
