@@ -123,7 +123,7 @@ def _up_to_the_cut(draft: Draft) -> Mended | None:
     if not isinstance(value, dict | list) or not words.has_any(value_of(published)):
         raise Refused(Code.INVALID_JSON, "The text ends before hardly anything is there.", cut=True)
     receipt = draft.receipt("close", "cut_off", len(draft.text), draft.text[-20:], "")
-    kept, _ = words.coverage(draft.text, value_of(published))
+    kept, _ = words.coverage(draft.text, published.decode())
     if kept < KEPT_OF_CUT:
         raise Refused(Code.INVALID_JSON, f"The text ends too early, and only {kept:.0%} of it would be kept.", cut=True)
     mended = replace(draft, repairs=(*draft.repairs, receipt), cut=True)
@@ -226,7 +226,7 @@ def _checked(mended: Mended) -> Mended:
         raise Refused(Code.INVALID_JSON, f"Not valid JSON, and not to be mended: {_REASONS['number']}.")
     if _has_odd_key(value):
         raise Refused(Code.INVALID_JSON, "Not valid JSON: where a key ends is not beyond doubt.")
-    kept, known = words.coverage(mended.draft.text, value)
+    kept, known = words.coverage(mended.draft.text, mended.text.decode())
     if not known:
         raise Refused(Code.INVALID_JSON, "Not valid JSON: hardly anything is there.", cut=True)
     least = KEPT_OF_CUT if mended.quality is Quality.TRUNCATED else KEPT

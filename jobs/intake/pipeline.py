@@ -154,7 +154,9 @@ def _as_it_is(draft: Draft) -> Reading | None:
         return None
     quality = Quality.TRUNCATED if draft.cut else Quality.REPAIRED
     warnings = (_TWINS,) if strict.has_twins(text) else ()
-    return Reading(text, value, quality, draft.repairs, warnings)
+    # Python takes more characters for white space than JSON does.
+    repairs = draft.repairs or (draft.receipt("unwrap", "white_space", 0, "", ""),)
+    return Reading(text, value, quality, repairs, warnings)
 
 
 def _mended(found: Found, mending: Mending) -> Reading:

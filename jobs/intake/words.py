@@ -36,15 +36,13 @@ def without_comments(text: str) -> str:
     return _COMMENT.sub(lambda found: found[1] or " ", text)
 
 
-def coverage(text: str, value: Any) -> tuple[float, float]:
-    """(share of the words of `text` that are in `value`, share of the words of `value` that are in `text`).
+def coverage(text: str, published: str) -> tuple[float, float]:
+    """(share of the words of `text` that are in the JSON text `published`, share of its words that are in `text`).
 
-    The second is 0 when `value` has no words.
+    The second is 0 when `published` has no words.
     """
     came = _words(unescape(without_comments(text)))
-    went = Counter[str]()
-    for part in _strings(value):
-        went.update(_words(part))
+    went = _words(unescape(published))
     common = (came & went).total()
     return (common / came.total() if came else 1.0), (common / went.total() if went else 0.0)
 
