@@ -17,6 +17,7 @@ import jsonmend
 import msgspec
 from parse_broken_json import ParseResult, parse_broken_json_result
 
+from jobs.intake.parts import parts
 from jobs.time_limit import OutOfTime, TimeLimit
 
 TOOLS = ("parse-broken-json", "jsonmend", "json-repair")
@@ -118,16 +119,7 @@ def same(one: Any, other: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """Whether all numbers in `value` are: NaN and infinities have no JSON."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
-        elif isinstance(part, float | Decimal) and not math.isfinite(part):
-            return False
-    return True
+    return all(math.isfinite(part) for part in parts(value) if isinstance(part, float | Decimal))
 
 
 _encoder = msgspec.json.Encoder(decimal_format="number")

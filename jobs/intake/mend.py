@@ -10,7 +10,7 @@ import jiter
 import msgspec
 
 from jobs.codes import Code
-from jobs.intake import agreement, amend, brackets, slips, words
+from jobs.intake import agreement, amend, brackets, doubts, slips, words
 from jobs.intake.draft import RECEIPTS, Draft
 from jobs.intake.refusal import Refused
 from jobs.intake.strict import value_of
@@ -21,33 +21,6 @@ KEPT = 0.88  # of the words that came
 KEPT_OF_CUT = 0.80
 KNOWN = 0.97  # of the words that went out
 
-# Strings and comments, closed or not, so that no text is looked at twice.
-_PIECE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'|“[^”]*+”?|//[^\n]*+|/\*.*?(?:\*/|\Z)
-    |(?:(?<=[\s,{}\[\]"'\d])|^)\#[^\n]*+"""
-# What no repair may make up: each stands where a value should, and means that somebody else knows it.
-_UNMENDABLE = re.compile(
-    _PIECE
-    + r"""|(?P<number>[-+]?\b(?:NaN|Infinity|nan|inf)\b)
-    |(?P<elision>\.\.\.|…)
-    |(?P<undefined>\bundefined\b)
-    |(?P<program>`|\bnew\s+[A-Z]\w*|=>|\bfunction\b|(?<![\w$.])[A-Za-z_$][\w$.]{0,80}+\(|\$\{|;\s*(?=\n|\Z)|\blambda\b|\bfor\s+\w+\s+in\b)
-    |(?P<placeholder><[A-Za-z_][\w -]*>(?=\s*[,}\]\n]))
-    |(?P<sum>\d\s*[*+/]\s*\d|(?<=["'])\s*\+\s*[\w"'$(])""",
-    re.DOTALL | re.VERBOSE,
-)
-_LEFT_OUT = re.compile(
-    r"\.\.\.|…|\b(?:omitted|left out|and so on|etc|truncated|same as)\b|省略|以此类推|以此類推", re.IGNORECASE
-)
-# A comment that stands where the next element would.
-_BEFORE_THE_END = re.compile(r"(?:\A|\n)[^\n\S]*\Z")
-_REASONS = {
-    "number": "NaN and Infinity are not JSON numbers",
-    "elision": "something was left out (…)",
-    "undefined": "undefined is no value",
-    "program": "this is source code, not data",
-    "placeholder": "a placeholder stands where a value should",
-    "sum": "a sum stands where a number should",
-}
 _TRAILING_NUMBER = re.compile(r"[-+.\deE]+\Z")
 
 
@@ -69,7 +42,7 @@ def mend(found: Found, seconds: float) -> Mended:
     cut = draft.cut or brackets.is_open(draft.text)
     if cut and (whole := _up_to_the_cut(draft)):
         return whole
-    _refuse_inventions(draft)
+    doubts.refuse_inventions(draft)
     amended = draft
     for step in (_slips, amend.punctuation, _slips, amend.controls, amend.escapes, _slips):
         amended = step(amended)
@@ -164,31 +137,6 @@ def _in_string(text: str) -> bool:
 _lossless = msgspec.json.Encoder(enc_hook=lambda number: msgspec.Raw(str(number).encode()))
 
 
-def _refuse_inventions(draft: Draft) -> None:
-    """Raises `Refused` for what a repair would have to make up."""
-    for match in _UNMENDABLE.finditer(draft.text):
-        kind = match.lastgroup
-        found = match[0]
-        if kind is None:
-            if found.startswith(("//", "/*", "#")) and _leaves_out(draft.text, match):
-                kind = "elision"
-            else:
-                continue
-        receipt = draft.receipt("mend", kind, match.start(), found, "")
-        raise Refused(
-            Code.INVALID_JSON,
-            f"Not valid JSON, and not to be mended: {_REASONS[kind]} (line {receipt.line}, column {receipt.column}).",
-        )
-
-
-def _leaves_out(text: str, comment: re.Match[str]) -> bool:
-    """Whether a comment says that there is more than what is there: by its words, or by standing in its place."""
-    if _LEFT_OUT.search(comment[0]):
-        return True
-    before, after = text[max(0, comment.start() - 200) : comment.start()], text[comment.end() :].lstrip()
-    return after.startswith(("]", "}")) and _BEFORE_THE_END.search(before) is not None and before.rstrip()[-1:] != "{"
-
-
 def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.Agreed | None) -> Mended:
     try:
         text = agreement.encode(value)
@@ -211,9 +159,9 @@ def _by_agreement(draft: Draft, agreed: agreement.Agreed) -> Mended:
         for place, slip in agreed.slips[:RECEIPTS]
     ] or [draft.receipt("repair", "agreed", 0, draft.text, agreed.text.decode())]
     mended = replace(draft, repairs=(*draft.repairs, *receipts))
-    _refuse_losses(draft.text, agreed)
-    _refuse_loose_words(draft.text, agreed.value)
-    _refuse_swallowed(agreed.value)
+    doubts.refuse_losses(draft.text, agreed)
+    doubts.refuse_loose_words(draft.text, agreed.value)
+    doubts.refuse_swallowed(agreed.value)
     return Mended(agreed.text, agreed.value, mended, quality, 1.0, tuple(agreement.versions(agreed.tools).items()))
 
 
@@ -223,9 +171,8 @@ def _checked(mended: Mended) -> Mended:
     if not isinstance(value, dict | list):
         raise Refused(Code.INVALID_JSON, "Not valid JSON: what could be made of it is no object and no array.")
     if not agreement.is_finite(value):
-        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and not to be mended: {_REASONS['number']}.")
-    if _has_odd_key(value):
-        raise Refused(Code.INVALID_JSON, "Not valid JSON: where a key ends is not beyond doubt.")
+        raise Refused(Code.INVALID_JSON, f"Not valid JSON, and not to be mended: {doubts.REASONS['number']}.")
+    doubts.refuse_odd_keys(value)
     kept, known = words.coverage(mended.draft.text, mended.text.decode())
     if not known:
         raise Refused(Code.INVALID_JSON, "Not valid JSON: hardly anything is there.", cut=True)
@@ -235,101 +182,3 @@ def _checked(mended: Mended) -> Mended:
     if known < KNOWN:
         raise Refused(Code.INVALID_JSON, f"Not valid JSON, and mending it would make up {1 - known:.0%} of its words.")
     return replace(mended, coverage=round(kept, 4))
-
-
-# Slips by whose mending something is left out.
-_LOSSES = (
-    "key_without_value_dropped",
-    "trailing_text_ignored",
-    "leading_text_skipped",
-    "unexpected_text",
-    "duplicate_key",
-    "unquoted_value",
-)
-_LITERAL_IN_QUOTES = re.compile(r"\s+(?:true|false|null|-?[\d.]+)\s*,?")
-_STRINGS = re.compile(r"\"(?:[^\"\\]|\\.)*+\"?|'(?:[^'\\\n]|\\.)*+'", re.DOTALL)
-
-
-def _refuse_losses(text: str, agreed: agreement.Agreed) -> None:
-    """Raises `Refused` when something of `text` was left out, or brackets were made up."""
-    lost = [slip for _, slip in agreed.slips if slip.startswith(_LOSSES)]
-    if lost:
-        raise Refused(
-            Code.INVALID_JSON, f"Not valid JSON, and mending it would lose a part ({lost[0].replace('_', ' ')})."
-        )
-    outside = _STRINGS.sub("", text)
-    made = _containers(agreed.value)
-    if isinstance(agreed.value, list) is not text.lstrip().startswith("[") or made > outside.count("{") + outside.count(
-        "["
-    ):
-        raise Refused(Code.INVALID_JSON, "Not valid JSON, and where its parts begin is not beyond doubt.")
-
-
-def _containers(value: Any) -> int:
-    count, pending = 0, [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict | list):
-            count += 1
-            pending.extend(part.values() if isinstance(part, dict) else part)
-    return count
-
-
-_OPENERS = "\"'“”‘’„«「『‹"
-_AFTER_QUOTE = re.compile(rf"[{_OPENERS}]+\s*")
-_FIRST_LETTERS = 6
-
-
-def _refuse_loose_words(text: str, value: Any) -> None:
-    """Raises `Refused` when a string of `value` stood in `text` without a quote before it: a name, a type, a slip."""
-    plain = words.unescape(text)
-    begun = {
-        plain[found.end() : found.end() + length]
-        for found in _AFTER_QUOTE.finditer(plain)
-        for length in range(1, _FIRST_LETTERS + 1)
-    }
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
-        elif isinstance(part, str):
-            start = words.unescape(part).lstrip()[:_FIRST_LETTERS]
-            if start and start not in begun and start.strip(_OPENERS)[:1]:
-                raise Refused(Code.INVALID_JSON, "Not valid JSON: a text without quotes stands as a value.")
-
-
-# What stands between two strings, or between a string and the next member; and a word that had no quotes.
-_SWALLOWED = re.compile(
-    r"[\"']\s*:\s*[\"'\[{\d-]"
-    r"|\"\s*[,;]\s*\"|\"\s+(?:or|and|if|else)\b[^\"]*\"|[\"']\s*,\s*[\"'][^\"']*[\"']\s*:|, \"\w+\Z"
-)
-_NO_KEY = re.compile(r"[\"“”\n]")
-
-
-def _has_odd_key(value: Any) -> bool:
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            if any(_NO_KEY.search(key) for key in part):
-                return True
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
-    return False
-
-
-def _refuse_swallowed(value: Any) -> None:
-    """Raises `Refused` when a string of `value` holds what were members, or several strings, in the text."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
-        elif isinstance(part, str) and (_SWALLOWED.search(part) or _LITERAL_IN_QUOTES.fullmatch(part)):
-            raise Refused(Code.INVALID_JSON, "Not valid JSON: where a string ends is not beyond doubt.")

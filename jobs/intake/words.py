@@ -2,8 +2,10 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
+
+from jobs.intake.parts import parts
 
 # A run of letters or digits; each character of a script without spaces by itself.
 _WORD = re.compile(
@@ -48,28 +50,17 @@ def coverage(text: str, published: str) -> tuple[float, float]:
 
 
 def has_any(value: Any) -> bool:
-    """Whether anything is written in `value`."""
-    return any(_WORD.search(part) for part in _strings(value))
+    """Whether anything is written in `value`: a key, or a value with a letter or a digit in it."""
+    return any(_WORD.search(text) for part in parts(value) for text in _written(part))
+
+
+def _written(part: Any) -> Iterable[str]:
+    """The keys of an object, the text of a scalar; a list's own are its elements'."""
+    if isinstance(part, dict):
+        return part
+    return () if isinstance(part, list) else (str(part),)
 
 
 def _words(text: str) -> Counter[str]:
     found = (word.lower() for word in _WORD.findall(text))
     return Counter(_SAME.get(word, word) for word in found)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All that is written in `value`, keys and numbers included."""
-    pending = [value]
-    while pending:
-        part = pending.pop()
-        if isinstance(part, dict):
-            yield from part
-            pending.extend(part.values())
-        elif isinstance(part, list):
-            pending.extend(part)
-        elif isinstance(part, str):
-            yield part
-        elif part is None or isinstance(part, bool):
-            yield {None: "null", True: "true", False: "false"}[part]
-        else:
-            yield str(part)
