@@ -32,9 +32,10 @@ layers: $(VENV)/.test
 unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, and a minute of torture
+test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, hostile texts, and a minute of torture
 	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_sentinel.py -k "server_is_away or failovers"
 	LLM_TEST_STOPS=1000 $(BIN)/pytest tests/test_warm_stop.py -o timeout=900
+	LLM_TEST_HOSTILE=1 $(BIN)/pytest tests/test_intake.py -k "no_text"
 	$(BIN)/llmctl torture --documents 2000 --seconds 60
 
 # An environment is complete when its stamp is newer than what it was made from. Every package is pinned with its

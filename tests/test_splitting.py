@@ -108,7 +108,7 @@ def test_the_lines_of_a_batch_are_named_by_their_ids(fleet: Fleet) -> None:
         ("a.jsonl", b'{"a": 1}', 1),
         ("a.jsonl", b'{\n "a": 1\n}', 1),
         ("a.NDJSON", b'{"a": 1}\nERROR\n', 2),
-        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"b": 2}\n'), 2),
+        ("a.jsonl.gz", gzip.compress(b'{"a": 1}\n{"b": 2}\n', mtime=0), 2),
         ("a.jsonl", b"\x89PNG\r\n\x1a\n{}\n{}", 0),
         ("a.jsonl", b" \n\n", 0),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from api.cli.exits import ExitCode, fail
@@ -21,6 +20,7 @@ def diff(
 
     The original against the published text, and the receipt.
     """
+    from api.cli.finding import published
     from api.cli.presenting import console, print_json
     from api.cli.tasks import finished
 
@@ -29,24 +29,16 @@ def diff(
         why = "only a done document whose files are here can be compared."
         fail(f"{entry.id} is {entry.status}, and {why}", ExitCode.NOT_WELL)
     original = _text(place.original)
-    result = _result(place.report)
-    published = result.text
+    result = published(place.report)
     if as_json:
-        print_json(
-            {
-                "id": entry.id,
-                "quality": result.quality,
-                "repairs": result.repairs,
-                "original": original,
-                "published": published,
-            }
-        )
+        receipt = {"id": entry.id, "quality": result.quality, "repairs": result.repairs}
+        print_json({**receipt, "original": original, "published": result.text})
         return
     out = console()
     if result.quality == "valid" and result.envelope is None:
         out.print(f"{entry.source} is valid: what was published is the original's own text.")
         return
-    for line in _lines(original, published):
+    for line in _lines(original, result.text):
         out.print(line)
     for repair in result.repairs:
         at = f" at line {repair['line']}, column {repair['column']}" if "line" in repair else ""
@@ -56,25 +48,6 @@ def diff(
 def _text(path: str) -> str:
     with open(path, "rb") as file:
         return file.read().decode("utf-8", "backslashreplace")
-
-
-class Result(msgspec.Struct):
-    """What is of interest here in a file of the output folder."""
-
-    quality: str
-    repairs: list[dict[str, Any]]
-    document: msgspec.Raw
-    envelope: dict[str, Any] | None = None
-
-    @property
-    def text(self) -> str:
-        """The document, laid out."""
-        return msgspec.json.format(bytes(self.document), indent=2).decode("utf-8", "backslashreplace")
-
-
-def _result(path: str) -> Result:
-    with open(path, "rb") as file:
-        return msgspec.json.decode(file.read(), type=Result)
 
 
 def _lines(original: str, published: str) -> list[Any]:

@@ -38,6 +38,26 @@ class Position(msgspec.Struct):
     offset: int | None = None
 
 
+class Published(msgspec.Struct):
+    """What a result says of the document in it."""
+
+    quality: str
+    repairs: list[dict[str, Any]]
+    document: msgspec.Raw
+    envelope: dict[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The document, laid out."""
+        return msgspec.json.format(bytes(self.document), indent=2).decode("utf-8", "backslashreplace")
+
+
+def published(report: str) -> Published:
+    """The document in a file of the output folder. Raises OSError and msgspec.DecodeError."""
+    with open(report, "rb") as file:
+        return msgspec.json.decode(file.read(), type=Published)
+
+
 def find(config: Config, entry: Entry) -> Place | None:
     """The files of a document that is done or rejected; None where they are not (any more), or on another host."""
     folders = Folders.of(config.directories)
