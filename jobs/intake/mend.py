@@ -49,11 +49,12 @@ def mend(found: Found, seconds: float) -> Mended:
         if (value := _strict(amended.text)) is not None:
             text = amended.text.strip().encode()
             return _checked(Mended(text, value, amended, Quality.REPAIRED, 1.0))
-    if not amend.by_grammar(amended.text):
+    by_grammar = amend.by_grammar(amended.text)
+    if not by_grammar:
         amended = amend.escapes(amend.controls(draft))  # other quotes did not help, so they are left as they are
+        by_grammar = amend.by_grammar(amended.text)
     if brackets.is_open(amended.text) and (whole := _up_to_the_cut(amended)):
         return whole
-    by_grammar = amend.by_grammar(amended.text)
     agreed = agreement.agree(amended.text, seconds)
     if by_grammar:
         return _checked(_by_grammar(amended, *by_grammar, agreed))
@@ -145,24 +146,25 @@ def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.Agreed | 
     slips: tuple[tuple[int, str], ...] = ()
     if agreed and agreement.same(agreed.value, value):
         text, value, slips = agreed.text, agreed.value, agreed.slips  # the same, with numbers as they were written
-    receipts = [
-        draft.receipt(code, slip, place, draft.text[place : place + 20], "") for place, slip in slips[:RECEIPTS]
-    ]
-    receipts = receipts or [draft.receipt(code, code, 0, draft.text, text.decode())]
-    return Mended(text, value, replace(draft, repairs=(*draft.repairs, *receipts)), Quality.REPAIRED, 1.0)
+    return Mended(text, value, _receipted(draft, code, code, slips, text), Quality.REPAIRED, 1.0)
 
 
 def _by_agreement(draft: Draft, agreed: agreement.Agreed) -> Mended:
     quality = Quality.REPAIRED if agreed.complete else Quality.TRUNCATED
-    receipts = [
-        draft.receipt("repair", slip, place, draft.text[place : place + 20], "")
-        for place, slip in agreed.slips[:RECEIPTS]
-    ] or [draft.receipt("repair", "agreed", 0, draft.text, agreed.text.decode())]
-    mended = replace(draft, repairs=(*draft.repairs, *receipts))
+    mended = _receipted(draft, "repair", "agreed", agreed.slips, agreed.text)
     doubts.refuse_losses(draft.text, agreed)
     doubts.refuse_loose_words(draft.text, agreed.value)
     doubts.refuse_swallowed(agreed.value)
     return Mended(agreed.text, agreed.value, mended, quality, 1.0, tuple(agreement.versions(agreed.tools).items()))
+
+
+def _receipted(draft: Draft, step: str, code: str, slips: tuple[tuple[int, str], ...], text: bytes) -> Draft:
+    """`draft` with a receipt for each of `slips`, or one of `code` for the whole where none is known."""
+    receipts = [
+        draft.receipt(step, slip, place, draft.text[place : place + 20], "") for place, slip in slips[:RECEIPTS]
+    ]
+    receipts = receipts or [draft.receipt(step, code, 0, draft.text, text.decode())]
+    return replace(draft, repairs=(*draft.repairs, *receipts))
 
 
 def _checked(mended: Mended) -> Mended:
