@@ -18,7 +18,7 @@ import msgspec
 from ingest.files import write_file
 from ingest.spool.claims import Claim, Claims
 from ingest.spool.folders import Folders
-from ingest.spool.renaming import rename_new, sync_all, with_id, within
+from ingest.spool.renaming import PATH_BYTES, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.document import is_id
 from jobs.faults import FaultPoint, no_faults
@@ -51,9 +51,12 @@ class Splitter:
         """
         hidden = self._hidden(claim.id)
         shutil.rmtree(hidden, ignore_errors=True)
+        names = list(_names(parts))
         folder = os.path.join(hidden, within(claim.relative_path))
+        if max(len(os.fsencode(os.path.join(folder, name))) for name in names) > PATH_BYTES:
+            folder = os.path.join(hidden, os.path.basename(folder))  # below `temp` the same path is longer
         os.makedirs(folder)
-        for name, part in zip(_names(parts), parts, strict=True):
+        for name, part in zip(names, parts, strict=True):
             write_file(os.path.join(folder, name), part, 0o640, fresh=True, sync=False)
         sync_all(self._folders.temp)
         self._at("split.written")

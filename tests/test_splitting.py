@@ -12,6 +12,8 @@ from redis import Redis
 
 from ingest.daemon import Ingest
 from ingest.splitting import Splitter, parts_of
+from ingest.spool import Claim, Claims, Folders
+from ingest.spool.claims import Seen
 from jobs import intake
 from jobs.clock import SystemClock
 from jobs.process import Stop
@@ -165,9 +167,20 @@ def test_a_second_file_of_the_same_name_overwrites_nothing(fleet: Fleet) -> None
     )
 
 
-def test_parts_are_never_written_outside_of_the_spool(fleet: Fleet) -> None:
-    from ingest.spool import Claims, Folders
+def test_a_path_that_gets_too_long_below_temp_holds_nothing_up(fleet: Fleet) -> None:
+    folders = Folders.of(fleet.config().directories)
+    folders.prepare()
+    group, document_id = "0" * 26, "1" * 26
+    (fleet.temp / group).mkdir()
+    (fleet.temp / group / document_id).write_bytes(b'{"n": 1}\n')
+    deep = "/".join(["d" * 200] * 20)[: 4090 - len(str(fleet.raw))].rstrip("/")
+    claim = Claim(id=document_id, source=f"{deep}/a.jsonl", watch=str(fleet.raw), seen=Seen(1, 9, 1), received_at=1.0)
+    root = Splitter(folders, Claims(folders.temp)).take_apart(group, claim, [b'{"n": 1}'])
+    assert list(files(Path(root))) == ["a.jsonl/000001.json"]
+    assert b'{"n": 1}\n' in [path.read_bytes() for path in fleet.archive.rglob("*") if path.is_file()]
 
+
+def test_parts_are_never_written_outside_of_the_spool(fleet: Fleet) -> None:
     config = fleet.config()
     folders = Folders.of(config.directories)
     folders.prepare()
