@@ -25,6 +25,7 @@ from jobs.faults import FaultPoint
 from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.room import FinishingRedis
+from jobs.sealing import seal_of_originals
 from jobs.waiting import Wait
 
 GROUP = 512  # documents at most that share one sync, and the bytes of their results
@@ -80,7 +81,8 @@ class Collector:
         self._log = log
         self._at = at
         self._folders = Folders.of(config.directories)
-        self._commit = Commit(self._folders, Claims(self._folders.temp), at)
+        seal = seal_of_originals(config.security)
+        self._commit = Commit(self._folders, Claims(self._folders.temp), at, seal=seal)
         self._baselines = Baselines(config.intake.min_items)
         self._keep_days = config.monitoring.metrics_retention_days
         self._lock = SpoolLock(self._folders.temp, "collector")

@@ -29,6 +29,7 @@ from jobs.faults import FaultPoint
 from jobs.ledger import EPOCH_KEY, Load
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.room import finishing
+from jobs.sealing import seal_of_originals
 
 GROUP = 256  # documents claimed together: one manifest, one sync, one round trip
 GROUP_BYTES = 32 * 1024 * 1024
@@ -102,7 +103,7 @@ class Ingest:
         self._router = Router(config)
         self._submitter = Submitter(config, redis, clock)
         self._finder = Finder(config.processing, clock, self._is_taken, config.intake)
-        self._splitter = Splitter(self._folders, self._claims, at)
+        self._splitter = Splitter(self._folders, self._claims, at, seal_of_originals(config.security))
         self._reconcile = Reconcile(
             config, redis, self._claims, self._router, self._submitter, self._splitter, clock, log
         )

@@ -18,10 +18,12 @@ import msgspec
 from ingest.files import write_file
 from ingest.spool.claims import Claim, Claims
 from ingest.spool.folders import Folders
-from ingest.spool.renaming import PATH_BYTES, rename_new, sync_all, with_id, within
+from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
+from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.document import is_id
 from jobs.faults import FaultPoint, no_faults
+from jobs.sealing import Seal
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _LONGEST = 100
@@ -30,8 +32,10 @@ _LONGEST = 100
 class Splitter:
     """Takes claims apart. Belongs to ingest, the only one who claims."""
 
-    def __init__(self, folders: Folders, claims: Claims, at: FaultPoint = no_faults) -> None:
+    def __init__(self, folders: Folders, claims: Claims, at: FaultPoint = no_faults, seal: Seal | None = None) -> None:
+        """`seal`: originals are sealed with it."""
         self._folders = folders
+        self._seal = seal
         self._claims = claims
         self._at = at
         self._home = folders.lines
@@ -58,9 +62,15 @@ class Splitter:
         os.makedirs(folder)
         for name, part in zip(names, parts, strict=True):
             write_file(os.path.join(folder, name), part, 0o640, fresh=True, sync=False)
+        original = self._claims.path(group, claim.id)
+        home = self._home_for(claim)
+        sealed = seal_beside(original, home, claim.id, self._seal) if self._seal else None
         sync_all(self._folders.temp)
         self._at("split.written")
-        self._archive(group, claim)
+        if self._seal:
+            put_to_rest(original, home, claim.id, sealed, self._at)
+        else:
+            rename_new(original, home)
         self._at("split.archived")
         root = os.path.join(self._home, claim.id)
         os.rename(hidden, root)
@@ -84,20 +94,25 @@ class Splitter:
     def _hidden(self, document_id: str) -> str:
         return os.path.join(self._home, f".{document_id}")
 
-    def _archive(self, group: str, claim: Claim) -> None:
-        original = self._claims.path(group, claim.id)
+    def _home_for(self, claim: Claim) -> str:
+        """A free place in the archive for the original of `claim`, in a folder that is there; or the place at which it
+        lies sealed already. Nobody else gives names that hold its id."""
         source = within(claim.relative_path)
         options = (source, with_id(source, claim.id), f"{claim.id}.conflict/{os.path.basename(source)}")
         for option in options:
             home = os.path.join(self._folders.archive, option)
+            longest = max(len(os.fsencode(path)) for path in (home, hidden_beside(home, claim.id)))
+            if longest > PATH_BYTES or len(os.fsencode(os.path.basename(home))) > NAME_BYTES:
+                continue
             try:
                 os.makedirs(os.path.dirname(home), exist_ok=True)
-                rename_new(original, home)
+                if os.path.lexists(home) and not is_at_rest(home, claim.id):
+                    continue
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
                     raise
                 continue
-            return
+            return home
         raise FileExistsError(errno.EEXIST, "every name in the archive is taken", source)
 
 

@@ -14,6 +14,7 @@ from jobs.config import Config
 from jobs.document import Packet, Route, Status, new_id, pack_body
 from jobs.ledger import Load
 from jobs.outcome import Outcome
+from jobs.sealing import sealing_of
 
 JOB_SECONDS = 0.25  # the most work that a job of several real-time documents is made for
 _UNKNOWN_PACE = 4  # documents a job at most, while nobody knows how long one takes
@@ -36,6 +37,7 @@ class Submitter:
         self._config = config
         self._redis = redis
         self._clock = clock
+        self._sealing = sealing_of(config.security)
 
     def submit(self, documents: Sequence[Submitted], load: Load) -> None:
         """Hand `documents` to RQ and record them. Raises RedisError; then all or nothing of it has happened.
@@ -119,6 +121,8 @@ class Submitter:
     def _packet(self, document: Submitted, now: float) -> Packet:
         claim = document.claim
         body, packed = pack_body(document.raw)
+        if self._sealing:
+            body = self._sealing.seal.lock(body)
         return Packet(
             id=claim.id,
             claim=document.group,
@@ -128,6 +132,7 @@ class Submitter:
             route=document.route,
             body=body,
             packed=packed,
+            sealed=self._sealing is not None,
         )
 
 

@@ -22,6 +22,7 @@ class Code(StrEnum):
     HANDLER_REJECTED = "handler_rejected"
     HANDLER_FAILED = "handler_failed"
     HANDLER_MISSING = "handler_missing"
+    WRONG_KEY = "wrong_key"
     TIMEOUT = "timeout"
     WORKER_LOST = "worker_lost"
 
@@ -42,6 +43,7 @@ MEANING: dict[Code, str] = {
     Code.HANDLER_REJECTED: "The handler refused the document by raising Reject; the message is the handler's.",
     Code.HANDLER_FAILED: "The handler raised an exception on every attempt; the message is the last one's last line.",
     Code.HANDLER_MISSING: "The route names a handler that no worker could import.",
+    Code.WRONG_KEY: "The worker has no key that opens the document: ingest sealed it with another one.",
     Code.TIMEOUT: "The handler ran longer than processing.worker_timeout on every attempt.",
     Code.WORKER_LOST: "The worker died while working on this document, every time it was tried.",
 }

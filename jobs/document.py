@@ -9,6 +9,7 @@ import zstandard
 from ulid_transform import bytes_to_ulid, ulid_at_time, ulid_at_time_bytes
 
 from jobs.evidence import Evidence
+from jobs.sealing.seal import Seal, WrongKey
 
 # A ULID in Crockford's base 32 (https://github.com/ulid/spec); the first digit is at most 7.
 _RANDOM_BITS = 80  # below those of the milliseconds
@@ -53,7 +54,7 @@ class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     `received_at` and `submitted_at` are epoch seconds. `body` holds the original bytes, compressed when
     that is shorter. `attempts` counts the runs of the handler so far, `losses` those that their worker did not
     live to tell of, and `crashes` the workers that died with this document alone in hand; `evidence` is what is known
-    of those deaths.
+    of those deaths. `sealed`: the body is encrypted, over its compression.
     """
 
     id: str
@@ -68,10 +69,16 @@ class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     crashes: int = 0
     evidence: list[Evidence] = []
     losses: int = 0
+    sealed: bool = False
 
-    def text(self) -> bytes:
-        """The document's original bytes."""
-        return _decompressor.decompress(self.body) if self.packed else self.body
+    def text(self, seal: Seal | None = None) -> bytes:
+        """The document's original bytes. Raises `WrongKey` when the body is sealed and `seal` does not open it."""
+        body = self.body
+        if self.sealed:
+            if seal is None:
+                raise WrongKey
+            body = seal.unlock(body)
+        return _decompressor.decompress(body) if self.packed else body
 
 
 def new_id(now: float) -> str:

@@ -18,6 +18,7 @@ _CHARACTERS = 4096
 _LONGEST_LINE = 400
 # The first lines of what faulthandler prints, on a fatal signal and when a document's time is up for good.
 _DUMP = re.compile(r"Fatal Python error: |Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
+_FRAME = re.compile(r"Fatal Python error: [\w ]+$|Timeout \(|(Current t|T)hread 0x|  File \".*\", line \d+ in \S+$")
 _TIMEOUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
@@ -37,8 +38,13 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     last_lines: list[str]
 
 
-def evidence_of(worker: str, at: str, exit_code: int, peak_memory_bytes: int, said: bytes) -> Evidence:
-    """`exit_code` as `os.waitstatus_to_exitcode` gives it; `said`: the end of what the worker wrote to stderr."""
+def evidence_of(
+    worker: str, at: str, exit_code: int, peak_memory_bytes: int, said: bytes, *, quotes: bool = True
+) -> Evidence:
+    """`exit_code` as `os.waitstatus_to_exitcode` gives it; `said`: the end of what the worker wrote to stderr.
+
+    Without `quotes` only a dump of its stack is kept of that: what a handler prints may hold what is to be hidden.
+    """
     text = said.decode("utf-8", "replace")
     cause: Literal["signal", "exit", "hang", "memory"] = "signal" if exit_code < 0 else "exit"
     if exit_code == EXIT_OUT_OF_MEMORY:
@@ -52,7 +58,7 @@ def evidence_of(worker: str, at: str, exit_code: int, peak_memory_bytes: int, sa
         signal=_signal_name(-exit_code) if exit_code < 0 else None,
         exit_status=exit_code if exit_code >= 0 else None,
         peak_memory_bytes=peak_memory_bytes,
-        last_lines=last_lines(text),
+        last_lines=[line for line in last_lines(text) if quotes or _FRAME.match(line)],
     )
 
 

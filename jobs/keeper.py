@@ -136,13 +136,15 @@ Work = Callable[[str, Pulse], int]
 class Keeper:
     """Keeps one worker of `queue` running until told to stop. There may be no thread before `run`, which forks."""
 
-    def __init__(self, queue: str, url: str, clock: Clock, log: logging.Logger) -> None:
+    def __init__(self, queue: str, url: str, clock: Clock, log: logging.Logger, *, quotes: bool = True) -> None:
+        """`quotes`: whether evidence of a death may quote what its handler printed."""
         self._queue = queue
         self._url = url
         self._clock = clock
         self._log = log
         self._pid = 0
         self._pulse: Pulse | None = None  # of the worker `_pid`
+        self._quotes = quotes
         self._stopping = False
         self._owed: list[_Owed] = []
         self._next_try = float("-inf")
@@ -324,7 +326,7 @@ class Keeper:
             pipeline.execute()
 
     def _owe(self, kept: _Kept, code: int, peak: int) -> None:
-        evidence = evidence_of(kept.name, rfc3339(self._clock.now()), code, peak, kept.tail)
+        evidence = evidence_of(kept.name, rfc3339(self._clock.now()), code, peak, kept.tail, quotes=self._quotes)
         self._log.error(
             "Worker %s died %s; peak memory %.0f MB. Its work goes back to the queue.",
             kept.name,

@@ -12,6 +12,7 @@ from jobs.intake import Limits, Mending, Reading, Refused
 from jobs.outcome import Read
 from jobs.receipt import Quality, Warned
 from jobs.schemas import Schema
+from jobs.sealing import Sealing
 
 _NAME = 80  # characters of a producer's name that are kept
 
@@ -27,15 +28,30 @@ class Origin:
 class Reader:
     """Reads packets. One a worker process."""
 
-    def __init__(self, processing: Processing, settings: Intake, schemas: Mapping[str, Schema] | None = None) -> None:
+    def __init__(
+        self,
+        processing: Processing,
+        settings: Intake,
+        schemas: Mapping[str, Schema] | None = None,
+        sealing: Sealing | None = None,
+    ) -> None:
         self._limits = Limits(processing.max_document_bytes, processing.max_depth)
         self._mending = Mending(settings.repair_max_bytes)
         self._settings = settings
         self._schemas = schemas or {}
+        self._sealing = sealing
 
     def read(self, packet: Packet) -> Reading:
-        """The document in `packet`. Raises `Refused` for what is none, and for what its route does not let pass."""
-        return self.admit(self.look(packet.text()), packet.route)
+        """The document in `packet`. Raises `Refused` for what is none, and for what its route does not let pass;
+        `WrongKey` for what another key has sealed."""
+        reading = self.look(packet.text(self._sealing.seal if self._sealing else None))
+        try:
+            return self.admit(reading, packet.route)
+        except Refused as refusal:
+            if self._sealing is None:
+                raise
+            message = self._sealing.hidden(refusal.message, reading.text)
+            raise Refused(refusal.code, message, refusal.position, kind=refusal.kind) from None
 
     def look(self, raw: bytes) -> Reading:
         """The document in `raw`, whatever may pass. Raises `Refused`."""
@@ -84,11 +100,14 @@ def _name(said: Any) -> str:
     return said.strip()[:_NAME] if isinstance(said, str) else ""
 
 
-def told(reading: Reading) -> Read | None:
-    """What the collector has to know of `reading` beside the document's own bytes; None when that is nothing."""
+def told(reading: Reading, original: bytes | None = None) -> Read | None:
+    """What the collector has to know of `reading` beside the document's own bytes; None when that is nothing.
+
+    `original` is the text before its sensitive values were sealed, where they were.
+    """
     origin = origin_of(reading.value, reading)
     count = longest_list(reading.value)
-    own = reading.quality is Quality.VALID and reading.envelope is None
+    own = reading.quality is Quality.VALID and reading.envelope is None and original in (None, reading.text)
     if own and not (reading.warnings or origin.producer or origin.model):
         return None
     return Read(

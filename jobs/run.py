@@ -11,7 +11,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +27,7 @@ from jobs.outcome import Outcome, Read
 from jobs.reading import Reader, told
 from jobs.receipt import Position
 from jobs.rq_job import DocumentJob
+from jobs.sealing import Sealing, WrongKey
 from jobs.time_limit import OutOfTime, TimeLimit
 
 # How long after a document's time is up a handler that can't be interrupted (it hangs in C) is given
@@ -100,6 +101,7 @@ class Runner:
         log: logging.Logger,
         guard: "HangGuard | None" = None,
         reader: Reader | None = None,
+        sealing: Sealing | None = None,
     ) -> None:
         self._processing = processing
         self._handlers = handlers
@@ -107,6 +109,7 @@ class Runner:
         self._stopping = stopping
         self._log = log
         self._reader = reader or Reader(processing, Intake())
+        self._sealing = sealing
         self._guard = guard or HangGuard(clock)
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._pid = os.getpid()
@@ -154,11 +157,12 @@ class Runner:
 
     def _run_one(self, packet: Packet, job_id: str, ran: Ran) -> None:
         began = self._clock.monotonic()
+        documents: list[Document] = []
         try:
-            document = self._read(packet)
+            documents = [document := self._read(packet)]
             result = self._handle(document)
         except BaseException as error:  # a handler's sys.exit() too: no signal of ours raises anything else
-            self._failed(packet, self._rejection(error), began, job_id, ran)
+            self._failed(packet, self._rejection(error, documents), began, job_id, ran)
         else:
             self._done(document, result, began, job_id, ran)
 
@@ -190,7 +194,7 @@ class Runner:
             results = self._handle_batch(handler, documents)
         except BaseException as error:
             if len(documents) > 1:
-                said = self._rejection(error, len(documents)).message
+                said = self._rejection(error, documents).message
                 self._log.warning(
                     "Handler %s failed for %d documents together, so they are run one by one: %s",
                     documents[0].packet.route.handler,
@@ -203,7 +207,7 @@ class Runner:
         for document, result in zip(documents, results, strict=True):
             began = self._clock.monotonic() - share
             if isinstance(result, BaseException):
-                self._failed(document.packet, self._rejection(result), began, job_id, ran)
+                self._failed(document.packet, self._rejection(result, [document]), began, job_id, ran)
             else:
                 self._done(document, result, began, job_id, ran)
         return []
@@ -235,12 +239,22 @@ class Runner:
     def _read(self, packet: Packet) -> Document:
         return Document(packet, self._reader.read(packet))
 
-    def _rejection(self, error: BaseException, documents: int = 1) -> Rejection:
-        """What `error`, out of a call with so many documents, says of them."""
+    def _rejection(self, error: BaseException, documents: Sequence[Document] = ()) -> Rejection:
+        """What `error`, out of a call with these documents, says of them, and nothing that it may not quote."""
+        rejection = self._explained(error, len(documents))
+        if self._sealing is None:
+            return rejection
+        for document in documents:
+            rejection = replace(rejection, message=self._sealing.hidden(rejection.message, document.reading.text))
+        return rejection
+
+    def _explained(self, error: BaseException, documents: int) -> Rejection:
         if isinstance(error, Refused):
             return Rejection(error.name, error.message, error.position)
         if isinstance(error, Reject):
             return Rejection(Code.HANDLER_REJECTED, _sendable(str(error)) or "The handler gave no reason.")
+        if isinstance(error, WrongKey):
+            return Rejection(Code.WRONG_KEY, str(error), again=True)
         if isinstance(error, HandlerMissing):
             return Rejection(Code.HANDLER_MISSING, str(error))
         if isinstance(error, OutOfTime):
@@ -251,7 +265,10 @@ class Runner:
             raise OutOfMemory from error
         if isinstance(error, ResultTooLarge):
             return Rejection(Code.HANDLER_FAILED, str(error))
-        self._log.debug("Handler error", exc_info=error)
+        if self._sealing is None:
+            self._log.debug("Handler error", exc_info=error)
+        else:  # the error's own words may quote the document
+            self._log.debug("Handler error, at\n%s", "".join(traceback.format_tb(error.__traceback__)))
         last_line = traceback.format_exception_only(error)[-1].strip()
         return Rejection(Code.HANDLER_FAILED, _sendable(last_line), again=True)
 
@@ -260,11 +277,14 @@ class Runner:
         packet = document.packet
         try:
             text = encode_result(result, self._processing.max_result_bytes)
+            reading = document.reading
+            if self._sealing:
+                text, reading = self._sealing.sealed(text), self._sealing.sealed_reading(reading)
         except BaseException as error:  # a result's own methods may raise anything
-            self._failed(packet, self._rejection(error), began, job_id, ran)
+            self._failed(packet, self._rejection(error, [document]), began, job_id, ran)
         else:
             ran.held += len(text)
-            read = told(document.reading)
+            read = told(reading, document.reading.text)
             ran.held += len(read.document) if read else 0
             ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text, read=read))
 

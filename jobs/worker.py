@@ -47,6 +47,7 @@ from jobs.room import FinishingRedis
 from jobs.rq_job import DocumentJob
 from jobs.run import HangGuard, OutOfMemory, Ran, Runner
 from jobs.schemas import load_schemas
+from jobs.sealing import sealing_of
 from jobs.waiting import PROD_SECONDS, Wait
 
 WAIT_SECONDS = 10  # how long one wait for a job blocks; a request to stop ends it
@@ -113,8 +114,9 @@ class DocumentWorker(SimpleWorker):
             "processes": f"{living.known_as(os.getpid())} {living.known_as(os.getppid())}",
         }
         self._guard = HangGuard(clock, lingers=True)
-        reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas))
-        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard, reader)
+        sealing = sealing_of(config.security)
+        reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas), sealing)
+        self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard, reader, sealing)
         self._suspended = False
         self._beats = 0
         self._wait = Wait(redis)
@@ -501,7 +503,7 @@ def main() -> None:
         )
         raise SystemExit(78)
     log.name = f"llm.worker.{queue}"
-    kept = Keeper(queue, _url(config), SystemClock(), log)
+    kept = Keeper(queue, _url(config), SystemClock(), log, quotes=not config.security.encryption_enabled)
     raise SystemExit(kept.run(lambda name, pulse: _work(name, queue, config, pulse)))
 
 

@@ -251,7 +251,10 @@ def test_folders_that_overlap_or_cannot_be(tmp_path: Path, directories: Any, key
         ({"queue": {"priority_levels": ["High"]}}, "queue.priority_levels.0"),
         ({"security": {"api_key_enabled": True}}, "security.api_keys"),
         ({"security": {"jwt_enabled": True}}, "security.jwt_secret"),
-        ({"security": {"encryption_enabled": True, "encryption_key": "k"}}, "security.encryption_enabled"),
+        (
+            {"security": {"encryption_enabled": True, "encryption_key": "k", "encrypt_sensitive_fields": ["ssn"]}},
+            "security.encryption_key",
+        ),
         ({"processing": {"worker_timeout": 0}}, "processing.worker_timeout"),
         ({"processing": {"worker_timeout": 1e30}}, "processing.worker_timeout"),
         ({"processing": {"batch_size": True}}, "processing.batch_size"),

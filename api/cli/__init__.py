@@ -15,6 +15,7 @@ from api.cli import (
     checking,
     comparing,
     configuring,
+    decrypting,
     demo,
     exits,
     flushing,
@@ -79,6 +80,7 @@ app.command()(tasks.tasks)
 app.command()(tasks.show)
 app.command()(comparing.diff)
 app.command()(checking.check)
+app.command()(decrypting.decrypt)
 app.command()(flushing.flush)
 app.command()(autoscaling.autoscale)
 app.command()(generate.generate)
@@ -87,6 +89,7 @@ app.command()(torturing.torture)
 app.add_typer(config, name="config")
 config.command()(configuring.check)
 config.command()(configuring.show)
+config.command()(decrypting.new_key)
 
 
 def main() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from api.cli.exits import ExitCode, fail
 from api.cli.settings import settings
+
+if TYPE_CHECKING:
+    from jobs.config import Config
 
 
 def diff(
@@ -28,8 +31,8 @@ def diff(
     if entry.status != "done" or place is None or place.original is None:
         why = "only a done document whose files are here can be compared."
         fail(f"{entry.id} is {entry.status}, and {why}", ExitCode.NOT_WELL)
-    original = _text(place.original)
     result = published(place.report)
+    original = _original(place.original, settings(context).config)
     if as_json:
         receipt = {"id": entry.id, "quality": result.quality, "repairs": result.repairs}
         print_json({**receipt, "original": original, "published": result.text})
@@ -45,9 +48,20 @@ def diff(
         out.print(f"{repair['step']}: {repair['code']}{at}")
 
 
-def _text(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read().decode("utf-8", "backslashreplace")
+def _original(path: str, config: Config) -> str:
+    """The original's text, with `***` for what is sensitive in it."""
+    from ingest.spool.originals import read_original
+    from jobs.reading import Reader
+    from jobs.sealing import Seal, WrongKey, sealing_of
+
+    keys = config.security.encryption_keys
+    try:
+        raw = read_original(path, Seal(keys) if keys else None)
+    except WrongKey as error:
+        fail(f"{path}: {error}", ExitCode.NOT_WELL)
+    text = raw.decode("utf-8", "backslashreplace")
+    sealing = sealing_of(config.security)
+    return sealing.hidden(text, Reader(config.processing, config.intake).look(raw).text) if sealing else text
 
 
 def _lines(original: str, published: str) -> list[Any]:

@@ -11,6 +11,7 @@ from ingest.spool import Folders
 from ingest.spool.committing import SIDECAR
 from ingest.spool.renaming import NAME_BYTES, with_id, within
 from jobs.document import Status
+from jobs.sealing import masked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +49,8 @@ class Published(msgspec.Struct):
 
     @property
     def text(self) -> str:
-        """The document, laid out."""
-        return msgspec.json.format(bytes(self.document), indent=2).decode("utf-8", "backslashreplace")
+        """The document, laid out, with `***` for what is sealed in it."""
+        return msgspec.json.format(masked(bytes(self.document)), indent=2).decode("utf-8", "backslashreplace")
 
 
 def published(report: str) -> Published:

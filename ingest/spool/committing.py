@@ -18,6 +18,7 @@ import msgspec
 from ingest.files import read_whole, write_file
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
+from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
 from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.clock import rfc3339
@@ -26,6 +27,7 @@ from jobs.evidence import Evidence
 from jobs.faults import FaultPoint, no_faults
 from jobs.outcome import Outcome, Read
 from jobs.receipt import Envelope, Position, Repair, Warned
+from jobs.sealing import Seal
 
 SIDECAR = ".error.json"
 _FOLDERS_REMEMBERED = 1000
@@ -103,6 +105,7 @@ class _Step:
     report: str  # where the result or the error report goes
     home: str  # where the original goes
     unfinished: str | None  # the hidden file; None when the report is in place already
+    sealed: str | None = None  # the hidden file of the sealed original, where originals are sealed
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class Written:
     @property
     def to_sync(self) -> bool:
         """Whether anything was written."""
-        return any(step.unfinished for step in self.steps)
+        return any(step.unfinished or step.sealed for step in self.steps)
 
     @property
     def documents(self) -> int:
@@ -148,11 +151,14 @@ class Commit:
         claims: Claims,
         at: FaultPoint = no_faults,
         sync: Callable[[str], None] = sync_all,
+        seal: Seal | None = None,
     ) -> None:
+        """`seal`: originals are sealed with it."""
         self._folders = folders
         self._claims = claims
         self._at = at
         self._sync = sync
+        self._seal = seal
         self._manifests: dict[str, dict[str, Claim]] = {}
         self._left: dict[str, int] = {}
         self._made: set[str] = set()
@@ -215,9 +221,8 @@ class Commit:
     def undo(self, written: Written) -> None:
         """Remove what was written and will not be placed."""
         for step in written.steps:
-            if step.unfinished:
-                with contextlib.suppress(OSError):
-                    os.unlink(step.unfinished)
+            _remove(step.unfinished)
+            _remove(step.sealed)
         self._made.clear()
         self._end(written)
 
@@ -250,11 +255,17 @@ class Commit:
             try:
                 write_file(unfinished, content, 0o644, fresh=False, sync=False)
             except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(unfinished)
+                _remove(unfinished)
+                raise
+        sealed = None
+        if self._seal:
+            try:
+                sealed = seal_beside(original, home, claim.id, self._seal)
+            except OSError:
+                _remove(unfinished)
                 raise
         self._planned.update((report, home))
-        return _Step(outcome, claim, original, report, home, unfinished)
+        return _Step(outcome, claim, original, report, home, unfinished, sealed)
 
     def _put_back(self, outcome: Outcome, claim: Claim, original: str) -> Committed:
         watch = claim.watch if claim.watch in self._folders.watch else self._folders.watch[0]
@@ -270,16 +281,22 @@ class Commit:
             rename_new(step.unfinished, step.report)
         self._at("commit.report_in_place")
         try:
-            rename_new(step.original, step.home)
+            self._put_to_rest(step)
         except FileNotFoundError:  # its folder was removed since it was made
             os.makedirs(os.path.dirname(step.home), exist_ok=True)
-            rename_new(step.original, step.home)
+            self._put_to_rest(step)
         self._at("commit.original_moved")
         group = step.outcome.claim
         if group in self._left:
             self._left[group] -= 1
         place = step.report if step.outcome.kind == "done" else step.home
         return Committed(step.outcome, _final(step.outcome), step.claim, place)
+
+    def _put_to_rest(self, step: _Step) -> None:
+        if self._seal is None:
+            rename_new(step.original, step.home)
+        else:
+            put_to_rest(step.original, step.home, step.claim.id, step.sealed, self._at)
 
     def _places(self, claim: Claim, reports: str, homes: str, ending: str) -> tuple[str, str, bool]:
         """Where a document's report and original go, and whether the report is there already (a crash came between).
@@ -299,7 +316,8 @@ class Commit:
                 continue  # a document was once called what is a folder now
             if os.path.lexists(report):
                 if _is_of(report, claim.id):
-                    free = not os.path.lexists(home)  # nobody here takes it, but somebody else might have
+                    # Nobody here takes it, but somebody else might have; or it is there already, sealed.
+                    free = not os.path.lexists(home) or (self._seal is not None and is_at_rest(home, claim.id))
                     return report, home if free else with_id(home, claim.id), True
                 continue
             if not os.path.lexists(home):
@@ -340,6 +358,12 @@ class Commit:
                     self._claims.remove_group(group)
 
 
+def _remove(path: str | None) -> None:
+    if path:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def _final(outcome: Outcome) -> Status:
     return Status.DONE if outcome.kind == "done" else Status.REJECTED
 
@@ -374,7 +398,8 @@ def _fit(report: str, home: str) -> bool:
     if max(len(report), len(home)) < PATH_BYTES // 8:
         return True  # however many bytes its characters have
     unfinished = os.path.join(os.path.dirname(report), f".{'0' * 26}.tmp")
-    return max(len(os.fsencode(path)) for path in (report, home, unfinished)) <= PATH_BYTES
+    sealed = hidden_beside(home, "0" * 26)
+    return max(len(os.fsencode(path)) for path in (report, home, unfinished, sealed)) <= PATH_BYTES
 
 
 _VALID = Read()

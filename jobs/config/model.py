@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from jobs.config.sealing import split_keys
+
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -196,8 +198,14 @@ class Security(_Part, frozen=True):
     jwt_secret: str = ""
     jwt_expiration: Positive = 3600
     encryption_enabled: bool = False
-    encryption_key: str = ""
+    encryption_key: str | list[str] = ""
     encrypt_sensitive_fields: list[Text] = []
+    encrypt_originals: bool = False
+
+    @property
+    def encryption_keys(self) -> tuple[str, ...]:
+        """The keys that open what is sealed; the first one seals."""
+        return split_keys(self.encryption_key)
 
 
 class Deployment(_Part, frozen=True):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jsonschema_rs
 import msgspec
 
-from jobs import __version__
 from jobs.config.address import sentinel_address
-from jobs.config.model import Config
+from jobs.config.model import Config, Security
+from jobs.config.sealing import FIELD, KEY, is_field, is_key
 from jobs.schemas import Schema, SchemaProblem
 
 DEFAULT_FILE = "scheduler_config.json"
@@ -150,11 +150,24 @@ def check(config: Config) -> Iterator[Problem]:
         yield Problem("security.api_keys", "no key", "at least one key, since security.api_key_enabled is true")
     if security.jwt_enabled and not security.jwt_secret:
         yield Problem("security.jwt_secret", "nothing", "a secret, since security.jwt_enabled is true")
-    if security.encryption_enabled:
-        # Accepting the key and writing plain text would break a promise, so the key is refused until it is kept.
-        yield Problem(
-            "security.encryption_enabled", "true", f"false: version {__version__} does not encrypt fields yet"
-        )
+    yield from _sealing_problems(security)
+
+
+def _sealing_problems(security: Security) -> Iterator[Problem]:
+    if not security.encryption_enabled:
+        return
+    keys = security.encryption_keys
+    if not all(is_key(key) for key in keys):
+        yield Problem("security.encryption_key", '"(hidden)"', KEY)
+    for field in security.encrypt_sensitive_fields:
+        if not is_field(field):
+            yield Problem("security.encrypt_sensitive_fields", json.dumps(field), FIELD)
+    if not keys:
+        allowed = f"{KEY}, since security.encryption_enabled is true"
+        yield Problem("security.encryption_key", "nothing", allowed)
+    if not (security.encrypt_sensitive_fields or security.encrypt_originals):
+        allowed = "the names of fields (or security.encrypt_originals), since security.encryption_enabled is true"
+        yield Problem("security.encrypt_sensitive_fields", "[]", allowed)
 
 
 def _folder_problems(config: Config) -> Iterator[Problem]:

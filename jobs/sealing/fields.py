@@ -1,0 +1,130 @@
+"""Where in a JSON text the sensitive values stand.
+
+The text is walked token by token, not parsed: what is replaced is exact to the byte, the rest of the text stays as it
+was written, and a key that occurs twice is found twice.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
+_ESCAPE = b"\\u"  # a key may be written with these, and is found all the same
+_OPEN, _CLOSE = b"{[", b"}]"
+
+_Step = str | int
+_Path = tuple[str, ...]
+
+
+class Fields:
+    """Sensitive fields: names (at any depth) and JSON pointers (RFC 6901), both whatever their case.
+
+    A pointer is a whole path, from the top: `/patient/contacts/0/phone`.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._pointers = frozenset(_path(field) for field in fields if field.startswith("/"))
+        self._names = frozenset(field.casefold() for field in fields if not field.startswith("/"))
+        self._clues = [name.encode() for name in self._names]
+        self._clues += [pointer[-1].encode() for pointer in self._pointers if not pointer[-1].isdigit()]
+        self._has_indexes = any(pointer[-1].isdigit() for pointer in self._pointers)
+
+    def spans(self, text: bytes) -> Iterator[tuple[int, int]]:
+        """The beginning and the end of each sensitive value in `text`, which is valid JSON; the outermost ones."""
+        if not self._may_hold(text):
+            return
+        path: list[_Step] = []
+        at_key = False
+        begin, depth = 0, 0  # of the sensitive object or list that the walk is inside of
+        for match in _TOKEN.finditer(text):
+            mark = text[match.start()]
+            if depth:
+                depth += (mark in _OPEN) - (mark in _CLOSE)
+                if not depth:
+                    yield begin, match.end()
+            elif mark == b":"[0]:
+                at_key = False
+            elif mark == b","[0]:
+                at_key = isinstance(path[-1], str)
+                if isinstance(path[-1], int):
+                    path[-1] += 1
+            elif mark in _CLOSE:
+                path.pop()
+            elif at_key:
+                path[-1] = _key(match[0])
+            elif self._is_sensitive(path):
+                begin = match.start()
+                if mark in _OPEN:
+                    depth = 1
+                else:
+                    yield begin, match.end()
+            elif mark in _OPEN:
+                path.append("" if mark == b"{"[0] else 0)
+                at_key = mark == b"{"[0]
+
+    def replace(self, text: bytes, change: Callable[[bytes], bytes]) -> bytes:
+        """`text` with each sensitive value changed, and nothing else; the same object when there is none."""
+        return replace(text, self.spans(text), change)
+
+    def without(self, value: Any) -> Any:
+        """`value`, a parsed document, without its sensitive members."""
+        return self._without(value, [])
+
+    def _without(self, value: Any, path: list[_Step]) -> Any:
+        if isinstance(value, dict):
+            kept = {}
+            for key, member in value.items():
+                inner = [*path, key.casefold()]
+                if not self._is_sensitive(inner):
+                    kept[key] = self._without(member, inner)
+            return kept
+        if isinstance(value, list):
+            members = ((member, [*path, index]) for index, member in enumerate(value))
+            return [self._without(member, where) for member, where in members if not self._is_sensitive(where)]
+        return value
+
+    def _is_sensitive(self, path: Sequence[_Step]) -> bool:
+        if not path:
+            return False
+        if path[-1] in self._names:
+            return True
+        return bool(self._pointers) and tuple(str(step) for step in path) in self._pointers
+
+    def _may_hold(self, text: bytes) -> bool:
+        """Whether a field may be there: most texts that hold none are told so at once."""
+        if self._has_indexes or _ESCAPE in text:
+            return True
+        folded = text.lower() if text.isascii() else text.decode("utf-8", "surrogatepass").casefold().encode()
+        return any(clue in folded for clue in self._clues)
+
+
+def strings(text: bytes) -> Iterator[tuple[int, int]]:
+    """The beginning and the end of each string in a JSON text, keys too."""
+    return (match.span() for match in _TOKEN.finditer(text) if text[match.start()] == b'"'[0])
+
+
+def scalars(text: bytes) -> Iterator[bytes]:
+    """The strings and the numbers of a JSON text, each as it is written there."""
+    return (match[0] for match in _TOKEN.finditer(text) if text[match.start()] not in b"{}[],:")
+
+
+def replace(text: bytes, spans: Iterator[tuple[int, int]], change: Callable[[bytes], bytes]) -> bytes:
+    """`text` with what stands in `spans` changed; the same object when there are none."""
+    pieces: list[bytes] = []
+    end = 0
+    for begin, after in spans:
+        pieces += (text[end:begin], change(text[begin:after]))
+        end = after
+    return b"".join([*pieces, text[end:]]) if pieces else text
+
+
+def _key(token: bytes) -> str:
+    """A key, whatever its case."""
+    key = msgspec.json.decode(token, type=str) if b"\\" in token else token[1:-1].decode()
+    return key.casefold()
+
+
+def _path(pointer: str) -> _Path:
+    return tuple(step.replace("~1", "/").replace("~0", "~").casefold() for step in pointer[1:].split("/"))
