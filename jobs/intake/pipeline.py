@@ -62,7 +62,7 @@ def read(raw: bytes, limits: Limits, mending: Mending | None = None, *, opens: b
             raise
         reading = replace(_read_loosely(raw, limits, mending, refusal), refusal=refusal)
     else:
-        twins = (_TWINS,) if strict.has_twins(text) else ()
+        twins = (_TWINS,) if strict.has_twins(text, value) else ()
         reading = Reading(text, value, Quality.VALID, warnings=twins)
         if opens and envelope.is_envelope(value):
             return _answer(value, limits, mending)
@@ -133,8 +133,8 @@ def _read_loosely(raw: bytes, limits: Limits, mending: Mending, refusal: Refused
             draft = plain
         found = isolate(draft)
         if (plain := unescaped(found.draft)) is not None:
-            found = replace(found, draft=plain)
-        if (reading := _as_it_is(found.draft)) is not None:
+            found = replace(found, draft=plain, value=None)
+        if (reading := _as_it_is(found.draft, found.value)) is not None:
             return reading
         return _mended(found, mending)
     except Refused as error:
@@ -143,17 +143,17 @@ def _read_loosely(raw: bytes, limits: Limits, mending: Mending, refusal: Refused
         raise
 
 
-def _as_it_is(draft: Draft) -> Reading | None:
-    """The reading of a draft that has become strict."""
+def _as_it_is(draft: Draft, value: Any = None) -> Reading | None:
+    """The reading of a draft that has become strict; of `value`, where that is known to be what it says."""
     text = draft.text.strip().encode()
     try:
-        value = strict.value_of(text)
+        value = strict.value_of(text) if value is None else value
     except ValueError:
         return None
     if not isinstance(value, dict | list):
         return None
     quality = Quality.TRUNCATED if draft.cut else Quality.REPAIRED
-    warnings = (_TWINS,) if strict.has_twins(text) else ()
+    warnings = (_TWINS,) if strict.has_twins(text, value) else ()
     # Python takes more characters for white space than JSON does.
     repairs = draft.repairs or (draft.receipt("unwrap", "white_space", 0, "", ""),)
     return Reading(text, value, quality, repairs, warnings)

@@ -97,8 +97,10 @@ def check_depth(raw: bytes, text: bytes, limit: int) -> None:
         raise Refused(Code.TOO_DEEP, f"The JSON nests deeper than {limit} levels.", place)
 
 
-def has_twins(text: bytes) -> bool:
-    """Whether an object in strict JSON `text` has a key more than once."""
+def has_twins(text: bytes, value: Any) -> bool:
+    """Whether an object in strict JSON `text`, which stands for `value`, has a key more than once."""
+    if len(text) > _LARGE:  # a second value beside the first may take ten times the text's memory
+        return members(value) < sum(match.lastindex is not None for match in _KEY_OR_STRING.finditer(text))
     try:
         jiter.from_json(text, catch_duplicate_keys=True, cache_mode="none")
     except ValueError as error:
@@ -111,6 +113,24 @@ def has_twins(text: bytes) -> bool:
     except _Twins:
         return True
     return False
+
+
+_LARGE = 1024 * 1024
+_KEY_OR_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"\s*+(:)?', re.DOTALL)
+
+
+def members(value: Any) -> int:
+    """The number of members of all objects in `value`."""
+    count = 0
+    pending = [value]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, dict):
+            count += len(each)
+            pending += (inner for inner in each.values() if isinstance(inner, dict | list))
+        elif isinstance(each, list):
+            pending += (inner for inner in each if isinstance(inner, dict | list))
+    return count
 
 
 class _Twins(Exception):

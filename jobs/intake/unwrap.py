@@ -7,6 +7,7 @@ receipt, and may hold no brackets: where there is more than one value, or source
 import json
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from jobs.codes import Code
 from jobs.intake import brackets, fences, outside
@@ -48,6 +49,7 @@ class Found:
 
     draft: Draft
     mendable: bool = True
+    value: dict[str, Any] | list[Any] | None = None  # where it has been read already
 
 
 def isolate(draft: Draft) -> Found:
@@ -84,13 +86,14 @@ def _fenced(draft: Draft) -> Found | None:
     rest = "\n".join(text[start:end] for start, end in fences.gaps(blocks, len(text)))
     if not outside.is_talk(rest, "") or any(other.kind not in fences.DATA for other in blocks if other != block):
         raise Refused(Code.INVALID_JSON, "Beside the fenced block there is something else than talk.")
-    return _in_block(fences.content(draft, block), block.kind)
+    part = fences.content(draft, block)
+    return _in_block(part, block.kind, values[0] if values[0] is not None else document_of(part.text))
 
 
-def _in_block(part: Draft, kind: str) -> Found:
-    """The value in the content of a block."""
-    if document_of(part.text) is not None:
-        return Found(part)
+def _in_block(part: Draft, kind: str, value: dict[str, Any] | list[Any] | None) -> Found:
+    """The value in the content of a block, which is `value` where that is strict."""
+    if value is not None:
+        return Found(part, value=value)
     if kind not in fences.DATA | fences.LITERALS:
         raise Refused(Code.INVALID_JSON, f"The fenced block is {kind}, not JSON.")
     if (assigned := _assigned(part)) is not None:
