@@ -174,6 +174,7 @@ def _idle(folder: Path, quick: bool, seconds: float) -> None:
 def _intake(folder: Path, quick: bool) -> None:
     section = Section(machine=describe(folder))
     section.rates = intakes.rates(3 if quick else 15)
+    section.drained = [drain.drain(PROJECT, 2000 if quick else 20_000, folder)]
     _finish("intake", section, quick)
 
 

@@ -10,6 +10,8 @@ from benchmarks.corpus import document
 from jobs import intake
 from jobs.intake import strict
 
+IN_INGEST = "guards and strict, as in ingest"
+IN_WORKER = "whole, as in a worker (twin keys, too)"
 _DOCUMENTS = 2000
 _ROUNDS = 15
 _LIMITS = intake.Limits(16 * 1024 * 1024, 200)
@@ -29,9 +31,9 @@ def rates(rounds: int = _ROUNDS) -> list[Rate]:
     fenced = [b"```json\n" + raw + b"\n```" for raw in raws[:200]]
     slipped = [raw.rstrip()[:-1] + b",}" for raw in raws[:200]]
     steps: dict[str, tuple[Callable[[bytes], object], list[bytes]]] = {
-        "guards and strict, as in ingest": (lambda raw: strict.read(raw, _LIMITS), raws),
+        IN_INGEST: (lambda raw: strict.read(raw, _LIMITS), raws),
         "the same with the SHA-256": (_with_hash, raws),
-        "whole, as in a worker (twin keys, too)": (lambda raw: intake.read(raw, _LIMITS), raws),
+        IN_WORKER: (lambda raw: intake.read(raw, _LIMITS), raws),
         "whole, the document in a fence": (lambda raw: intake.read(raw, _LIMITS), fenced),
         "whole, a comma too many": (lambda raw: intake.read(raw, _LIMITS), slipped),
         "for comparison: msgspec alone": (msgspec.json.decode, raws),

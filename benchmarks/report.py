@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks import envs
 from benchmarks.contenders import PEER_KINDS, PROJECT
 from benchmarks.drain import Drained
+from benchmarks.intake import IN_INGEST, IN_WORKER
 from benchmarks.latency import Latency, summary
 from benchmarks.results import Section, kept, report_path
 
@@ -204,7 +205,22 @@ def _intake(section: Section) -> list[str]:
         for each in section.rates
     ]
     said = "One process, in memory; the best of several interleaved rounds, since others use the machine, too."
-    return [*_head("Intake alone", section), said, _table(["step", "bytes", "docs/s", "µs a document"], rows)]
+    table = _table(["step", "bytes", "docs/s", "µs a document"], rows)
+    return [*_head("Intake alone", section), said, table, *_share_of_intake(section)]
+
+
+def _share_of_intake(section: Section) -> list[str]:
+    """What part of the CPU time of a whole run intake takes: once in ingest, once in a worker."""
+    each = {rate.step: 1e6 / rate.per_second for rate in section.rates}
+    intake = each[IN_INGEST] + each[IN_WORKER]
+    said = []
+    for run in section.drained:
+        whole = 1e6 * sum(run.cpu.values()) / run.documents
+        said.append(
+            f"Of the whole path it takes {intake / whole:.1%}: {intake:.1f} µs of the {whole:,.0f} µs of CPU time that "
+            f"all processes together spend on a document ({run.documents:,} documents, drained in the same run)."
+        )
+    return said
 
 
 def _grouped(runs: Iterable[Drained]) -> dict[str, list[Drained]]:
