@@ -157,5 +157,10 @@ def _named(part: bytes) -> str:
 
 def parts_of(raw: bytes, source: str, limits: intake.Limits, most: int) -> list[bytes]:
     """The documents to take a file apart into; empty where it is one document. Raises `intake.Refused`: too many."""
-    parts = intake.split(raw, source, limits, most)
+    try:
+        parts = intake.split(raw, source, limits, most)
+    except intake.Refused:
+        raise
+    except Exception:  # a fault of ours: as one document it gets to a worker, where it holds nobody else up
+        return []
     return parts if len(parts) > 1 or (intake.is_by_line(source) and intake.is_text(parts[0])) else []

@@ -55,7 +55,13 @@ class Reader:
 
     def look(self, raw: bytes) -> Reading:
         """The document in `raw`, whatever may pass. Raises `Refused`."""
-        return intake.read(raw, self._limits, self._mending)
+        try:
+            return intake.read(raw, self._limits, self._mending)
+        except (Refused, MemoryError):
+            raise
+        except Exception as error:  # nobody has thought of such a text
+            said = f"Intake could not cope with this text ({type(error).__name__}), which is a fault of the scheduler."
+            raise Refused(Code.INVALID_JSON, f"{said} Please report it, with the original.") from error
 
     def admit(self, reading: Reading, route: Route | None = None) -> Reading:
         """`reading`, perhaps with warnings. Raises `Refused` when its quality does not pass on `route` (None: by the

@@ -314,3 +314,38 @@ def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
     for part in split(raw, "a.jsonl", LIMITS):
         outcome(part)
     assert time.monotonic() - began < 5
+
+
+_ENVELOPES = [
+    (
+        b'{"custom_id": "a", "response": {"status_code": 200, "body": {"model": "m", "choices": [{"message": {"content": '
+        b'"{}", "refusal": null, "tool_calls": []}, "finish_reason": "stop"}]}}, "error": null}'
+    ),
+    (
+        b'{"custom_id": "a", "response": {"status_code": 200, "body": {"status": "incomplete", "incomplete_details": '
+        b'{"reason": "x"}, "output": [{"type": "message", "content": [{"type": "output_text", "text": "[1]"}]}]}}}'
+    ),
+    (
+        b'{"custom_id": "a", "result": {"type": "succeeded", "message": {"model": "m", "stop_reason": "end_turn", '
+        b'"content": [{"type": "text", "text": "{}"}]}}}'
+    ),
+]
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, member in inner for place in _leaves(member, (*path, key)))]
+
+
+@pytest.mark.parametrize("line", _ENVELOPES)
+@pytest.mark.parametrize("wrong", [None, 0, 1.5, True, "x", [], {}, [[]], [{}], {"a": {}}], ids=repr)
+def test_an_envelope_with_anything_in_any_place_is_read_or_refused(line: bytes, wrong: Any) -> None:
+    for path in _leaves(json.loads(line))[1:]:
+        whole = json.loads(line)
+        place = whole
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = wrong
+        raw = json.dumps(whole).encode()
+        assert split(raw, "a.jsonl", LIMITS)
+        outcome(raw)

@@ -12,7 +12,8 @@ from jobs.intake.refusal import Refused
 from jobs.intake.strict import value_of
 from jobs.receipt import Envelope
 
-_TOO_LONG = frozenset({"length", "max_tokens", "max_output_tokens", "model_context_window_exceeded"})
+# A tuple, not a set: what is looked for in it may be any JSON value.
+_TOO_LONG = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")
 
 
 @dataclass(frozen=True)

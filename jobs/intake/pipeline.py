@@ -95,6 +95,8 @@ def guess(raw: bytes, limits: Limits) -> Any:
         return read(raw, limits, Mending(max_bytes=0)).value
     except Refused:
         return None
+    except Exception:  # a fault of ours: the worker comes upon it too, where it holds nobody else up
+        return None
 
 
 _TWINS = Warned("duplicate_key", "An object has a key more than once; the last one counts.")
