@@ -168,7 +168,9 @@ def test_a_mutation_never_yields_words_that_were_not_there(document: dict[str, A
         )
     found = outcome(text.encode())
     if isinstance(found, Reading) and found.quality is not Quality.VALID:
-        known = max(words.coverage(each, found.text.decode())[1] for each in (text, text.replace("\\", " ")))
+        # With a quote missing, what looks like an escape or a comment may be text.
+        as_text = re.sub(r"[\\#/]", " ", text)
+        known = max(words.coverage(each, found.text.decode())[1] for each in (text, as_text))
         assert known >= 0.97, (text, found.text)
         json.loads(found.text)
 
@@ -318,8 +320,8 @@ def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
 
 _ENVELOPES = [
     (
-        b'{"custom_id": "a", "response": {"status_code": 200, "body": {"model": "m", "choices": [{"message": {"content": '
-        b'"{}", "refusal": null, "tool_calls": []}, "finish_reason": "stop"}]}}, "error": null}'
+        b'{"custom_id": "a", "response": {"status_code": 200, "body": {"model": "m", "choices": [{"message": {'
+        b'"content": "{}", "refusal": null, "tool_calls": []}, "finish_reason": "stop"}]}}, "error": null}'
     ),
     (
         b'{"custom_id": "a", "response": {"status_code": 200, "body": {"status": "incomplete", "incomplete_details": '
