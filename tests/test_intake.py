@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
