@@ -341,7 +341,7 @@ class Collector:
                 "Task completed: %s (%s, %s). Processing time: %.3f s",
                 source,
                 done.id,
-                done.priority,
+                done.route.priority,
                 done.seconds,
                 extra=extra,
             )
@@ -390,13 +390,13 @@ def _origin(committed: Committed) -> ledger.Fields:
     if claim is None:
         return {}
     return {
-        "priority": done.priority,
-        "queue": done.queue,
-        "handler": done.handler,
+        "priority": done.route.priority,
+        "queue": done.route.queue,
+        "handler": done.route.handler,
         "source": claim.source,
         "size": claim.seen.size,
         "received_at": int(claim.received_at * 1000),
-        "reasons": done.reasons,
+        "reasons": done.route.reasons,
     }
 
 

@@ -224,8 +224,8 @@ class Ingest:
             found = self._finder.look(*place)
             if found is None:
                 continue
-            route = self._router.route(found.value)
-            level = route.priority
+            route = None if full else self._route(found)  # it costs more than to learn the level alone
+            level = route.priority if route else self._level(found)
             # In turns, a newcomer has to queue up behind those who wait.
             in_turn = came is Came.HELD or not (self._held.fair and self._held.waits(level))
             if came is Came.NEWEST:
@@ -235,7 +235,7 @@ class Ingest:
                 self._hurries = not hurried
             if room[level] > 0 and in_turn:
                 room = self._less(room, level)
-                ready.append((found, route))
+                ready.append((found, route or self._route(found)))
                 size += len(found.raw) + OVERHEAD_BYTES
                 if len(ready) >= GROUP or size >= most:
                     break
@@ -246,6 +246,12 @@ class Ingest:
         if ready:
             self._claim(ready, load)
         return bool(ready) or (looked > 0 and not full)
+
+    def _route(self, found: Ready) -> Route:
+        return self._router.route(found.value, found.found.source, found.found.seen.size)
+
+    def _level(self, found: Ready) -> str:
+        return self._router.level(found.value, found.found.source, found.found.seen.size)
 
     def _hear(self) -> None:
         """Add what has been hinted at, and what has settled, to the files to look at next."""

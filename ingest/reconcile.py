@@ -163,8 +163,7 @@ class Reconcile:
         part: list[Submitted] = []
         size = 0
         for claim in lost:
-            raw = b""
-            value = None
+            raw, value, complete = b"", None, True
             if not claim.code:
                 try:
                     raw = self._claims.read(group, claim.id)
@@ -172,11 +171,12 @@ class Reconcile:
                     continue  # committed meanwhile
                 complete, value = intake.glance(raw, claim.source, self._limits)
                 value = value if complete else intake.guess(raw, self._limits)
-                if parts := self._apart(raw, claim, complete=complete):
-                    self._splitter.take_apart(group, claim, parts)
-                    self._submitter.record_split(claim, self._router.route(value), len(parts))
-                    continue
-            part.append(Submitted(group, claim, raw, self._router.route(value)))
+            route = self._router.route(value, claim.source, claim.seen.size)
+            if not claim.code and (parts := self._apart(raw, claim, complete=complete)):
+                self._splitter.take_apart(group, claim, parts)
+                self._submitter.record_split(claim, route, len(parts))
+                continue
+            part.append(Submitted(group, claim, raw, route))
             size += len(raw)
             if len(part) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
                 yield part

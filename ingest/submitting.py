@@ -157,7 +157,7 @@ def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
 def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
     queues: dict[str, list[Outcome]] = {}
     for each in outcomes:
-        queues.setdefault(each.queue, []).append(each)
+        queues.setdefault(each.route.queue, []).append(each)
     return queues
 
 
@@ -168,10 +168,7 @@ def _refusal(claim: Claim, packet: Packet, now: float) -> Outcome:
         claim=packet.claim,
         attempts=0,
         completed_at=now,
-        priority=packet.route.priority,
-        queue=packet.route.queue,
-        handler=packet.route.handler,
-        reasons=packet.route.reasons,
+        route=packet.route,
         code=claim.code or "",
         message=claim.message or "",
     )

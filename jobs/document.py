@@ -38,6 +38,8 @@ class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """Where a document goes and why. `reasons` says which rule decided, in words.
 
     `schema` names the JSON Schema that it has to fit, `accept` the qualities that pass; empty: the configuration's.
+    `country` is an ISO 3166 code, `industry` an ISIC section and division (`K64`, `K`) or the operator's own label,
+    `language` an ISO 639 code; empty: not known. `tags` are what rules put on it.
     """
 
     priority: str
@@ -46,6 +48,11 @@ class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     reasons: list[str]
     schema: str = ""
     accept: list[str] = []
+    tags: list[str] = []
+    country: str = ""
+    city: str = ""
+    industry: str = ""
+    language: str = ""
 
 
 class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from jobs.document import Route
 from jobs.evidence import Evidence
 from jobs.grouping import bounded
 from jobs.receipt import Envelope, Position, Repair, Warned
@@ -47,10 +48,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     claim: str
     attempts: int
     completed_at: float
-    priority: str
-    queue: str
-    handler: str
-    reasons: list[str]
+    route: Route
     result: bytes = b""
     code: str = ""
     message: str = ""

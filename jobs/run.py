@@ -310,17 +310,13 @@ class Runner:
         rejection: Rejection | None = None,
         read: Read | None = None,
     ) -> Outcome:
-        route = packet.route
         return Outcome(
             kind=kind,
             id=packet.id,
             claim=packet.claim,
             attempts=packet.attempts + 1,
             completed_at=self._clock.now(),
-            priority=route.priority,
-            queue=route.queue,
-            handler=route.handler,
-            reasons=route.reasons,
+            route=packet.route,
             result=result,
             code=rejection.code if rejection else "",
             message=rejection.message if rejection else "",

@@ -140,6 +140,12 @@ class Fleet:
                 "retry_attempts": 2,
             },
             "queue": {"type": "redis", "redis_url": server.url},
+            # A second and 150 MB at each start of ingest, which only tests of them have to pay.
+            "intelligent_routing": {
+                "geo_detection": False,
+                "industry_classification": False,
+                "language_detection": False,
+            },
         }
 
     def configure(self, **parts: Any) -> "Fleet":

@@ -661,17 +661,14 @@ class Ends:
                 claim=group,
                 attempts=1,
                 completed_at=now,
-                priority=one.route.priority,
-                queue=one.route.queue,
-                handler="default",
-                reasons=[],
+                route=one.route,
                 result=b"1",
             )
             for each, one in zip(claims, packets, strict=True)
         ]
         submission.record(redis, Status.STARTED, now, packets, [1] * 3)  # type: ignore[arg-type]
         for part in (outcomes[:2], outcomes[2:]):
-            redis.xadd(outcome.stream(part[0].queue), {outcome.FIELD: outcome.encode(part)})
+            redis.xadd(outcome.stream(part[0].route.queue), {outcome.FIELD: outcome.encode(part)})
 
     def are_told(self) -> bool:
         streams = [outcome.stream(level) for level in LEVELS]

@@ -16,6 +16,7 @@ from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 from jobs import condition, outcome
 from jobs.condition import Condition
 from jobs.connection import explain
+from jobs.document import Route
 from jobs.outcome import Outcome
 from jobs.process import Outage
 from jobs.room import FinishingRedis
@@ -190,8 +191,8 @@ def test_a_job_of_large_results_goes_on_in_parts(fleet: Fleet, redis: Redis) -> 
 def test_outcomes_are_parted_by_their_size() -> None:
     def done(size: int) -> Outcome:
         return Outcome(
-            kind="done", id="i", claim="c", attempts=1, completed_at=0.0, priority="p", queue="q", handler="h",
-            reasons=[], result=b"x" * size,
+            kind="done", id="i", claim="c", attempts=1, completed_at=0.0, result=b"x" * size,
+            route=Route(priority="p", queue="q", handler="h", reasons=[]),
         )  # fmt: skip
 
     outcomes = [done(size) for size in (3, 4, 5, 20, 1, 1)]

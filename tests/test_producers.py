@@ -9,6 +9,7 @@ from redis import Redis
 
 from ingest.baselines import Baselines
 from jobs import producers
+from jobs.document import Route
 from jobs.outcome import Outcome, Read
 from jobs.producers import Came, Share
 from jobs.receipt import Repair
@@ -23,10 +24,7 @@ def outcome(read: Read | None = None, code: str = "") -> Outcome:
         claim="1" * 26,
         attempts=1,
         completed_at=NOON,
-        priority="low",
-        queue="low",
-        handler="default",
-        reasons=[],
+        route=Route(priority="low", queue="low", handler="default", reasons=[]),
         code=code,
         read=read,
     )

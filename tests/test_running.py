@@ -67,7 +67,7 @@ def test_done_with_the_handlers_result() -> None:
     text = b' {"n": 12345678901234567890123} '
     done = outcome_of(run(handle, [packet(text, attempts=1)]))
     assert (done.kind, done.result, done.attempts) == ("done", '{"sum":12345678901234567890124,"中":null}'.encode(), 2)
-    assert (done.rq_job_id, done.completed_at, done.reasons) == ("job-1", 1_000_000.0, ["a test"])
+    assert (done.rq_job_id, done.completed_at, done.route.reasons) == ("job-1", 1_000_000.0, ["a test"])
     [(document, context)] = seen
     assert document == {"n": 12345678901234567890123}
     assert (context.attempt, context.source, context.text) == (2, "a.json", text.strip())

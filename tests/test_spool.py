@@ -23,7 +23,7 @@ from ingest.spool.claims import Claim, Seen, put_back
 from ingest.spool.committing import SIDECAR, Commit, Committed
 from ingest.spool.renaming import NAME_BYTES, rename_new, with_id
 from jobs.config import Directories
-from jobs.document import Status, new_id
+from jobs.document import Route, Status, new_id
 from jobs.faults import no_faults
 from jobs.outcome import Outcome, Position
 
@@ -94,10 +94,7 @@ def done(group: str, claim_id: str, result: bytes = b'{"r":1}') -> Outcome:
         claim=group,
         attempts=1,
         completed_at=NOW + 1,
-        priority="medium",
-        queue="medium",
-        handler="default",
-        reasons=["because"],
+        route=Route(priority="medium", queue="medium", handler="default", reasons=["because"]),
         result=result,
     )
 
@@ -109,10 +106,7 @@ def rejected(group: str, claim_id: str) -> Outcome:
         claim=group,
         attempts=1,
         completed_at=NOW + 1,
-        priority="medium",
-        queue="medium",
-        handler="default",
-        reasons=["because"],
+        route=Route(priority="medium", queue="medium", handler="default", reasons=["because"]),
         code="invalid_json",
         message="no",
         position=Position(1, 2, 3),

@@ -1,5 +1,5 @@
 """The router: where a document goes, and why. A pure function of the document and the configuration."""
 
-from ingest.router.routing import Router
+from ingest.router.routing import Routed, Router, reasons_of
 
-__all__ = ["Router"]
+__all__ = ["Routed", "Router", "reasons_of"]

@@ -1,8 +1,10 @@
 """The guide's priority rules: what the document says of itself, else what its text says, else medium."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from ingest.router.text import Text
 
 # What producers write for a level, beside its own name.
 _WORDS = {
@@ -12,11 +14,8 @@ _WORDS = {
     "default": "medium",
     "test": "low",
 }
-_SCANNED_CHARACTERS = 100_000  # a keyword later than this in a long document does not count (any value counts as one)
 # Letters of scripts that separate words; beside any other character (CJK has no spaces) a keyword stands by itself.
 _WORD_CHARACTER = r"[A-Za-z0-9_\u00c0-\u024f\u0300-\u03ff\u0400-\u052f\u1e00-\u1fff]"
-
-_END = object()
 
 
 class PriorityRules:
@@ -27,8 +26,11 @@ class PriorityRules:
         self._urgent = _Keywords(urgent)
         self._low = _Keywords(low)
 
-    def decide(self, document: Any) -> tuple[str, str]:
-        """(priority level, the reason in words) of `document`, a parsed JSON value; None stands for a broken one."""
+    def decide(self, document: Any, text: Text | None = None) -> tuple[str, str]:
+        """(priority level, the reason in words) of `document`, a parsed JSON value; None stands for a broken one.
+
+        `text` is its text, where that is at hand.
+        """
         said = document.get("metadata") if isinstance(document, dict) else None
         said = said.get("priority") if isinstance(said, dict) else None
         if isinstance(said, str):
@@ -36,11 +38,11 @@ class PriorityRules:
             if level:
                 return level, f"metadata.priority is {said.strip()[:40]!r}"
         if document is not None and (self._urgent or self._low):
-            text = " ".join(_texts(document))
-            folded = _folded(text)
-            if (found := self._urgent.found(text, folded)) is not None:
+            whole = (text or Text.of(document)).whole
+            folded = _folded(whole)
+            if (found := self._urgent.found(whole, folded)) is not None:
                 return self._named("high"), f"urgent keyword {found!r} in the text"
-            if (found := self._low.found(text, folded)) is not None:
+            if (found := self._low.found(whole, folded)) is not None:
                 return self._named("low"), f"low-priority keyword {found!r} in the text"
         return self._named("medium"), "no rule applied: the default"
 
@@ -90,24 +92,3 @@ def _whole_words(keywords: Iterable[str]) -> re.Pattern[str] | None:
         after = rf"(?!{_WORD_CHARACTER})" if re.match(_WORD_CHARACTER, keyword[-1]) else ""
         parts.append(before + re.escape(keyword) + after)
     return re.compile("|".join(parts), re.IGNORECASE) if parts else None
-
-
-def _texts(document: Any) -> Iterator[str]:
-    """The strings of a document in order, keys left out and its `metadata` too: they are not its text."""
-    left = _SCANNED_CHARACTERS
-    pending: list[Iterator[Any]] = [iter((document,))]
-    while pending and left > 0:
-        value = next(pending[-1], _END)
-        if value is _END:
-            pending.pop()
-            continue
-        left -= 1
-        if isinstance(value, str):
-            yield value[:left]
-            left -= len(value)
-        elif isinstance(value, dict):
-            top = len(pending) == 1
-            own = (inner for key, inner in value.items() if key != "metadata")
-            pending.append(own if top else iter(value.values()))
-        elif isinstance(value, list):
-            pending.append(iter(value))

@@ -35,9 +35,17 @@ _HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would
 
 
 class ShownRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a document went and why; what is not known of its place, industry and language is left out."""
+
     priority: str
     queue: str
     handler: str
+    schema: str | msgspec.UnsetType = msgspec.UNSET
+    tags: list[str] | msgspec.UnsetType = msgspec.UNSET
+    country: str | msgspec.UnsetType = msgspec.UNSET
+    city: str | msgspec.UnsetType = msgspec.UNSET
+    industry: str | msgspec.UnsetType = msgspec.UNSET
+    language: str | msgspec.UnsetType = msgspec.UNSET
     reasons: list[str]
 
 
@@ -416,7 +424,7 @@ def _result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
                 received_at=rfc3339(claim.received_at),
                 completed_at=rfc3339(outcome.completed_at),
                 attempts=outcome.attempts,
-                priority=outcome.priority,
+                priority=outcome.route.priority,
                 route=_route(outcome),
                 quality=read.quality,
                 repairs=read.repairs,
@@ -462,7 +470,19 @@ def _report(outcome: Outcome, claim: Claim, sha256: str | None) -> bytes:
 
 
 def _route(outcome: Outcome) -> ShownRoute:
-    return ShownRoute(priority=outcome.priority, queue=outcome.queue, handler=outcome.handler, reasons=outcome.reasons)
+    route = outcome.route
+    return ShownRoute(
+        priority=route.priority,
+        queue=route.queue,
+        handler=route.handler,
+        schema=route.schema or msgspec.UNSET,
+        tags=route.tags or msgspec.UNSET,
+        country=route.country or msgspec.UNSET,
+        city=route.city or msgspec.UNSET,
+        industry=route.industry or msgspec.UNSET,
+        language=route.language or msgspec.UNSET,
+        reasons=route.reasons,
+    )
 
 
 def _is_of(report: str, document_id: str) -> bool:

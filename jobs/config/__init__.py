@@ -13,9 +13,12 @@ from jobs.config.model import (
     Processing,
     Queue,
     Routing,
+    Rule,
     Security,
+    Then,
 )
-from jobs.config.reading import ConfigError, Problem, check, find, load
+from jobs.config.problem import Problem
+from jobs.config.reading import ConfigError, check, find, load
 
 __all__ = [
     "Api",
@@ -29,7 +32,9 @@ __all__ = [
     "Processing",
     "Queue",
     "Routing",
+    "Rule",
     "Security",
+    "Then",
     "check",
     "find",
     "load",

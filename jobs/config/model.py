@@ -4,7 +4,7 @@ The JSON Schema that a file is checked against is derived from these structs, so
 Times are in seconds and sizes in bytes unless a name says otherwise.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -21,6 +21,8 @@ Text = Annotated[str, Meta(min_length=1)]
 Level = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 # package.module:function
 Dotted = Annotated[str, Meta(pattern=r"^[A-Za-z_][\w]*(\.[A-Za-z_][\w]*)*:[A-Za-z_][\w]*$")]
+
+Quality = Literal["valid", "repaired", "truncated"]
 
 SPOOL = "./data/llm_generated"
 
@@ -93,9 +95,7 @@ class Processing(_Part, frozen=True):
 class Intake(_Part, frozen=True):
     """What counts as a document, and how far one may be repaired. `schemas` are files of JSON Schema by name."""
 
-    accept: Annotated[list[Literal["valid", "repaired", "truncated"]], Meta(min_length=1)] = msgspec.field(
-        default_factory=lambda: ["valid", "repaired"]
-    )
+    accept: Annotated[list[Quality], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["valid", "repaired"])
     repair_max_bytes: Count = 128 * 1024
     schemas: dict[str, Text] = {}
     schema: Text | None = None
@@ -146,10 +146,36 @@ class PriorityRules(_Part, frozen=True):
 
 
 class Routing(_Part, frozen=True):
+    """`languages` are those that may be expected (None: all that are known); `industry_model` the folder of models
+    that `llmctl router train` made (None: the one that comes with the router)."""
+
     enabled: bool = True
     geo_detection: bool = True
     industry_classification: bool = True
+    language_detection: bool = True
+    languages: Annotated[list[Text], Meta(min_length=1)] | None = None
+    industry_model: Text | None = None
     priority_rules: PriorityRules = PriorityRules()
+
+
+class Then(_Part, frozen=True):
+    """What a rule makes of a document's route. `queue` is the priority's own where only that is given."""
+
+    priority: Level | None = None
+    queue: Level | None = None
+    handler: Text | None = None
+    schema: Text | None = None
+    accept: Annotated[list[Quality], Meta(min_length=1)] | None = None
+    tags: list[Text] = []
+
+
+class Rule(_Part, frozen=True):
+    """A rule of `routes`: `when` is JSONLogic. `stop`: the rules behind it are not asked when it applies."""
+
+    name: Annotated[str, Meta(pattern=r"^\S.{0,63}$")]
+    when: dict[str, Any] | bool = True
+    then: Then = Then()
+    stop: bool = False
 
 
 class AlertThresholds(_Part, frozen=True):
@@ -234,6 +260,7 @@ class Config(_Part, frozen=True):
     monitoring: Monitoring = Monitoring()
     security: Security = Security()
     deployment: Deployment = Deployment()
+    routes: list[Rule] = []
     handlers: dict[str, Dotted] = {}
     logging: Logging = Logging()
 

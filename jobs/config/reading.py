@@ -9,13 +9,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema_rs
 import msgspec
 
 from jobs.config.address import sentinel_address
 from jobs.config.model import Config, Security
+from jobs.config.problem import Problem
+from jobs.config.rules import rule_problems
 from jobs.config.sealing import FIELD, KEY, is_field, is_key
 from jobs.schemas import Schema, SchemaProblem
 
@@ -48,19 +50,6 @@ _SECRETS: Mapping[str, tuple[str, ...]] = {
     "smtp_password": ("monitoring", "notification_channels", "email", "password"),
     "slack_webhook_url": ("monitoring", "notification_channels", "slack", "webhook_url"),
 }
-
-
-class Problem(NamedTuple):
-    """One thing wrong with a configuration: `key` is a dotted path, `value` what stands there (secrets masked)."""
-
-    key: str
-    value: str
-    allowed: str
-    nearest: str | None = None
-
-    def __str__(self) -> str:
-        hint = f" Did you mean {self.nearest!r}?" if self.nearest else ""
-        return f"{self.key}: {self.value} is not allowed here. Allowed: {self.allowed}.{hint}"
 
 
 class ConfigError(Exception):
@@ -151,6 +140,7 @@ def check(config: Config) -> Iterator[Problem]:
     if security.jwt_enabled and not security.jwt_secret:
         yield Problem("security.jwt_secret", "nothing", "a secret, since security.jwt_enabled is true")
     yield from _sealing_problems(security)
+    yield from rule_problems(config)
 
 
 def _sealing_problems(security: Security) -> Iterator[Problem]:
@@ -286,6 +276,8 @@ def _schema_problems(raw: dict[str, Any]) -> Iterator[Problem]:
                     ", ".join(known),
                     near[0] if near else None,
                 )
+        elif isinstance(kind, jsonschema_rs.ValidationErrorKind.Required):
+            yield Problem(".".join([*path, kind.property]), "nothing", _allowed(node["properties"][kind.property]))
         else:
             yield Problem(
                 ".".join(path) or "(file)",
@@ -343,6 +335,8 @@ def _allowed(node: dict[str, Any]) -> str:
         "array": "a list",
     }
     text = words.get(node.get("type", ""), "another value")
+    if "enum" in node.get("items", {}):
+        text += f" of {_allowed(node['items'])}"
     bounds = [
         f"{word} {node[key]}"
         for key, word in (
