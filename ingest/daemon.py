@@ -186,6 +186,8 @@ class Ingest:
                 if self._epoch:
                     self._log.warning("Redis has lost what it knew; every claim on disk is submitted again")
                 self._next_reconcile = float("-inf")
+            if said := self._router.refresh():
+                self._log.warning("%s", said)
             self._word.say("working", f"{self._finder.waiting} incomplete, {len(self._held)} held back")
         if now >= self._next_reconcile:
             self._reconcile.run()

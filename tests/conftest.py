@@ -17,7 +17,7 @@ from redis import Redis
 
 from api.local.embedded import program
 from jobs import ledger, outcome
-from jobs.config import Config, load
+from jobs.config import Config, Routing, load
 from jobs.connection import connect
 
 DEADLINE = 60.0
@@ -34,6 +34,10 @@ def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLI
             return found
         time.sleep(every)
     pytest.fail(f"after {deadline:g} s there still was not: {what}")
+
+
+# A second and 150 MB for whoever loads the detectors, which only the tests of them have to pay.
+QUIET = Routing(geo_detection=False, industry_classification=False, language_detection=False)
 
 
 class Server:
@@ -140,11 +144,10 @@ class Fleet:
                 "retry_attempts": 2,
             },
             "queue": {"type": "redis", "redis_url": server.url},
-            # A second and 150 MB at each start of ingest, which only tests of them have to pay.
             "intelligent_routing": {
-                "geo_detection": False,
-                "industry_classification": False,
-                "language_detection": False,
+                "geo_detection": QUIET.geo_detection,
+                "industry_classification": QUIET.industry_classification,
+                "language_detection": QUIET.language_detection,
             },
         }
 

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet
+from conftest import QUIET, Fleet
 
 from ingest.router import Router
-from jobs.config import Config, ConfigError, Routing, Rule, Security, Then, load
+from jobs.config import Config, ConfigError, Rule, Security, Then, load
 from jobs.sealing import new_key
-
-QUIET = Routing(geo_detection=False, industry_classification=False, language_detection=False)
 
 
 def router(*rules: Rule, **parts: Any) -> Router:

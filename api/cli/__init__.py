@@ -18,8 +18,11 @@ from api.cli import (
     decrypting,
     demo,
     exits,
+    explaining,
     flushing,
     generate,
+    learning,
+    rehearsing,
     status,
     tasks,
     torturing,
@@ -35,6 +38,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
+)
+router = typer.Typer(
+    help="Rehearse rules, and teach the router industries.", no_args_is_help=True, rich_markup_mode=None
 )
 config = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -80,6 +86,7 @@ app.command()(tasks.tasks)
 app.command()(tasks.show)
 app.command()(comparing.diff)
 app.command()(checking.check)
+app.command()(explaining.explain)
 app.command()(decrypting.decrypt)
 app.command()(flushing.flush)
 app.command()(autoscaling.autoscale)
@@ -87,6 +94,14 @@ app.command()(generate.generate)
 app.command()(demo.demo)
 app.command()(torturing.torture)
 app.add_typer(config, name="config")
+app.add_typer(router, name="router")
+router.command()(rehearsing.rehearse)
+router.command()(learning.train)
+router.command("eval")(learning.evaluate)
+router.command()(learning.label)
+router.command()(learning.use)
+router.command()(learning.rollback)
+router.command("train-base")(learning.train_base)
 config.command()(configuring.check)
 config.command()(configuring.show)
 config.command()(decrypting.new_key)

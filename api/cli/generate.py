@@ -36,7 +36,7 @@ def generate(
 
     In English and Traditional Chinese, in the guide's format.
     """
-    from api.cli.presenting import counted, print_json, printable
+    from api.cli.presenting import counted, print_json, printable, shown_progress
     from api.cli.specimens import documents
     from ingest.spool import explain
 
@@ -80,16 +80,3 @@ def drop(folder: str, specimens: Iterable[Specimen]) -> Iterator[Specimen]:
                 os.unlink(unfinished)
             raise
         yield specimen
-
-
-def shown_progress(steps: Iterable[Specimen], total: int, title: str) -> Iterator[Specimen]:
-    """The same steps, with a progress bar on stderr if that is a terminal."""
-    from api.cli.presenting import chatter
-
-    out = chatter()
-    if not out.is_terminal:
-        yield from steps
-        return
-    from rich.progress import track
-
-    yield from track(steps, description=title, total=total, console=out, transient=True)

@@ -6,17 +6,18 @@ import json
 import os
 import sys
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+_Step = TypeVar("_Step")
 _WIDE = 500  # columns where nobody looks on: nothing is cut in a pipe
 # The colours of statuses; the words say the same, so that nothing is lost without them.
 _COLOURS = {"done": "green", "rejected": "red", "retrying": "yellow", "cancelled": "magenta", "started": "cyan"}
@@ -149,3 +150,14 @@ def size(count: int) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 document`, `2 documents`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def shown_progress(steps: Iterable[_Step], total: int, title: str) -> Iterator[_Step]:
+    """The same steps, with a progress bar on stderr if that is a terminal."""
+    out = chatter()
+    if not out.is_terminal:
+        yield from steps
+        return
+    from rich.progress import track
+
+    yield from track(steps, description=title, total=total, console=out, transient=True)

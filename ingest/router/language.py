@@ -1,12 +1,14 @@
 """The language of a text: by its script where that is enough, else by py3langid among the languages that are expected.
 
 The scripts: Unicode's blocks. Chinese is told from Japanese by kana, and its two ways of writing from one another by
-the characters that only one of them has.
+the characters that only one of them has: those of Big5 (Taiwan's standard set, traditional) and of GB 2312 (China's,
+simplified) that the other set lacks.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from ingest.router.signals import Language
@@ -17,35 +19,6 @@ DEFAULT = (
     *("no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "ur", "vi", "zh-Hans", "zh-Hant"),
 )
 _LEAST = 0.3  # of the model's confidence; below it nobody knows
-
-# The most frequent characters that are written in two ways, in the order of their pairs.
-_SIMPLIFIED = (
-    "们这个来国说时为会对发过还后样开关长门问间见现题觉话请让谢语读书写业东车电视机网络经济产务员实验学习华币银"
-    "钱买卖价质量单应该种动运远进选择连续达边从众丰临举义乌乐乡亲亿仅价优传伤伦体余儿党兰兴养决况净减凤击划刘则"
-    "创剧办劳势勋协县叶号员听团园围图圆场坏块坚坛坝处备复头夹夺奋奖妇孙宁宝审宪宫宽宾导寿将尔尘层岁岛币帅师带"
-    "帮库废广庆庐归当录忆忧怀态总恶悬惊惧惨惯战户扑执扩扫扬护报担拟拥拦拨挂挡挤挥损换据掷断无旧显晓晕暂术杀杂"
-    "权条极构枪柜标栋树桥检楼横欢欧毁气汇汉汤沟泪洁浅测济浓涛润涨渐渔湾湿满灭灯灵灾炉炼烂热爱爷牵状独狱猎献玛"
-    "环珍疗疯皱盐监盖盘着础确硕礼祸离积称穷窃竞笔筑签简类粮紧纪约红纯纲纳纵纷纸纹线练组细织终绍绝统继绩绪维综"
-    "缓缘缩罗罚罢职联聪肃肤肿胁脉脑脚脸舰艺节芦苏荐药莱获萧营蓝虑虽虾蛮补衬袭装见观规觉览触订计认讨训议记讲许"
-    "论设访证评识诉词试诗诚话详误诱语说请诸调谁谈谊谋谓谢谨谱贝负贡财责贤败货贩贪贯贴贵贸费贺资赋赏赔赖赚赛赞赠"
-    "赶赵跃践踪轨转轮软轻载较辆辉输辞辩边迁迈运违迟适选递遗邓邮邻郑释针钟钢钥铁铃铅铜铝铺链销锁锅错锋锐锦键镇镜"
-    "闪闭闯闲闷闹闻阅队阳阴阵阶际陆陈险随隐难雾韩页顶项顺须顾顿预领频颗题额风飞饭饮饰饱饼馆驱驶驻骂验骑骗骚鱼鲁"
-    "鲜鸟鸡鸭鹅鹰麦黄齐齿龄龙龟"
-)
-_TRADITIONAL = (
-    "們這個來國說時為會對發過還後樣開關長門問間見現題覺話請讓謝語讀書寫業東車電視機網絡經濟產務員實驗學習華幣銀"
-    "錢買賣價質單應該種動運遠進選擇連續達邊從眾豐臨舉義烏樂鄉親億僅優傳傷倫體餘兒黨蘭興養決況淨減鳳擊劃劉則創劇"
-    "辦勞勢勳協縣葉號聽團園圍圖圓場壞塊堅壇壩處備複復頭夾奪奮獎婦孫寧寶審憲宮寬賓導壽將爾塵層歲島帥師帶幫庫廢廣"
-    "慶廬歸當錄憶憂懷態總惡懸驚懼慘慣戰戶撲執擴掃揚護報擔擬擁攔撥掛擋擠揮損換據擲斷無舊顯曉暈暫術殺雜權條極構槍"
-    "櫃標棟樹橋檢樓橫歡歐毀氣匯漢湯溝淚潔淺測濃濤潤漲漸漁灣濕滿滅燈靈災爐煉爛熱愛爺牽狀獨獄獵獻瑪環療瘋皺鹽監蓋"
-    "盤礎確碩禮禍離積稱窮竊競筆築簽簡類糧緊紀約紅純綱納縱紛紙紋線練組細織終紹絕統繼績緒維綜緩緣縮羅罰罷職聯聰肅膚"
-    "腫脅脈腦腳臉艦藝節蘆蘇薦藥萊獲蕭營藍慮雖蝦蠻補襯襲裝觀規覽觸訂計認討訓議記講許論設訪證評識訴詞試詩誠詳誤誘諸"
-    "調誰談誼謀謂謹譜貝負貢財責賢敗貨販貪貫貼貴貿費賀資賦賞賠賴賺賽贊贈趕趙躍踐蹤軌轉輪軟輕載較輛輝輸辭辯遷邁違遲"
-    "適遞遺鄧郵鄰鄭釋針鐘鋼鑰鐵鈴鉛銅鋁鋪鏈銷鎖鍋錯鋒銳錦鍵鎮鏡閃閉闖閒悶鬧聞閱隊陽陰陣階際陸陳險隨隱難霧韓頁頂"
-    "項順須顧頓預領頻顆額風飛飯飲飾飽餅館驅駛駐罵騎騙騷魚魯鮮鳥雞鴨鵝鷹麥黃齊齒齡龍龜臺灣裡麼"
-)
-_HANS = frozenset(_SIMPLIFIED) - frozenset(_TRADITIONAL)
-_HANT = frozenset(_TRADITIONAL) - frozenset(_SIMPLIFIED)
 
 _KANA = re.compile(r"[\u3040-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
@@ -159,9 +132,22 @@ def _load() -> Any:
 
 
 def _chinese(text: str) -> Language:
-    hans = sum(letter in _HANS for letter in text)
-    hant = sum(letter in _HANT for letter in text)
+    simplified, traditional = _written_two_ways()
+    hans = sum(letter in simplified for letter in text)
+    hant = sum(letter in traditional for letter in text)
     if hans == hant == 0:
         return Language(code="zh-Hans", confidence=0.5)  # both write it alike; most who write Chinese write this
     code, count = ("zh-Hans", hans) if hans >= hant else ("zh-Hant", hant)
     return Language(code=code, confidence=round(0.5 + 0.49 * count / (hans + hant), 2))
+
+
+@cache
+def _written_two_ways() -> tuple[frozenset[str], frozenset[str]]:
+    """The characters of simplified and of traditional Chinese that the other one has not."""
+    letters = [chr(code) for code in range(0x4E00, 0xA000)]
+    simplified, traditional = (frozenset(filter(_is_in(charset), letters)) for charset in ("gb2312", "big5"))
+    return simplified - traditional, traditional - simplified
+
+
+def _is_in(charset: str) -> Callable[[str], bool]:
+    return lambda letter: bool(letter.encode(charset, "ignore"))

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ingest.router.text import Text
+from ingest.router.text import Text, plain
 
 # What producers write for a level, beside its own name.
 _WORDS = {
@@ -63,6 +63,7 @@ class _Keywords:
     """Keywords to be found as whole words, in upper or lower case."""
 
     def __init__(self, keywords: Sequence[str]) -> None:
+        keywords = [plain(keyword) for keyword in keywords]
         self._pattern = _whole_words(keywords)
         self._folded = [_folded(keyword.strip()) for keyword in keywords if keyword.strip()]
 

@@ -47,6 +47,10 @@ class Router:
         """
         return self.explain(document, source, size).route
 
+    def refresh(self) -> str | None:
+        """Take up what has changed on disk; says what happened, if anything did."""
+        return self._detectors.refresh()
+
     def level(self, document: Any, source: str = "", size: int = 0) -> str:
         """The priority that `route` would give, which most often takes a tenth of the time."""
         if self._rules.decide_priority:

@@ -146,8 +146,9 @@ class PriorityRules(_Part, frozen=True):
 
 
 class Routing(_Part, frozen=True):
-    """`languages` are those that may be expected (None: all that are known); `industry_model` the folder of models
-    that `llmctl router train` made (None: the one that comes with the router)."""
+    """`languages` are those that may be expected (None: all that are known); `industry_model` the file
+    that `llmctl router train` made (None: the one that comes with the router), `labels` the file that corrections go
+    into."""
 
     enabled: bool = True
     geo_detection: bool = True
@@ -155,6 +156,7 @@ class Routing(_Part, frozen=True):
     language_detection: bool = True
     languages: Annotated[list[Text], Meta(min_length=1)] | None = None
     industry_model: Text | None = None
+    labels: Text = "./data/labels.jsonl"
     priority_rules: PriorityRules = PriorityRules()
 
 

@@ -141,6 +141,10 @@ def check(config: Config) -> Iterator[Problem]:
         yield Problem("security.jwt_secret", "nothing", "a secret, since security.jwt_enabled is true")
     yield from _sealing_problems(security)
     yield from rule_problems(config)
+    model = config.intelligent_routing.industry_model
+    if model and not Path(model).is_file():
+        allowed = "a file that `llmctl router train` made"
+        yield Problem("intelligent_routing.industry_model", json.dumps(model), allowed)
 
 
 def _sealing_problems(security: Security) -> Iterator[Problem]:
