@@ -25,6 +25,7 @@ class Context:
     """What a handler is told beside the document.
 
     `attempt` counts from 1. `received_at` is in epoch seconds. `text` is the document's JSON text as it arrived.
+    `country`, `city`, `industry` and `language` are the router's, empty where they are not known; `tags` its rules'.
     """
 
     id: str
@@ -35,6 +36,11 @@ class Context:
     attempt: int
     received_at: float
     text: bytes = field(repr=False, default=b"")
+    country: str = ""
+    city: str = ""
+    industry: str = ""
+    language: str = ""
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

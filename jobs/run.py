@@ -338,6 +338,11 @@ def _context(document: Document) -> Context:
         attempt=packet.attempts + 1,
         received_at=packet.received_at,
         text=document.reading.text,
+        country=packet.route.country,
+        city=packet.route.city,
+        industry=packet.route.industry,
+        language=packet.route.language,
+        tags=tuple(packet.route.tags),
     )
 
 

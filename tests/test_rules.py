@@ -160,7 +160,9 @@ def test_sensitive_fields_decide_nothing() -> None:
 
 
 def test_the_whole_path_goes_by_the_rules(fleet: Fleet) -> None:
-    (fleet.folder / "kinds.py").write_text("def invoices(document, context):\n    return {'by': context.handler}\n")
+    (fleet.folder / "kinds.py").write_text(
+        "def invoices(document, context):\n    return {'by': context.handler, 'tags': context.tags}\n"
+    )
     (fleet.folder / "invoice.json").write_text(json.dumps({"required": ["total"]}))
     fleet.configure(
         handlers={"default": "kinds:invoices", "invoices": "kinds:invoices"},
@@ -186,10 +188,17 @@ def test_the_whole_path_goes_by_the_rules(fleet: Fleet) -> None:
     results = {result["source"]: result for result in fleet.results()}
     assert sorted(results) == ["cut.json", "good.json", "loose.json", "other.json"]
     good = results["good.json"]
-    assert (good["priority"], good["result"], good["route"]["tags"]) == ("high", {"by": "invoices"}, ["money"])
+    assert (good["priority"], good["result"], good["route"]["tags"]) == (
+        "high",
+        {"by": "invoices", "tags": ["money"]},
+        ["money"],
+    )
     assert good["route"]["schema"] == "invoice"
     assert "rule 'invoices': priority high, handler invoices, schema invoice, tags money" in good["route"]["reasons"]
-    assert (results["other.json"]["priority"], results["other.json"]["result"]) == ("medium", {"by": "default"})
+    assert (results["other.json"]["priority"], results["other.json"]["result"]) == (
+        "medium",
+        {"by": "default", "tags": []},
+    )
     assert results["cut.json"]["quality"] == "truncated"
     assert {report["source"]: report["code"] for report in fleet.reports()} == {
         "no total.json": "schema",
