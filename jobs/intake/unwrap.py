@@ -28,7 +28,9 @@ _AFTER_CALLED = re.compile(r"\s*\)?\s*;?\s*")
 # Functions that are called with a value in a program, not around an answer.
 _NO_CALLBACK = re.compile(
     r"(?:^|\.)(?:log|print|printf|println|echo|dumps?|loads?|parse|stringify|fetch|require|assert\w*|expect|push|append"
-    r"|post|put|get|send|render|set\w*|update\w*|new|if|for|while|switch|catch|return|dict|list|set|tuple|frozenset|deque|Counter|OrderedDict|defaultdict|map|Map|Object|json)$"
+    r"|post|put|get|send|render|set\w*|update\w*|new|if|for|while|switch|catch|return|dict|list|set|tuple|frozenset"
+    r"|deque|Counter|OrderedDict|defaultdict|map|Map|Object|json|ajax|use|extend|assign|create\w*|mount|init|config\w*"
+    r"|emit|dispatch|define|register\w*|insert\w*|find\w*|query|execute|run|open|apply)$"
 )
 _COMMENTS = re.compile(r"(?:\s*+(?://[^\n]*+\n|/\*.*?\*/))+\s*+", re.DOTALL)
 # What may stand on its line before a value that is broken, and how such a value has to begin.
