@@ -31,12 +31,13 @@ class Rules:
         self._rules: list[tuple[Rule, Any]] = []
         if not rules:
             return
-        from datalogic_py import DataHandle, DataLogicError, Engine  # 8 MB, which only those pay who have rules
+        from datalogic_py import DataHandle, Engine  # 8 MB, which only those pay who have rules
 
         engine = Engine(config={"ops_budget": _OPERATIONS})
-        self._handle, self._error = DataHandle, DataLogicError
+        self._handle, self._truthy = DataHandle, engine.truthy
         self._session = engine.session()
         self._rules = [(rule, engine.compile(rule.when)) for rule in rules]
+        self._compiled = [compiled for _, compiled in self._rules]
         facts = [compiled.facts() for _, compiled in self._rules]
         # Only what some rule reads is handed over: a document may have megabytes, and rules look at a few fields.
         self._reads_all = any(not each["reads_complete"] or [] in each["reads"] for each in facts)
@@ -57,14 +58,14 @@ class Rules:
         """`route` as the rules that apply leave it: a later one overrides an earlier one, tags add up."""
         if not self._rules:
             return route
-        handle = self._handle(self._asked(document, facts))
-        for rule, compiled in self._rules:
-            try:
-                applies = self._session.evaluate_truthy(compiled, handle)
-            except self._error as error:
-                route = _because(route, f"rule {rule.name!r} could not be asked: {str(error)[:100]}")
+        # All at once, which takes a quarter of the time of one by one; those behind a `stop` are asked for nothing.
+        answers = self._session.evaluate_many(self._compiled, self._handle(self._asked(document, facts)))
+        for (rule, _), answer in zip(self._rules, answers, strict=True):
+            if answer in ("false", "null"):
                 continue
-            if applies:
+            if not isinstance(answer, str):
+                route = _because(route, f"rule {rule.name!r} could not be asked: {answer.message[:100]}")
+            elif answer == "true" or self._truthy(answer):
                 route = _changed(route, rule)
                 if rule.stop:
                     break
