@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from redis import Redis
 
@@ -37,7 +38,8 @@ def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLI
 
 
 # A second and 150 MB for whoever loads the detectors, which only the tests of them have to pay.
-QUIET = Routing(geo_detection=False, industry_classification=False, language_detection=False)
+SWITCHED_OFF = {"geo_detection": False, "industry_classification": False, "language_detection": False}
+QUIET = msgspec.convert(SWITCHED_OFF, Routing)
 
 
 class Server:
@@ -144,11 +146,7 @@ class Fleet:
                 "retry_attempts": 2,
             },
             "queue": {"type": "redis", "redis_url": server.url},
-            "intelligent_routing": {
-                "geo_detection": QUIET.geo_detection,
-                "industry_classification": QUIET.industry_classification,
-                "language_detection": QUIET.language_detection,
-            },
+            "intelligent_routing": dict(SWITCHED_OFF),
         }
 
     def configure(self, **parts: Any) -> "Fleet":

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, wait_until
+from conftest import SWITCHED_OFF, Fleet, wait_until
 from typer.testing import CliRunner
 
 from api.cli import app
 from jobs.sealing import new_key
 
 run = CliRunner().invoke
-SWITCHED_OFF = {"geo_detection": False, "industry_classification": False, "language_detection": False}
 BILLS = {
     "name": "bills",
     "when": {"==": [{"var": "kind"}, "bill"]},

@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import psutil
 import pytest
-from conftest import LLMCTL, files, wait_until
+from conftest import LLMCTL, SWITCHED_OFF, files, wait_until
 
 from api.local.crew import first_workers
 from api.scaling.acting import instance_name
@@ -40,6 +40,7 @@ class Home:
         self.settings: dict[str, Any] = {
             "api": {"port": self.port},
             "processing": {"settle_seconds": 0.3, "batch_idle": 0.2},
+            "intelligent_routing": dict(SWITCHED_OFF),
         }
         self.spool = folder / "data" / "llm_generated"
         self.raw = self.spool / "raw"
@@ -136,6 +137,7 @@ def named(home: Home, session: int, words: str) -> psutil.Process | None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals) -> None:
+    del home.settings["intelligent_routing"]
     process = home.started()
     for words in ("data/llm_generated/raw", "data/llm_generated/processed", f"127.0.0.1:{home.port}", "Ctrl-C"):
         assert words in home.out()
