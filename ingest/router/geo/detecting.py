@@ -30,9 +30,11 @@ _COUNTRY_KEYS = _keys(
     """
 )
 _PLACES_BY_WEIGHT = {
-    8.0: "city town hq headquarters headquarter hq_location hq_city headquarters_location 總部 总部 本社",
+    8.0: "city town hq headquarters headquarter hq_location hq_city headquarters_location 總部 总部 本社 head_office "
+    "siege siège siege_social sede sede_social sitz hauptsitz firmensitz hoofdkantoor",
     6.0: "location locality place region state province address addresses office street postal_address mailing_address "
-    "full_address ort stadt ville ciudad 地址 地點 地点 城市 地區 所在地 地区 住所",
+    "full_address adresse direccion dirección indirizzo endereço standort ubicacion ubicación ort stadt ville ciudad "
+    "地址 地點 地点 城市 地區 所在地 地区 住所",
     4.0: "cidade città miasto municipality county area venue birthplace destination",
 }
 _PLACE_KEYS = {key: weight for weight, keys in _PLACES_BY_WEIGHT.items() for key in keys.split()}

@@ -27,6 +27,9 @@ from ingest.router.text import Text
 _MOST = 3_000  # more names than these say nothing new
 _LEAST = 0.05
 _LONGEST_GROUP = 4
+_AFTER_REACH = 14  # and how far before "に本社" it may end, in scripts without spaces
+_NEW_CLAUSE = re.compile(r"[\s.,;:、，。；：！？!?]|[A-Za-z]")
+_OPENING = 60
 _CUE_REACH = 32  # how far after "headquartered in" the place may begin
 _NO_SPACES = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 _LETTER_BESIDE = re.compile("[\u3040-\u30ff\u3400-\u9fff][^\\W\\d_\u3040-\uffff]{2}")
@@ -34,9 +37,10 @@ _ACTS_LIKE_PERSON = re.compile(
     r" (?:said|says|told|asked|wrote|thinks|loves|likes|scored|plays|played|(?:is|was) my|who)\b"
 )
 _IN_ADDRESSES = frozenset("@._")
+_ADDRESSED = re.compile("さん|様|くん|ちゃん|先輩|氏(?![族名])|先生|女士|小姐|教授")
 _KANA = re.compile("[\u30a1-\u30fa\u30fc]")
 _HANGUL = re.compile("[\uac00-\ud7af]")
-_STREET = re.compile(r"^(?:市|省)?[東西南北中东]?(?:路|街|大道|大街|一路|二路|三路)")
+_STREET = re.compile(r"^(?:市|省)?[東西南北中东]?(?:路|街(?![頭头])|大道|大街|一路|二路|三路)")
 _ENDING = re.compile("[аяоеийьыуюієїємх]{0,3}$")
 _ENDS_SENTENCE = re.compile(r"[.!?;。！？；\n](?:\s|$)|[。！？；\n]")
 _TOGETHER = re.compile(r"^(?:[\s,，、(\-–—]{0,3}|,? in (?:the )?|, the )$")
@@ -44,7 +48,16 @@ _LISTED = re.compile(r"^\s?(?:[,/、和與与及]|,? and |,? or |,? & | und | et
 _GOES_ON = re.compile(r"^[ -][A-Z][\w'’-]*(?:[ -][\w'’-]+){0,2}, $")  # a town's longer name
 _POSTAL = re.compile(r"(,?)\s{1,2}([A-Z]{2,3})(?![A-Za-z])(\s\d{5})?")
 _IS_A = re.compile(r"(?:(?:\bis|\bare|\bwas|\bas)\s(?:an?|the|one of the)|,\san?)(?:\s[\w-]+){0,3}?\s$")
-_FIRM = re.compile(r"^ (?:company|firm|corporation|multinational|manufacturer|bank|conglomerate|retailer|group)\b")
+_FIRM = re.compile(
+    r"^ (?:company|firm|corporation|multinational|manufacturer|maker|bank|conglomerate|retailer|group|start-?up|brand"
+    r"|unternehmen|konzern|hersteller|firma|\w*(?:hersteller|konzern|anbieter|unternehmen|gruppe))\b"
+)
+# Where the word for the firm comes first: "le groupe français", "la empresa chilena".
+_FIRM_BEFORE = re.compile(
+    r"\b(?:groupe|société|entreprise|constructeur|fabricant|banque|compagnie|maison|startup|start-up|éditeur|géant"
+    r"|empresa|compañía|fabricante|grupo|banco|firma|cadena|estatal|multinacional|azienda|società|gruppo|casa)"
+    r"(?: \w+)? $"
+)
 
 
 @dataclass(slots=True)
@@ -200,6 +213,8 @@ class _Look:
             return max(weight, 0.5) if mention.capital or not flags & COMMON else 0.0
         common = flags & COMMON
         if self.whole[mention.start] >= "\u2e80":
+            if _ADDRESSED.match(self.whole, mention.end):
+                return weight * 0.05  # 河内さん is somebody, not Hanoi
             return weight * 0.05 if common and senses[0].kind == CITY else weight
         named = senses[0].kind in (COUNTRY, DEMONYM, HINT)
         if not mention.capital:
@@ -277,6 +292,9 @@ class _Look:
         return group.kind == "phrase" or self.in_field(group.start) or (self.starts[-1] == 0 and len(self.whole) < 60)
 
     def begin(self, mention: Mention) -> Group:
+        if not mention.capital and any(sense.kind == DEMONYM for sense in mention.senses):
+            # "la empresa española": in small letters it is no town in New Mexico.
+            mention.senses = tuple(sense for sense in mention.senses if sense.kind == DEMONYM)
         group = Group([mention])
         self.groups.append(group)
         self.postal(group)
@@ -292,16 +310,25 @@ class _Look:
             before = self.folded[max(0, mention.start - 48) : mention.start]
             if _IS_A.search(before):
                 group.factor, group.kind = 4.0, "phrase"
-            elif mention.senses[0].kind == DEMONYM and _FIRM.match(self.folded[mention.end : mention.end + 20]):
-                group.factor = 1.6
+            elif mention.senses[0].kind == DEMONYM and self.beside_a_firm(mention, before):
+                group.factor = 2.5
+            elif mention.senses[0].kind == DEMONYM and 0 < mention.start < _OPENING:
+                group.factor = 1.8  # who is spoken of is named first
         if self.folded[max(0, mention.start - 4) : mention.start] in (" in ", "the "):
             group.factor *= 1.3
         return group
 
+    def beside_a_firm(self, mention: Mention, before: str) -> bool:
+        return bool(_FIRM.match(self.folded[mention.end : mention.end + 32]) or _FIRM_BEFORE.search(before))
+
     def after(self, start: int, factor: float) -> None:
         """A word that says something of the place before it."""
         group = self.groups[-1] if self.groups else None
-        if group is None or not 0 <= start - group.end <= 1:
+        if group is None or start < group.end:
+            return
+        between = self.whole[group.end : start]
+        near = len(between) <= 1 or (factor > 2 and len(between) <= _AFTER_REACH and not _NEW_CLAUSE.search(between))
+        if not near:
             return
         if factor < 1:
             group.factor *= factor
