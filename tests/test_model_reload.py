@@ -1,0 +1,106 @@
+"""A new industry model is taken up by a running ingest, a broken one is not, and no document is lost over it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Fleet, wait_until
+from typer.testing import CliRunner
+
+from api.cli import app
+from ingest.router import Router
+from jobs.config import Config, ConfigError, Routing, load
+
+run = CliRunner().invoke
+WORDS = {"fruit": "apple banana cherry orchard juice", "metal": "steel copper furnace alloy smelter"}
+
+
+def taught(folder: Path, name: str, labels: dict[str, str]) -> Path:
+    """A model that calls texts about fruit and about metal as `labels` has it."""
+    data, out = folder / f"{name}.jsonl", folder / name
+    rows = [
+        {"text": f"{word} {other}", "label": labels[kind]}
+        for kind, words in WORDS.items()
+        for word in words.split()
+        for other in words.split()
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    done = run(app, ["router", "train", "--data", str(data), "--taxonomy", "own", "--out", str(out), "--no-labels"])
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def routing(model: Path) -> Routing:
+    return Routing(geo_detection=False, language_detection=False, industry_model=str(model))
+
+
+def test_a_router_takes_up_a_new_model_and_keeps_the_old_one_when_that_is_broken(tmp_path: Path) -> None:
+    model = taught(tmp_path, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
+    router = Router(Config(intelligent_routing=routing(model)))
+    document = {"content": "steel and copper from the furnace"}
+    assert router.route(document).industry == "Metal"
+    assert router.refresh() is None
+    os.replace(taught(tmp_path, "other.npz", {"fruit": "Obst", "metal": "Metall"}), model)
+    assert "was taken up" in str(router.refresh())
+    assert router.route(document).industry == "Metall"
+    model.write_bytes(b"no model")
+    assert "the one before it stays" in str(router.refresh())
+    assert router.refresh() is None, "it says so once"
+    assert router.route(document).industry == "Metall"
+    model.unlink()
+    assert "the one before it stays" in str(router.refresh())
+    assert router.route(document).industry == "Metall"
+
+
+def test_a_running_ingest_takes_up_a_new_model(fleet: Fleet) -> None:
+    model = taught(fleet.folder, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
+    parts = {"industry_classification": True, "industry_model": str(model)}
+    fleet.configure(intelligent_routing=parts)
+    fleet.start()
+    fleet.drop("1.json", '{"content": "steel and copper"}')
+    fleet.wait_finished(1)
+    new = taught(fleet.folder, "new.npz", {"fruit": "Obst", "metal": "Metall"})
+    config = ["--config", str(fleet.config_path)]
+    assert run(app, [*config, "router", "use", str(new)]).exit_code == 0
+    wait_until(lambda: "was taken up" in fleet.log("ingest"), "the new model")
+    fleet.drop("2.json", '{"content": "steel and copper"}')
+    fleet.wait_finished(2)
+    assert run(app, [*config, "router", "rollback"]).exit_code == 0
+    wait_until(lambda: fleet.log("ingest").count("was taken up") == 2, "the old model")
+    fleet.drop("3.json", '{"content": "steel and copper"}')
+    fleet.wait_finished(3)
+    found = {result["source"]: result["route"]["industry"] for result in fleet.results()}
+    assert found == {"1.json": "Metal", "2.json": "Metall", "3.json": "Metal"}
+
+
+def test_use_and_rollback_say_what_is_wrong(tmp_path: Path) -> None:
+    config = tmp_path / "c.json"
+    config.write_text("{}")
+    shown = run(app, ["--config", str(config), "router", "rollback"])
+    assert (shown.exit_code, "intelligent_routing.industry_model is not set" in shown.output) == (78, True)
+    model = taught(tmp_path, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
+    config.write_text(json.dumps({"intelligent_routing": {"industry_model": str(model)}}))
+    shown = run(app, ["--config", str(config), "router", "rollback"])
+    assert (shown.exit_code, "There is no model before" in shown.output) == (1, True)
+    (tmp_path / "no.npz").write_bytes(b"no")
+    before = model.read_bytes()
+    assert run(app, ["--config", str(config), "router", "use", str(tmp_path / "no.npz")]).exit_code == 1
+    assert model.read_bytes() == before
+
+
+def test_a_model_that_is_not_there_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"intelligent_routing": {"industry_model": str(tmp_path / "none.npz")}}))
+    with pytest.raises(ConfigError, match=r"a file that .llmctl router train. made"):
+        load(path, {})
+
+
+def test_training_lines_that_are_wrong_are_named(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text('{"text": "a", "label": "x"}\n{"text": 1}\n')
+    shown = run(app, ["router", "train", "--data", str(data), "--out", str(tmp_path / "m.npz"), "--no-labels"])
+    assert shown.exit_code == 1
+    assert "2" in shown.output
+    assert not (tmp_path / "m.npz").exists()
+    assert run(app, ["router", "train", "--data", "none.jsonl", "--out", "m.npz"]).exit_code == 1
