@@ -14,7 +14,7 @@ from ingest.finding import Finder, Ready, files, is_ignored_path
 from ingest.holding import MOST, Held, Place
 from ingest.outage import OutageNote
 from ingest.reconcile import Reconcile
-from ingest.router import Router
+from ingest.router import Asked, Router
 from ingest.splitting import Splitter
 from ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
 from ingest.submitting import Submitted, Submitter
@@ -217,7 +217,7 @@ class Ingest:
         full = min(room.values()) <= 0
         if full and load.batched >= _STANDSTILL * load.documents > 0:
             self._submitter.flush_all()  # the batches wait for company that there is no room for
-        ready: list[tuple[Ready, Route]] = []
+        ready: list[Ready] = []
         size = 0
         looked = 0
         hurried, self._hurries = self._hurries, False
@@ -226,8 +226,7 @@ class Ingest:
             found = self._finder.look(*place)
             if found is None:
                 continue
-            route = None if full else self._route(found)  # it costs more than to learn the level alone
-            level = route.priority if route else self._level(found)
+            level = self._level(found)
             # In turns, a newcomer has to queue up behind those who wait.
             in_turn = came is Came.HELD or not (self._held.fair and self._held.waits(level))
             if came is Came.NEWEST:
@@ -237,7 +236,7 @@ class Ingest:
                 self._hurries = not hurried
             if room[level] > 0 and in_turn:
                 room = self._less(room, level)
-                ready.append((found, route or self._route(found)))
+                ready.append(found)
                 size += len(found.raw) + OVERHEAD_BYTES
                 if len(ready) >= GROUP or size >= most:
                     break
@@ -248,9 +247,6 @@ class Ingest:
         if ready:
             self._claim(ready, load)
         return bool(ready) or (looked > 0 and not full)
-
-    def _route(self, found: Ready) -> Route:
-        return self._router.route(found.value, found.found.source, found.found.seen.size)
 
     def _level(self, found: Ready) -> str:
         return self._router.level(found.value, found.found.source, found.found.seen.size)
@@ -328,9 +324,10 @@ class Ingest:
         """The folders that documents are found in: the configured ones, and files that were taken apart."""
         return [*self._folders.watch, *self._splitter.roots()]
 
-    def _claim(self, ready: list[tuple[Ready, Route]], load: Load) -> None:
-        by_id = {found.found.id: (found, route) for found, route in ready}
-        group, claims = self._claims.take([found.found for found, _ in ready], self._clock.now())
+    def _claim(self, ready: list[Ready], load: Load) -> None:
+        routes = self._router.routes([Asked(each.value, each.found.source, each.found.seen.size) for each in ready])
+        by_id = {found.found.id: (found, route) for found, route in zip(ready, routes, strict=True)}
+        group, claims = self._claims.take([found.found for found in ready], self._clock.now())
         self._at("ingest.claimed")
         documents: list[Submitted] = []
         for claim in claims:

@@ -7,32 +7,38 @@ that is neither is answered by `{"error": ...}`, so that the order holds, and th
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
 
-from ingest.router.routing import Routed, Router, reasons_of
+from ingest.router.routing import Asked, Routed, Router, reasons_of
 from jobs.config import Config, ConfigError, load
 
 EXIT_REFUSED = 1
+_GROUP = 64  # lines that are routed together
 
 
 def lines(router: Router, raws: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """What is said of each line."""
-    for number, raw in enumerate(raws, 1):
-        if not raw.strip():
-            continue  # the end of the file, most often
-        try:
-            asked = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            yield {"error": f"line {number} is not JSON: {error}"}
-            continue
-        if not isinstance(asked, dict) or not ({"text", "document"} & asked.keys()):
-            yield {"error": f'line {number} is neither {{"text": ...}} nor {{"document": ...}}'}
-            continue
-        document = asked["document"] if "document" in asked else asked["text"]
-        yield shown(router.explain(document, "", len(raw)))
+    numbered = ((number, raw) for number, raw in enumerate(raws, 1) if raw.strip())  # the last may be empty
+    while group := list(islice(numbered, _GROUP)):
+        asked = [_asked(number, raw) for number, raw in group]
+        routed = iter(router.explained([each for each in asked if isinstance(each, Asked)]))
+        for each in asked:
+            yield shown(next(routed)) if isinstance(each, Asked) else each
+
+
+def _asked(number: int, raw: bytes) -> Asked | dict[str, Any]:
+    """What a line asks, or what is wrong with it."""
+    try:
+        asked = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return {"error": f"line {number} is not JSON: {error}"}
+    if not isinstance(asked, dict) or not ({"text", "document"} & asked.keys()):
+        return {"error": f'line {number} is neither {{"text": ...}} nor {{"document": ...}}'}
+    return Asked(asked["document"] if "document" in asked else asked["text"], "", len(raw))
 
 
 def shown(routed: Routed) -> dict[str, Any]:

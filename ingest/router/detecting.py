@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +20,8 @@ class Detectors:
 
     def __init__(self, settings: Routing, model: Path | None = None) -> None:
         """`model` overrides `settings.industry_model`."""
-        self._geo: Callable[[Text, Any], Geo] | None = None
-        self._industry: Callable[[Text], Industry] | None = None
+        self._geo: Callable[[Text, Any, int], Geo] | None = None
+        self._industry: Callable[[Text, int], Industry] | None = None
         self._languages: Languages | None = None
         self._model = model or _current(settings)
         self._loaded = _version(self._model)
@@ -52,34 +52,40 @@ class Detectors:
             return f"The industry model {self._model} can't be used, the one before it stays: {error}"
         return f"The industry model {self._model} was taken up"
 
-    def signals(self, document: Any, text: Text) -> Signals:
-        """The signals of a parsed document. What fails for one document is left unknown: routing it goes on."""
-        if not text.parts:
-            return Signals()
+    def signals(self, documents: Sequence[Any], texts: Sequence[Text], clues: int) -> list[Signals]:
+        """The signals of parsed documents, with so many pieces of evidence each. What fails for one document is left
+        unknown: routing it goes on."""
         geo, industry, languages = self._geo, self._industry, self._languages
-        return Signals(
-            geo=_safely(lambda: geo(text, document), Geo()) if geo else Geo(),
-            industry=_safely(lambda: industry(text), Industry()) if industry else Industry(),
-            language=_safely(lambda: languages.detect(text.whole), Language()) if languages else Language(),
-        )
+        pairs = list(zip(documents, texts, strict=True))
+        none = [None] * len(pairs)
+        geos = [_safely(geo, text, document, clues) for document, text in pairs] if geo else none
+        industries = [_safely(industry, text, clues) for text in texts] if industry else none
+        codes = [_safely(languages.detect, text.whole) for text in texts] if languages else none
+        return [
+            Signals(geo=place or _NOWHERE, industry=business or _NOTHING, language=code or _NO_LANGUAGE)
+            for place, business, code in zip(geos, industries, codes, strict=True)
+        ]
 
 
-def _safely(detect: Callable[[], _Found], unknown: _Found) -> _Found:
+_NOWHERE, _NOTHING, _NO_LANGUAGE = Geo(), Industry(), Language()
+
+
+def _safely(detect: Callable[..., _Found], *arguments: Any) -> _Found | None:
     try:
-        return detect()
+        return detect(*arguments)
     except Exception:
-        _log.warning("A document's %s could not be looked at", type(unknown).__name__.lower(), exc_info=True)
-        return unknown
+        _log.warning("A document's place, industry or language could not be looked at", exc_info=True)
+        return None
 
 
-def _geo() -> Callable[[Text, Any], Geo]:
+def _geo() -> Callable[[Text, Any, int], Geo]:
     from ingest.router.geo import Places, detect
 
     places = Places.load()
-    return lambda text, document: detect(text, places, document)
+    return lambda text, document, clues: detect(text, places, document, clues)
 
 
-def _industry(model: Path | None) -> Callable[[Text], Industry]:
+def _industry(model: Path | None) -> Callable[[Text, int], Industry]:
     from ingest.router.industry import Classifier
 
     return Classifier.load(model).classify

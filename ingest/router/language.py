@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from ingest.router.signals import Language
 
-LOOKED_AT = 200  # characters; more of them hardly change the answer
+LOOKED_AT = 120  # characters; more of them hardly change the answer
 DEFAULT = (
     *("ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl"),
     *("no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "ur", "vi", "zh-Hans", "zh-Hant"),
@@ -98,6 +100,8 @@ class Languages:
             return codes[0] if codes else ""
         model = _load()
         model.set_languages(codes)
+        # Row by row and in single precision, a look takes a sixth of the time: the rows of a text are far apart.
+        model.nb_ptc = np.ascontiguousarray(model.nb_ptc, dtype=np.float32)
         return model
 
 

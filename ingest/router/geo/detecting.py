@@ -3,6 +3,7 @@
 import re
 from bisect import bisect_right
 from collections.abc import Iterator
+from heapq import nsmallest
 from math import exp
 from typing import Any
 
@@ -64,16 +65,17 @@ _STATE = re.compile(r", ([A-Z]{2})(?: (\d{5})(?:-\d{4})?)?(?![A-Za-z])")
 _LETTERS = re.compile(r"\w")
 
 
-def detect(text: Text, places: Places, document: Any = None) -> Geo:
+def detect(text: Text, places: Places, document: Any = None, clues: int = _MOST_EVIDENCE) -> Geo:
     """The place that a document is about. `document` is its parsed value: coordinates are numbers, which `text` has
-    not."""
-    return _Case(text, places, document).decide()
+    not. At most `clues` pieces of evidence are told."""
+    return _Case(text, places, document, clues).decide()
 
 
 class _Case:
     """What speaks for which country, in one document."""
 
-    def __init__(self, text: Text, places: Places, document: Any) -> None:
+    def __init__(self, text: Text, places: Places, document: Any, clues: int) -> None:
+        self.clues = clues
         self.text = text
         self.places = places
         self.document = document
@@ -343,7 +345,7 @@ class _Case:
         """The clues that count most, those for the answer first."""
         ordered = self.evidence
         if len(ordered) > 1:
-            ordered = sorted(ordered, key=lambda each: (each[1] != best, -each[0], each[4]))[:_MOST_EVIDENCE]
+            ordered = nsmallest(self.clues, ordered, key=lambda each: (each[1] != best, -each[0], each[4]))
         return [self.evidence_of(*each) for each in ordered]
 
     def evidence_of(self, weight: float, country: int, kind: str, words: str, start: int) -> Evidence:

@@ -3,8 +3,8 @@
 import json
 import lzma
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,15 +12,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.router.industry.model import NONE, Exact, Floats, Model, Taxonomy, broad, check_label, features, softmax
+from ingest.router.industry.model import (
+    LITTLE,
+    Exact,
+    Feature,
+    Floats,
+    Model,
+    Taxonomy,
+    broad,
+    check_label,
+    features,
+    softmax,
+    written,
+)
 from ingest.router.industry.taxonomy import SECTIONS, section_of
 from ingest.router.text import lower, plain
 
 MAX_CHARACTERS = 8_000  # of a text; what it is about is said before that
 _BATCH = 256
-_FOLDS = 3
+_STEPS = 200  # at least, where there are few rows
+_FOLDS = 5
+_FEW = 20  # texts that were not seen; with fewer there is nothing to set confidence by
+_POINT, _POINTS = 40, 20  # answers to a point of the curve of confidence at least, and points at most
 _BINS = 15  # of confidence, for the calibration error
-
 
 
 class TrainingError(ValueError):
@@ -63,7 +77,7 @@ class Effort:
 
     rounds: int = 12
     rate: float = 0.7
-    decay: float = 3.0
+    decay: float = 0.3
     balance: float = 0.0
     rare: int = 2
     most: int = 80_000
@@ -74,10 +88,9 @@ def read_rows(path: Path, taxonomy: Taxonomy = "own") -> list[Row]:
 
     Raises TrainingError that names the line, OSError if the file can't be read.
     """
-    opened = lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb")
     rows = []
     try:
-        with opened as file:
+        with lzma.open(path, "rb") if path.suffix == ".xz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     rows.append(_row(line, taxonomy, f"{path}, line {number}"))
@@ -115,11 +128,12 @@ def train(rows: Sequence[Row], taxonomy: Taxonomy = "isic", effort: Effort | Non
     _check(rows, taxonomy)
     effort = effort or Effort(rare=1 if len(rows) < 500 else 2)
     lists = [prepared(row.text) for row in rows]
-    folds = np.array([_fold(row.text) for row in rows])
+    folds = [_fold(row.text) for row in rows]
     scores, wanted = [], []
     for fold in range(_FOLDS):
-        inside, outside = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        if len({rows[place].label for place in inside}) < 2 or not len(outside):
+        inside = [place for place, own in enumerate(folds) if own != fold]
+        outside = [place for place, own in enumerate(folds) if own == fold]
+        if len({rows[place].label for place in inside}) < 2 or not outside:
             continue
         draft = _learn([rows[place] for place in inside], [lists[place] for place in inside], taxonomy, effort)
         truths = [_target(rows[place].label, draft.labels) for place in outside]
@@ -129,7 +143,7 @@ def train(rows: Sequence[Row], taxonomy: Taxonomy = "isic", effort: Effort | Non
                 scores.append(_by_broad(np.log(chances + 1e-9), draft))
                 wanted.append(broad(rows[place].label, taxonomy))
     model = _learn(rows, lists, taxonomy, effort)
-    return replace(model, temperature=_temperature(scores, wanted) if len(scores) >= 20 else 1.0)
+    return _sure(model, scores, wanted) if len(scores) >= _FEW else model
 
 
 def learned(rows: Sequence[Row], taxonomy: Taxonomy, effort: Effort) -> Model:
@@ -138,7 +152,7 @@ def learned(rows: Sequence[Row], taxonomy: Taxonomy, effort: Effort) -> Model:
     return _learn(rows, [prepared(row.text) for row in rows], taxonomy, effort)
 
 
-def prepared(text: str) -> list[str]:
+def prepared(text: str) -> list[Feature]:
     """The features of a text as it was written, each once."""
     return list(dict.fromkeys(features(lower(plain(text[:MAX_CHARACTERS])))))
 
@@ -150,7 +164,7 @@ def evaluate(model: Model, rows: Sequence[Row]) -> Scores:
         scored = _by_broad(model.scored(lower(plain(row.text[:MAX_CHARACTERS]))).chances, model, add=True)
         best = max(scored, key=scored.__getitem__)
         said.append(best)
-        sure.append(scored[best])
+        sure.append(model.confidence(scored[best]))
     return scores_of([broad(row.label, model.taxonomy) for row in rows], said, sure)
 
 
@@ -192,7 +206,7 @@ def _fold(text: str) -> int:
 
 
 def _target(label: str, labels: Sequence[str]) -> Floats:
-    """Which of `labels` a row may be: its own one; for a section each of its divisions, if it stands for none itself."""
+    """Which of `labels` a row may be: its own one, or for a section that is none of them each of its divisions."""
     same = np.array([each == label for each in labels], dtype=np.float32)
     if same.any() or label not in SECTIONS:
         return same
@@ -219,17 +233,31 @@ def _by_broad(values: Floats, model: Model, add: bool = False) -> dict[str, floa
     return merged
 
 
-def _temperature(scores: Sequence[dict[str, float]], wanted: Sequence[str]) -> float:
-    """By what to divide scores so that the chances they give are the shares that come true."""
+def _sure(model: Model, scores: Sequence[dict[str, float]], wanted: Sequence[str]) -> Model:
+    """`model` with the confidence that fits: what it said of texts that it had not seen, and what was right."""
     names = sorted(set(chain.from_iterable(scores)))
     table = np.array([[each.get(name, -30.0) for name in names] for each in scores], dtype=np.float32)
     truth = np.array([names.index(label) for label in wanted])
 
     def loss(temperature: float) -> float:
-        chances = softmax(table / np.float32(temperature))
-        return -float(np.log(chances[np.arange(len(truth)), truth] + 1e-9).mean())
+        chances = softmax(table / np.float32(temperature))[np.arange(len(truth)), truth]
+        return -float(np.log(chances + 1e-9).mean())
 
-    return min((float(step) for step in np.geomspace(0.2, 5.0, 121)), key=loss)
+    temperature = min(np.geomspace(0.2, 5.0, 81).tolist(), key=loss)
+    chances = softmax(table / np.float32(temperature))
+    said, true = _curve(chances.max(axis=1), chances.argmax(axis=1) == truth)
+    return replace(model, temperature=temperature, said=said, true=true)
+
+
+def _curve(chances: Floats, right: NDArray[np.bool_]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """How often answers with a chance are right: the means of equally many answers each, never going down."""
+    parts = min(len(chances) // _POINT, _POINTS)
+    if parts < 2:
+        return (0.0, 1.0), (0.0, 1.0)
+    order = np.argsort(chances, kind="stable")
+    said = [float(chances[part].mean()) for part in np.array_split(order, parts)]
+    true = np.maximum.accumulate([float(right[part].mean()) for part in np.array_split(order, parts)]).tolist()
+    return (0.0, *said, 1.0), (0.0, *true, true[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +275,11 @@ class _Batch:
         return filled
 
 
-def _learn(rows: Sequence[Row], lists: Sequence[list[str]], taxonomy: Taxonomy, effort: Effort) -> Model:
+def _learn(rows: Sequence[Row], lists: Sequence[list[Feature]], taxonomy: Taxonomy, effort: Effort) -> Model:
     labels = _labels(rows, taxonomy)
     vocabulary, rarity = _vocabulary(lists, effort)
     targets = np.array([_target(row.label, labels) for row in rows])
-    times = _times(rows, effort.balance)
+    times = _times(rows, taxonomy, effort.balance)
     random = np.random.default_rng(1)
     order = random.permutation(len(rows))
     batches = [_batch(order[at : at + _BATCH], lists, vocabulary, rarity) for at in range(0, len(order), _BATCH)]
@@ -260,8 +288,9 @@ def _learn(rows: Sequence[Row], lists: Sequence[list[str]], taxonomy: Taxonomy, 
     bias = np.zeros(len(labels), dtype=np.float32)
     bias_squares = np.full_like(bias, 1e-8)
     decay = np.float32(effort.decay / len(rows))
-    for turn in range(effort.rounds):
-        rate = np.float32(effort.rate * (1 - turn / effort.rounds))
+    rounds = max(effort.rounds, _STEPS // len(batches))
+    for turn in range(rounds):
+        rate = np.float32(effort.rate * (1 - turn / rounds))
         for number in random.permutation(len(batches)):
             batch = batches[number]
             table = batch.table()
@@ -280,42 +309,36 @@ def _learn(rows: Sequence[Row], lists: Sequence[list[str]], taxonomy: Taxonomy, 
     return Model.of(taxonomy, labels, vocabulary, Exact(weights, rarity, bias, 1.0))
 
 
-def _vocabulary(lists: Sequence[list[str]], effort: Effort) -> tuple[dict[str, int], Floats]:
+def _vocabulary(lists: Sequence[list[Feature]], effort: Effort) -> tuple[dict[Feature, int], Floats]:
     """The features that are in enough texts, the commonest first, and how rare each is."""
     counts = Counter(chain.from_iterable(lists))
     kept = [pair for pair in counts.items() if pair[1] >= effort.rare]
-    kept.sort(key=lambda pair: (-pair[1], pair[0]))
+    kept.sort(key=lambda pair: (-pair[1], written(pair[0])))
     kept = kept[: effort.most]
     if not kept:
         raise TrainingError("no word in the rows is in enough of them")
     numbers = np.array([count for _, count in kept], dtype=np.float32)
-    rarity: Floats = np.log((1 + len(lists)) / (1 + numbers)).astype(np.float16).astype(np.float32) + np.float32(1)
+    # In halves, as in a file: a model that is loaded is to say the same.
+    rarity = (np.log((1 + len(lists)) / (1 + numbers)) + 1).astype(np.float16).astype(np.float32)
     return {feature: row for row, (feature, _) in enumerate(kept)}, rarity
 
 
-def _times(rows: Sequence[Row], balance: float) -> Floats:
+def _times(rows: Sequence[Row], taxonomy: Taxonomy, balance: float) -> Floats:
     """How much each row counts, one on average."""
-    shares: Counter[str] = Counter()
+    shares: dict[str, float] = defaultdict(float)
     for row in rows:
-        shares[row.label] += row.times  # type: ignore[assignment]
-    times = np.array([row.times / shares[row.label] ** balance for row in rows], dtype=np.float32)
-    scaled: Floats = times / times.mean()
-    return scaled
+        shares[broad(row.label, taxonomy)] += row.times
+    times = [row.times / shares[broad(row.label, taxonomy)] ** balance for row in rows]
+    return np.array(times, dtype=np.float32) / np.float32(sum(times) / len(times))
 
 
 def _batch(
-    rows: NDArray[np.intp], lists: Sequence[list[str]], vocabulary: dict[str, int], rarity: Floats
+    rows: NDArray[np.intp], lists: Sequence[list[Feature]], vocabulary: dict[Feature, int], rarity: Floats
 ) -> _Batch:
     known = [[vocabulary[each] for each in lists[row] if each in vocabulary] for row in rows]
     found = np.array(list(chain.from_iterable(known)), dtype=np.intp)
     at = np.repeat(np.arange(len(rows)), [len(each) for each in known])
     columns, places = np.unique(found, return_inverse=True)
     values = rarity[found]
-    lengths = np.sqrt(np.bincount(at, weights=values * values, minlength=len(rows)))
+    lengths = np.sqrt(np.bincount(at, weights=values * values, minlength=len(rows)) + LITTLE)
     return _Batch(rows, columns, (at, places), (values / lengths[at]).astype(np.float32))
-
-
-def halves(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    """Two parts of `rows`, by the start of their text."""
-    yield [row for row in rows if _fold(row.text) != 0]
-    yield [row for row in rows if _fold(row.text) == 0]
