@@ -1,0 +1,102 @@
+"""The whole router, everything on: what a result says of a document's place, industry and language; hostile texts."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from conftest import Fleet
+
+from ingest.router import Asked, Router
+from jobs.config import Config, Rule, Security, Then
+from jobs.sealing import new_key
+
+TAIWAN = "台灣積體電路製造股份有限公司總部位於新竹，生產晶片。"
+CHENNAI = "A holding company for a small finance bank that offers microfinance. It is based in Chennai, India."
+
+
+@pytest.fixture(scope="module")
+def router() -> Router:
+    return Router(Config())
+
+
+def test_a_result_says_where_a_document_is_from(fleet: Fleet) -> None:
+    del fleet.settings["intelligent_routing"]
+    fleet.configure(
+        routes=[{"name": "home", "when": {"==": [{"var": "geo.country"}, "TW"]}, "then": {"priority": "high"}}]
+    )
+    fleet.drop("tw.json", json.dumps({"about": TAIWAN}))
+    fleet.drop("in.json", json.dumps({"about": CHENNAI}))
+    fleet.drop("none.json", '{"n": [1, 2]}')
+    fleet.start()
+    fleet.wait_finished(3)
+    routes = {result["source"]: result["route"] for result in fleet.results()}
+    taiwan = routes["tw.json"]
+    assert (taiwan["priority"], taiwan["country"], taiwan["city"], taiwan["industry"], taiwan["language"]) == (
+        ("high", "TW", "Hsinchu", "C26", "zh-Hant")
+    )
+    assert any(reason.startswith("country TW, Hsinchu (") for reason in taiwan["reasons"])
+    assert "rule 'home': priority high" in taiwan["reasons"]
+    assert (routes["in.json"]["country"], routes["in.json"]["industry"], routes["in.json"]["language"]) == (
+        ("IN", "K64", "en")
+    )
+    assert "country" not in routes["none.json"]
+    assert routes["none.json"]["reasons"] == ["no rule applied: the default"]
+
+
+def test_one_by_one_or_in_a_group_the_route_is_the_same(router: Router) -> None:
+    documents: list[Any] = [{"a": TAIWAN}, {"a": CHENNAI}, None, 1, [], {"a": ["x", {"b": "Paris, Texas"}]}]
+    asked = [Asked(document, "a/b.json", 7) for document in documents]
+    assert router.routes(asked) == [router.route(*each) for each in asked]
+    assert router.routes([]) == []
+    explained = router.explained(asked)
+    assert [each.route.country for each in explained] == ["TW", "IN", "", "", "", "US"]
+    assert max(len(each.signals.geo.evidence) for each in explained) > 1
+
+
+def test_sensitive_fields_have_no_place() -> None:
+    security = Security(encryption_enabled=True, encryption_key=new_key(), encrypt_sensitive_fields=["address"])
+    shut = Router(Config(security=security))
+    assert shut.route({"address": "12 Main Street, Austin, TX", "text": "fine"}).country == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    {
+        "place names": "Paris London 東京 北京 München ",
+        "one place name": "Springfield, ",
+        "right to left": "\u202eברלין\u202c \u200fدبي\u200f ",
+        "joiners": "Ber\u200dlin Pa\u200bris ",
+        "look-alikes": "Веrlin Раris Τokyo ",  # Cyrillic and Greek letters
+        "numbers": "+49 30 1234567, +1 (212) 555-0100; ",
+        "hosts": "www.a.de b@c.co.jp https://d.fr/x ",
+        "business": "bank insurance 銀行 manufacturing of steel ",
+        "accents": "é̂̃̄̅̆ ",
+        "one word": "a" * 1000,
+        "phrases": "headquartered in based in 總部位於 ",
+    }.items(),
+    ids=lambda pair: pair[0],
+)
+@pytest.mark.parametrize("parts", [1, 1000])
+def test_ten_megabytes_of_anything_are_no_burden(router: Router, text: tuple[str, str], parts: int) -> None:
+    """A quarter of this is what a quiet machine takes; what grows with the square would take minutes."""
+    whole = text[1] * (10_000_000 // len(text[1]))
+    size = len(whole) // parts
+    document = [whole[start : start + size] for start in range(0, len(whole), size)]
+    began = time.process_time()
+    router.route(document)
+    assert time.process_time() - began < 2
+
+
+def test_a_fault_of_a_detector_leaves_the_rest(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*arguments: Any) -> Any:
+        raise RuntimeError("no")
+
+    rule = Rule(name="a", then=Then(tags=["yes"]))
+    faulty = Router(Config(routes=[rule]))
+    monkeypatch.setattr(faulty._detectors, "_geo", broken)
+    route = faulty.route({"a": CHENNAI})
+    assert (route.country, route.language, route.tags) == ("", "en", ["yes"])
+    assert "could not be looked at" in caplog.text
