@@ -18,7 +18,7 @@ from benchmarks import idle as idling
 from benchmarks import intake as intakes
 from benchmarks import latency as latencies
 from benchmarks import memory as memories
-from benchmarks.contenders import PLAIN_GROUPS, PROJECT
+from benchmarks.contenders import PLAIN_GROUPS, PROJECT, SIGNALS
 from benchmarks.machine import describe
 from benchmarks.results import Section, keep
 from benchmarks.spool import SLOW_SECONDS, seconds_since_sweep, sweep
@@ -78,7 +78,7 @@ def drain_all(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5, onl
 def work(spool: Spool = None, quick: Quick = False, rounds: Rounds = 3) -> None:
     """The drain with the project and the plain loops alone: CPU seconds by process."""
     with _folder(spool) as folder:
-        _drain(folder, quick, rounds, ",".join((PROJECT, *PLAIN_GROUPS)))
+        _drain(folder, quick, rounds, ",".join((PROJECT, SIGNALS, *PLAIN_GROUPS)))
 
 
 @app.command()

@@ -123,7 +123,10 @@ class Contender:
 
 
 class Project(Contender):
-    """This project's daemons with their default configuration, apart from the folders, the server and the handler."""
+    """This project's daemons with their default configuration, apart from the folders, the server and the handler.
+
+    `SIGNALS` is it with place, industry and language looked for in every document.
+    """
 
     WORKERS = ("worker high", "worker medium", "worker low")
 
@@ -143,6 +146,9 @@ class Project(Contender):
             "queue": {"type": "redis", "redis_url": self.server.url},
             "handlers": {"default": "benchmarks.handler:handle"},
         }
+        if name == SIGNALS:
+            detectors = ("geo_detection", "industry_classification", "language_detection")
+            settings["intelligent_routing"] = dict.fromkeys(detectors, True)
         self._config.write_text(json.dumps(settings, indent=2))
 
     def prepare(self) -> None:
@@ -275,14 +281,15 @@ class Peer(Contender):
 
 PLAIN_GROUPS = {"plain-sync": 512, "plain": 0}
 PROJECT = "project"
-ALL = (PROJECT, *PLAIN_GROUPS, *PEER_KINDS)
+SIGNALS = "project-signals"
+ALL = (PROJECT, SIGNALS, *PLAIN_GROUPS, *PEER_KINDS)
 
 
 def make(name: str, spool: Spool) -> Contender:
     """The contender called `name`, not started yet; its environment and its server are there."""
     for folder in ("jobs", "ingest", "benchmarks/peers"):  # as a first start would leave it, and pip does for libraries
         compileall.compile_dir(ROOT / folder, quiet=1)
-    if name == PROJECT:
+    if name in (PROJECT, SIGNALS):
         return Project(name, spool)
     if name in PLAIN_GROUPS:
         return Plain(name, spool, PLAIN_GROUPS[name])

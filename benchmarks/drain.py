@@ -15,6 +15,7 @@ from benchmarks.spool import Spool
 # So many that a run takes about ten seconds on two cores; the slow ones would hold up the rest.
 DOCUMENTS: dict[str, int] = {
     "project": 20_000,
+    "project-signals": 20_000,
     "plain-sync": 20_000,
     "plain": 20_000,
     "rq-fork": 1_000,

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks import envs
-from benchmarks.contenders import PEER_KINDS, PROJECT
+from benchmarks.contenders import PEER_KINDS, PROJECT, SIGNALS
 from benchmarks.drain import Drained
 from benchmarks.intake import IN_INGEST, IN_WORKER
 from benchmarks.latency import Latency, summary
@@ -13,6 +13,7 @@ from benchmarks.results import Section, kept, report_path
 LIMIT = "plain-sync"
 _TITLES = {
     PROJECT: "**this project**",
+    SIGNALS: "this project, place, industry and language looked for",
     "plain-sync": "plain loop, one sync per 512 files (the limit)",
     "plain": "plain loop, no sync",
     "rq-fork": "watchdog + RQ, `Worker` (forks)",
@@ -23,7 +24,7 @@ _TITLES = {
     "taskiq": "watchdog + Taskiq",
     "arq": "watchdog + arq",
 }
-_DURABLE = {PROJECT, LIMIT}
+_DURABLE = {PROJECT, SIGNALS, LIMIT}
 _MI = 2**20
 
 

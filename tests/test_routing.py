@@ -8,7 +8,7 @@ import pytest
 from conftest import Fleet
 
 from ingest.router import Asked, Router
-from jobs.config import Config, Rule, Security, Then
+from jobs.config import Config, Routing, Rule, Security, Then
 from jobs.sealing import new_key
 
 TAIWAN = "台灣積體電路製造股份有限公司總部位於新竹，生產晶片。"
@@ -17,11 +17,11 @@ CHENNAI = "A holding company for a small finance bank that offers microfinance. 
 
 @pytest.fixture(scope="module")
 def router() -> Router:
-    return Router(Config())
+    return Router(Config(), everything=True)
 
 
 def test_a_result_says_where_a_document_is_from(fleet: Fleet) -> None:
-    del fleet.settings["intelligent_routing"]
+    fleet.settings["intelligent_routing"] = {"industry_classification": True, "language_detection": True}
     fleet.configure(
         routes=[{"name": "home", "when": {"==": [{"var": "geo.country"}, "TW"]}, "then": {"priority": "high"}}]
     )
@@ -44,6 +44,24 @@ def test_a_result_says_where_a_document_is_from(fleet: Fleet) -> None:
     assert routes["none.json"]["reasons"] == ["no rule applied: the default"]
 
 
+def test_signals_are_found_when_a_rule_asks_for_them_or_the_configuration_does() -> None:
+    document = {"a": CHENNAI}
+
+    def found(rule: dict[str, Any] | None = None, **settings: bool) -> tuple[str, str, str]:
+        rules = [Rule(name="a", when=rule, then=Then(tags=["a"]))] if rule else []
+        route = Router(Config(intelligent_routing=Routing(**settings), routes=rules)).route(document)
+        return route.country, route.industry, route.language
+
+    assert found() == ("", "", "")
+    assert found({"==": [{"var": "a"}, 1]}) == ("", "", "")
+    assert found({"==": [{"var": "geo.country"}, "IN"]}) == ("IN", "", "")
+    assert found({"==": [{"var": "language"}, "en"]}) == ("", "", "en")
+    assert found({"var": {"cat": ["a", "b"]}}) == ("IN", "K64", "en"), "nobody knows what it asks for"
+    assert found(industry_classification=True) == ("", "K64", "")
+    assert found({"==": [{"var": "geo.country"}, "IN"]}, geo_detection=False) == ("", "", "")
+    assert found(enabled=False, geo_detection=True) == ("", "", "")
+
+
 def test_one_by_one_or_in_a_group_the_route_is_the_same(router: Router) -> None:
     documents: list[Any] = [{"a": TAIWAN}, {"a": CHENNAI}, None, 1, [], {"a": ["x", {"b": "Paris, Texas"}]}]
     asked = [Asked(document, "a/b.json", 7) for document in documents]
@@ -56,7 +74,7 @@ def test_one_by_one_or_in_a_group_the_route_is_the_same(router: Router) -> None:
 
 def test_sensitive_fields_have_no_place() -> None:
     security = Security(encryption_enabled=True, encryption_key=new_key(), encrypt_sensitive_fields=["address"])
-    shut = Router(Config(security=security))
+    shut = Router(Config(security=security), everything=True)
     assert shut.route({"address": "12 Main Street, Austin, TX", "text": "fine"}).country == ""
 
 
@@ -95,7 +113,7 @@ def test_a_fault_of_a_detector_leaves_the_rest(
         raise RuntimeError("no")
 
     rule = Rule(name="a", then=Then(tags=["yes"]))
-    faulty = Router(Config(routes=[rule]))
+    faulty = Router(Config(routes=[rule]), everything=True)
     monkeypatch.setattr(faulty._detectors, "_geo", broken)
     route = faulty.route({"a": CHENNAI})
     assert (route.country, route.language, route.tags) == ("", "en", ["yes"])

@@ -38,7 +38,7 @@ def explain(
 
     config = settings(context).config
     original = _original(config, what)
-    routed = Router(config).explain(value_of(original, config), original.source, len(original.raw))
+    routed = Router(config, everything=True).explain(value_of(original, config), original.source, len(original.raw))
     if as_json:
         print_json(shown(routed))
     else:

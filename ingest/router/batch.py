@@ -82,13 +82,11 @@ def said_of(routed: Routed) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit status: 1 when a line was refused, 78 for a configuration that can't be used."""
     parser = argparse.ArgumentParser(prog="python -m ingest.router.batch", description=__doc__)
-    parser.add_argument(
-        "--config", metavar="FILE", type=Path, help="the configuration; without it the defaults, all detection on"
-    )
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration; without it the defaults")
     parser.add_argument("--model", metavar="FILE", type=Path, help="an industry model made by `llmctl router train`")
     asked = parser.parse_args(arguments)
     try:
-        router = Router(load(asked.config) if asked.config else Config(), asked.model)
+        router = Router(load(asked.config) if asked.config else Config(), asked.model, everything=True)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 78

@@ -18,8 +18,9 @@ _Found = TypeVar("_Found", Geo, Industry, Language)
 class Detectors:
     """What finds signals. Loading takes about a second and 150 MB in all; what is switched off is not loaded."""
 
-    def __init__(self, settings: Routing, model: Path | None = None) -> None:
-        """`model` overrides `settings.industry_model`."""
+    def __init__(self, settings: Routing, asked_for: Callable[[str], bool], model: Path | None = None) -> None:
+        """`asked_for` says of a signal that the settings leave open whether it is to be found; `model` overrides
+        `settings.industry_model`."""
         self._geo: Callable[[Text, Any, int], Geo] | None = None
         self._industry: Callable[[Text, int], Industry] | None = None
         self._languages: Languages | None = None
@@ -27,11 +28,15 @@ class Detectors:
         self._loaded = _version(self._model)
         if not settings.enabled:
             return
-        if settings.geo_detection:
+
+        def wanted(setting: bool | None, signal: str) -> bool:
+            return asked_for(signal) if setting is None else setting
+
+        if wanted(settings.geo_detection, "geo"):
             self._geo = _geo()
-        if settings.industry_classification:
+        if wanted(settings.industry_classification, "industry"):
             self._industry = _industry(self._model)
-        if settings.language_detection:
+        if wanted(settings.language_detection, "language"):
             self._languages = Languages(settings.languages or DEFAULT)
 
     def __bool__(self) -> bool:

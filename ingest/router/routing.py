@@ -37,8 +37,9 @@ class Routed(msgspec.Struct, frozen=True, kw_only=True):
 class Router:
     """Routes documents by the rules of a configuration: the same document, the same route."""
 
-    def __init__(self, config: Config, model: Path | None = None) -> None:
-        """`model` is an industry model to use instead of the configured one."""
+    def __init__(self, config: Config, model: Path | None = None, *, everything: bool = False) -> None:
+        """`model` is an industry model to use instead of the configured one. With `everything` a signal is found also
+        when no rule asks for it, unless it is switched off."""
         routing = config.intelligent_routing
         self._sealing = sealing_of(config.security)
         self._handler = config.default_handler
@@ -47,8 +48,11 @@ class Router:
             routing.priority_rules.urgent_keywords if routing.enabled else [],
             routing.priority_rules.low_priority_keywords if routing.enabled else [],
         )
-        self._detectors = Detectors(routing, model)
         self._rules = Rules(config.routes)
+        own = bool(model or routing.industry_model)  # who has a model of their own wants to hear what it says
+        self._detectors = Detectors(
+            routing, lambda signal: everything or self._rules.ask_for(signal) or (own and signal == "industry"), model
+        )
 
     def route(self, document: Any, source: str = "", size: int = 0) -> Route:
         """The route of a parsed document; None stands for one that couldn't be parsed.

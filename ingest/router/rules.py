@@ -49,6 +49,10 @@ class Rules:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
+    def ask_for(self, signal: str) -> bool:
+        """Whether any rule looks at this signal."""
+        return bool(self._rules) and (self._reads_all or signal in self._reads)
+
     @property
     def decide_priority(self) -> bool:
         """Whether any rule sets a priority."""

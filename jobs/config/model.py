@@ -146,14 +146,16 @@ class PriorityRules(_Part, frozen=True):
 
 
 class Routing(_Part, frozen=True):
-    """`languages` are those that may be expected (None: all that are known); `industry_model` the file
+    """A signal that is None is looked for when a rule asks for it: to look for all of them takes longer than all else
+    that ingest does. `languages` are those that may be expected (None: all that are known); `industry_model` the file
     that `llmctl router train` made (None: the one that comes with the router), `labels` the file that corrections go
-    into."""
+    into.
+    """
 
     enabled: bool = True
-    geo_detection: bool = True
-    industry_classification: bool = True
-    language_detection: bool = True
+    geo_detection: bool | None = None
+    industry_classification: bool | None = None
+    language_detection: bool | None = None
     languages: Annotated[list[Text], Meta(min_length=1)] | None = None
     industry_model: Text | None = None
     labels: Text = "./data/labels.jsonl"
