@@ -16,7 +16,7 @@ from ingest.router.signals import Evidence, Industry
 from ingest.router.text import Text
 
 BASE = Path(__file__).with_name("base.npz")
-UNKNOWN_BELOW = 0.4  # of confidence: a section less sure than that is not said
+UNKNOWN_BELOW = 0.25  # of confidence: a section less sure than that is not said
 DIVISION_BELOW = 0.8
 _MOST_EVIDENCE = 6
 _MOST_TERMS = 4  # of the lexicon among it
@@ -24,6 +24,10 @@ _MOST_FEATURES = 2  # of the model among it
 # By what a term multiplies the chance of its section; measured on texts that neither the lexicon
 # nor the model was made from.
 _TIMES = {weight: math.exp(0.6 * weight) for weight in WEIGHTS.values()}
+_TIMES_ALONE = {weight: math.exp(weight) for weight in WEIGHTS.values()}  # where the model does not know the language
+# Features that the model knows, for each word of a text: in English 0.8 and more, in other languages of its letters 0.2
+# and less. Between the two its word counts in part.
+_FOREIGN, _FAMILIAR = 0.3, 0.6
 _LEAST = 1e-6  # the chance of a section of which the model knows nothing
 
 
@@ -68,7 +72,7 @@ class Classifier:
         if self.model.taxonomy == "own":
             return self._own(text, folded, scored, clues)
         found = self._lexicon.find(folded)
-        chances = self._chances(scored, found)
+        chances = self._chances(scored, found, _trust(folded, scored))
         chance = max(chances)
         best = chances.index(chance)
         section, confidence = self._columns.names[best], round(self.model.confidence(chance / sum(chances)), 4)
@@ -92,14 +96,20 @@ class Classifier:
         evidence = self._evidence(text, folded, scored, best, [], clues)
         return Industry(label=self.model.labels[best], confidence=confidence, evidence=evidence)
 
-    def _chances(self, scored: Scored, found: list[Found]) -> list[float]:
-        """How likely each section is beside the others: what the model says, and what the terms say."""
+    def _chances(self, scored: Scored, found: list[Found], trust: float) -> list[float]:
+        """How likely each section is beside the others: what the model says, as far as it is to be trusted, and what
+        the terms say."""
         chances: list[float] = np.add.reduceat(scored.chances, self._columns.starts).tolist()
+        times = _TIMES
+        if trust < 1:
+            even = (1 - trust) / len(chances)
+            chances = [trust * chance + even for chance in chances]
+            times = _TIMES_ALONE
         place = self._columns.place
         for term, _, _ in found:
             at = place.get(term.section)
             if at is not None:
-                chances[at] = (chances[at] + _LEAST) * _TIMES[term.weight]
+                chances[at] = (chances[at] + _LEAST) * times[term.weight]
         return chances
 
     def _division(self, scored: Scored, found: list[Found], best: int, confidence: float) -> str | None:
@@ -151,6 +161,12 @@ class Classifier:
             weight = float(weights[at])
             if weight > 0:
                 yield self._features[scored.rows[at]], weight / scored.length
+
+
+def _trust(folded: str, scored: Scored) -> float:
+    """How far the model knows the language of a text, from 0 to 1."""
+    known = len(scored.rows) / max(1, folded.count(" ") + 1)
+    return min(1.0, max(0.0, (known - _FOREIGN) / (_FAMILIAR - _FOREIGN)))
 
 
 def _place(folded: str, feature: Feature) -> tuple[int, int] | None:

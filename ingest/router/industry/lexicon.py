@@ -1,10 +1,10 @@
-"""The lexicon: words of business prose in four languages, and the section of ISIC that each speaks for.
+"""The lexicon: words of business prose in seven languages, and the section of ISIC that each speaks for.
 
-The words are in `lexicon.toml`; what stands there of the form is all there is to it.
+The words are in `lexicon.toml` and `lexicon_european.toml`; what stands there of the form is all there is to it.
 """
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +15,8 @@ from ingest.router.industry.script import has_cjk, one_form
 from ingest.router.industry.taxonomy import SECTIONS, section_of
 from ingest.router.text import lower
 
-PATH = Path(__file__).with_name("lexicon.toml")
-LANGUAGES = ("en", "zh-Hant", "zh-Hans", "ja")
+PATHS = tuple(Path(__file__).with_name(name) for name in ("lexicon.toml", "lexicon_european.toml"))
+LANGUAGES = ("en", "de", "fr", "es", "zh-Hant", "zh-Hans", "ja")
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")  # beside these a term is a part of a longer word
 WEIGHTS = {"strong": 3.0, "medium": 1.5, "weak": 0.5}
 
@@ -60,9 +60,9 @@ class Lexicon:
         return len(self._patterns)
 
     @classmethod
-    def load(cls, path: Path = PATH) -> "Lexicon":
-        """The lexicon in a file. Raises LexiconError."""
-        return cls([term for _, term in read(path)])
+    def load(cls, paths: Sequence[Path] = PATHS) -> "Lexicon":
+        """The lexicon in some files. Raises LexiconError."""
+        return cls([term for path in paths for _, term in read(path)])
 
     def find(self, folded: str) -> list[Found]:
         """The terms in a text in lower case, each once; of terms over one another the longest."""
@@ -84,7 +84,7 @@ class Lexicon:
         return list(found.values())
 
 
-def read(path: Path = PATH) -> Iterator[tuple[str, Term]]:
+def read(path: Path) -> Iterator[tuple[str, Term]]:
     """The terms in a file, each with its language. Raises LexiconError."""
     for section, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
         if section not in SECTIONS:
