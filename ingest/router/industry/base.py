@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ingest.router.industry.lexicon import PATHS
 from ingest.router.industry.lexicon import read as read_lexicon
 from ingest.router.industry.script import has_cjk
 from ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
@@ -170,7 +171,7 @@ def mixed(index: Iterable[Row]) -> list[Row]:
         rows.append(Row(seed.text, seed.label, 4.0))
         if seed.label != "-" and not has_cjk(seed.text):
             rows.append(Row(_dressed(seed.text.rstrip("."), choose), seed.label, 3.0))
-    for _, term in read_lexicon():
+    for _, term in read_lexicon(PATHS[0]):  # of the languages that the model learns
         rows.append(Row(term.text, term.division or term.section, term.weight))
     return rows
 
