@@ -352,3 +352,9 @@ def test_an_envelope_with_anything_in_any_place_is_read_or_refused(line: bytes, 
         raw = json.dumps(whole).encode()
         assert split(raw, "a.jsonl", LIMITS)
         outcome(raw)
+
+
+def test_a_backslash_before_a_line_end_stays_what_it_is() -> None:
+    assert read(b'{"a": "x\\\ny", "b": 1,}', LIMITS).value == {"a": "xy", "b": 1}
+    assert read(b'{"a": "x\\\\\ny", "b": 1,}', LIMITS).value == {"a": "x\\\ny", "b": 1}
+    assert read(b'{"a": "x\\\ty", "b": 1,}', LIMITS).value == {"a": "x\\\ty", "b": 1}

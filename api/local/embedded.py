@@ -16,7 +16,7 @@ from jobs.config import Config
 # How the server begins, and how it ends when it can't read its data (src/aof.c and src/server.c of Redis and Valkey).
 _STARTING = " is starting "
 _UNREADABLE = re.compile(
-    r"(?:Bad file format|Unexpected end of file|Unrecoverable error) reading the append only file"
+    r"(?:Bad file format|Unexpected end of file|Unrecoverable error|Error) reading the append only file"
     r"|FATAL AOF MANIFEST FILE ERROR|Fatal error loading the DB"
 )
 _LOG_BYTES = 16 * 1024

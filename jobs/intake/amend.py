@@ -38,8 +38,17 @@ def controls(draft: Draft) -> Draft:
         for string in _STRING.finditer(draft.text)
         for found in _CONTROL.finditer(string[0])
         for at, char in [(string.start() + found.start(), found[0])]
+        if not _is_escaped(draft.text, at)
     ]
     return draft.edited(edits, "amend")
+
+
+def _is_escaped(text: str, at: int) -> bool:
+    """Whether a lone backslash stands before `at`: to escape what follows as well would undo the backslash."""
+    first = at
+    while first > 0 and text[first - 1] == "\\":
+        first -= 1
+    return (at - first) % 2 == 1
 
 
 def escapes(draft: Draft) -> Draft:
