@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from ingest.router.signals import Language
 
 LOOKED_AT = 120  # characters; more of them hardly change the answer
@@ -98,6 +96,8 @@ class Languages:
         codes = sorted(self._expected & members[group])
         if len(codes) < 2:
             return codes[0] if codes else ""
+        import numpy as np  # 0.1 s, for which nobody should wait who looks for no language
+
         model = _load()
         model.set_languages(codes)
         # Row by row and in single precision, a look takes a sixth of the time: the rows of a text are far apart.
