@@ -53,10 +53,14 @@ class Scored(NamedTuple):
 
 
 @cache
+def router() -> Router:
+    return Router(Config(), everything=True)
+
+
+@cache
 def answers() -> list[tuple[dict[str, Any], Routed]]:
-    router = Router(Config(), everything=True)
     cases = [json.loads(line) for line in CASES.read_text().splitlines()]
-    return [(case, router.explain(case.get("document", case.get("text")), "", 0)) for case in cases]
+    return [(case, router().explain(case.get("document", case.get("text")), "", 0)) for case in cases]
 
 
 def _city(name: str | None) -> str | None:
@@ -130,7 +134,6 @@ def test_the_cases_are_what_they_should_be() -> None:
 
 @pytest.mark.parametrize("kind", ["hq", "headline", "ambiguous"])
 def test_the_same_document_gets_the_same_route(kind: str) -> None:
-    router = Router(Config(), everything=True)
     for case, routed in answers():
         if case["set"] == kind:
-            assert router.explain(case.get("document", case.get("text")), "", 0) == routed
+            assert router().explain(case.get("document", case.get("text")), "", 0) == routed
