@@ -131,7 +131,7 @@ def _specimens(count: int, seed: int) -> Iterator[Specimen]:
     for each in documents(count, seed, _BROKEN_SHARE):
         if each.is_refused:
             yield Specimen(each.name, each.raw, "rejected")
-        elif chance.random() < _POISONED_SHARE:
+        elif not each.is_broken and chance.random() < _POISONED_SHARE:
             kind = chance.choice(list(POISONS))
             yield Specimen(each.name, json.dumps({**json.loads(each.raw), KEY: kind}).encode(), POISONS[kind][1])
         else:
