@@ -217,7 +217,7 @@ class Ingest:
         full = min(room.values()) <= 0
         if full and load.batched >= _STANDSTILL * load.documents > 0:
             self._submitter.flush_all()  # the batches wait for company that there is no room for
-        ready: list[Ready] = []
+        ready: list[tuple[Ready, Route | None]] = []
         size = 0
         looked = 0
         hurried, self._hurries = self._hurries, False
@@ -226,7 +226,9 @@ class Ingest:
             found = self._finder.look(*place)
             if found is None:
                 continue
-            level = self._level(found)
+            named = (found.found.source, found.found.seen.size)
+            route = self._router.early(found.value, *named)
+            level = route.priority if route else self._router.level(found.value, *named)
             # In turns, a newcomer has to queue up behind those who wait.
             in_turn = came is Came.HELD or not (self._held.fair and self._held.waits(level))
             if came is Came.NEWEST:
@@ -236,7 +238,7 @@ class Ingest:
                 self._hurries = not hurried
             if room[level] > 0 and in_turn:
                 room = self._less(room, level)
-                ready.append(found)
+                ready.append((found, route))
                 size += len(found.raw) + OVERHEAD_BYTES
                 if len(ready) >= GROUP or size >= most:
                     break
@@ -247,9 +249,6 @@ class Ingest:
         if ready:
             self._claim(ready, load)
         return bool(ready) or (looked > 0 and not full)
-
-    def _level(self, found: Ready) -> str:
-        return self._router.level(found.value, found.found.source, found.found.seen.size)
 
     def _hear(self) -> None:
         """Add what has been hinted at, and what has settled, to the files to look at next."""
@@ -324,10 +323,11 @@ class Ingest:
         """The folders that documents are found in: the configured ones, and files that were taken apart."""
         return [*self._folders.watch, *self._splitter.roots()]
 
-    def _claim(self, ready: list[Ready], load: Load) -> None:
-        routes = self._router.routes([Asked(each.value, each.found.source, each.found.seen.size) for each in ready])
-        by_id = {found.found.id: (found, route) for found, route in zip(ready, routes, strict=True)}
-        group, claims = self._claims.take([found.found for found in ready], self._clock.now())
+    def _claim(self, ready: list[tuple[Ready, Route | None]], load: Load) -> None:
+        asked = [Asked(each.value, each.found.source, each.found.seen.size) for each, route in ready if route is None]
+        routes = iter(self._router.routes(asked))
+        by_id = {found.found.id: (found, route or next(routes)) for found, route in ready}
+        group, claims = self._claims.take([found.found for found, _ in ready], self._clock.now())
         self._at("ingest.claimed")
         documents: list[Submitted] = []
         for claim in claims:

@@ -79,10 +79,18 @@ class Router:
         """Take up what has changed on disk; says what happened, if anything did."""
         return self._detectors.refresh()
 
+    def early(self, document: Any, source: str = "", size: int = 0) -> Route | None:
+        """The route, where there is nothing to gain from working it out in a group, or only it tells the priority;
+        None where `level` is to be asked first, and `routes` later for those that are taken."""
+        if self._detectors and not self._rules.decide_priority:
+            return None
+        return self.route(document, source, size)
+
     def level(self, document: Any, source: str = "", size: int = 0) -> str:
-        """The priority that `route` would give, which most often takes a tenth of the time."""
-        if self._rules.decide_priority:
-            return self.route(document, source, size).priority
+        """The priority that `route` would give, as cheaply as it can be had."""
+        route = self.early(document, source, size)
+        if route is not None:
+            return route.priority
         return self._priority.decide(self._sealing.without(document) if self._sealing else document)[0]
 
     def _routed(self, asked: Sequence[Asked], clues: int) -> list[Routed]:
