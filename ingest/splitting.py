@@ -19,7 +19,7 @@ from ingest.files import write_file
 from ingest.spool.claims import Claim, Claims
 from ingest.spool.folders import Folders
 from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
-from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
+from ingest.spool.renaming import PATH_BYTES, names_for, rename_new, sync_all, within
 from jobs import intake
 from jobs.document import is_id
 from jobs.faults import FaultPoint, no_faults
@@ -98,11 +98,9 @@ class Splitter:
         """A free place in the archive for the original of `claim`, in a folder that is there; or the place at which it
         lies sealed already. Nobody else gives names that hold its id."""
         source = within(claim.relative_path)
-        options = (source, with_id(source, claim.id), f"{claim.id}.conflict/{os.path.basename(source)}")
-        for option in options:
+        for option in names_for(source, claim.id):
             home = os.path.join(self._folders.archive, option)
-            longest = max(len(os.fsencode(path)) for path in (home, hidden_beside(home, claim.id)))
-            if longest > PATH_BYTES or len(os.fsencode(os.path.basename(home))) > NAME_BYTES:
+            if max(len(os.fsencode(path)) for path in (home, hidden_beside(home, claim.id))) > PATH_BYTES:
                 continue
             try:
                 os.makedirs(os.path.dirname(home), exist_ok=True)

@@ -9,13 +9,11 @@ import msgspec
 
 from ingest.spool import Folders
 from ingest.spool.committing import SIDECAR
-from ingest.spool.renaming import NAME_BYTES, with_id, within
+from ingest.spool.renaming import names_for, within
 from jobs.document import Status
 from jobs.sealing import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jobs.config import Config
     from jobs.ledger import Entry
 
@@ -68,7 +66,7 @@ def find(config: Config, entry: Entry) -> Place | None:
         reports, originals, ending = folders.error, folders.error, SIDECAR
     else:
         return None
-    for name in _names(entry.source, entry.id, ending):
+    for name in names_for(within(entry.source), entry.id, ending):
         report = os.path.join(reports, name + ending)
         if _id_in(report) == entry.id:
             folder, base = os.path.split(name)
@@ -85,17 +83,6 @@ def position(report: str) -> dict[str, Any]:
     except (OSError, msgspec.DecodeError):
         return {}
     return {} if found.line is None else dict(msgspec.structs.asdict(found))
-
-
-def _names(source: str, document_id: str, ending: str) -> Iterator[str]:
-    """The names that the collector may have given a document, in the order in which it tries them."""
-    path = within(source)
-    longer = with_id(path, document_id, room=len(ending))
-    fits = len(os.fsencode(os.path.basename(path))) + len(ending) <= NAME_BYTES
-    if fits:
-        yield path
-    yield longer
-    yield os.path.join(f"{document_id}.conflict", os.path.basename(path if fits else longer))
 
 
 def _id_in(report: str) -> str | None:

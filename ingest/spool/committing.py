@@ -10,7 +10,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +19,7 @@ from ingest.files import read_whole, write_file
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
 from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
-from ingest.spool.renaming import NAME_BYTES, PATH_BYTES, rename_new, sync_all, with_id, within
+from ingest.spool.renaming import PATH_BYTES, names_for, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.clock import rfc3339
 from jobs.document import Status
@@ -312,7 +312,7 @@ class Commit:
         Its own path when that is free in both folders, else the one with its id; names are cut where they are too long.
         """
         source = within(claim.relative_path)
-        for option in _options(source, claim.id, ending):
+        for option in names_for(source, claim.id, ending):
             report = os.path.join(reports, option + ending)
             home = os.path.join(homes, self._home(option, claim) if homes == self._folders.archive else option)
             if report in self._planned or home in self._planned or not _fit(report, home):
@@ -389,16 +389,6 @@ def _look(path: str) -> tuple[os.stat_result, bytes]:
         return status, read_whole(descriptor, status.st_size) if stat.S_ISREG(status.st_mode) else b""
     finally:
         os.close(descriptor)
-
-
-def _options(source: str, document_id: str, ending: str) -> Iterator[str]:
-    """The paths that a document may get, the best first."""
-    fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
-    if fits:
-        yield source
-    longer = with_id(source, document_id, room=len(ending))
-    yield longer
-    yield os.path.join(f"{document_id}.conflict", os.path.basename(source if fits else longer))
 
 
 def _fit(report: str, home: str) -> bool:

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import sys
+from collections.abc import Iterator
 
 NAME_BYTES = 255  # NAME_MAX of every file system in common use
 PATH_BYTES = 4095  # PATH_MAX without its NUL
@@ -40,6 +41,19 @@ def with_id(source: str, document_id: str, room: int = 0) -> str:
     if len(os.fsencode(suffix)) > _SUFFIX_BYTES:
         stem, suffix = name, ""
     return os.path.join(folder, fitted(stem, f".{document_id}{suffix}", room))
+
+
+def names_for(source: str, document_id: str, ending: str = "") -> Iterator[str]:
+    """The paths that a document called `source` may get below a folder, the best first.
+
+    `ending` is what a report's name has behind it.
+    """
+    fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
+    if fits:
+        yield source
+    longer = with_id(source, document_id, room=len(ending))
+    yield longer
+    yield os.path.join(f"{document_id}.conflict", os.path.basename(source if fits else longer))
 
 
 def fitted(stem: str, ending: str, room: int = 0) -> str:
