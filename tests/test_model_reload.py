@@ -104,3 +104,30 @@ def test_training_lines_that_are_wrong_are_named(tmp_path: Path) -> None:
     assert "2" in shown.output
     assert not (tmp_path / "m.npz").exists()
     assert run(app, ["router", "train", "--data", "none.jsonl", "--out", "m.npz"]).exit_code == 1
+
+
+@pytest.mark.parametrize("command", [["use", "new.npz"], ["rollback"]], ids=["use", "rollback"])
+@pytest.mark.parametrize("place", [1, 2])
+def test_a_model_is_there_whenever_the_command_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], place: int
+) -> None:
+    """It ends at its first or second rename; ingest, which refuses to start without the model, still finds one."""
+    model = taught(tmp_path, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
+    (tmp_path / "model.npz.previous").write_bytes(model.read_bytes())
+    (tmp_path / "new.npz").write_bytes(model.read_bytes())
+    config = tmp_path / "c.json"
+    config.write_text(json.dumps({"intelligent_routing": {"industry_model": str(model)}}))
+    replace, renames = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        renames.append(target)
+        if len(renames) == place:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "replace", killed)
+    run(app, ["--config", str(config), "router", *command])
+    assert len(renames) == place
+    load(config, {})
+    assert Router(Config(intelligent_routing=routing(model))).route({"a": "steel copper"}).industry == "Metal"

@@ -131,11 +131,7 @@ def use(
     target = _configured(settings(context).config)
     try:
         Model.load(model)
-        hidden = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(model, hidden)
-        if target.exists():
-            os.replace(target, _previous(target))
-        os.replace(hidden, target)
+        _put(model, target)
     except (OSError, ValueError) as error:
         fail(f"{model}: {error}", ExitCode.NOT_WELL)
     typer.echo(f"{target} is now {model}")
@@ -150,10 +146,10 @@ def rollback(context: typer.Context) -> None:
     before = _previous(target)
     if not before.exists():
         fail(f"There is no model before {target}: {before} is missing.", ExitCode.NOT_WELL)
-    hidden = target.with_name(f".{target.name}.tmp")
-    os.replace(before, hidden)
-    os.replace(target, before)
-    os.replace(hidden, target)
+    try:
+        _put(before, target)
+    except OSError as error:
+        fail(f"{before}: {error.strerror}.", ExitCode.NOT_WELL)
     typer.echo(f"{target} is the one before again; the other one is {before}")
 
 
@@ -177,6 +173,19 @@ def _configured(config: Config) -> Path:
             ExitCode.CONFIGURATION,
         )
     return Path(model)
+
+
+def _put(model: Path, target: Path) -> None:
+    """Put a copy of `model` in the place of `target`, and keep what was there.
+
+    There is a whole model at `target` at every instant: ingest doesn't start without one. Raises OSError.
+    """
+    hidden, kept = (target.with_name(f".{target.name}.{ending}") for ending in ("new", "kept"))
+    shutil.copyfile(model, hidden)
+    if target.exists():
+        shutil.copyfile(target, kept)
+        os.replace(kept, _previous(target))
+    os.replace(hidden, target)
 
 
 def _previous(target: Path) -> Path:
