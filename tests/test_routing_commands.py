@@ -46,6 +46,18 @@ def test_explain_a_file(tmp_path: Path) -> None:
     assert (answer["geo"]["country"], answer["industry"]["section"], answer["language"]) == (None, None, None)
 
 
+def test_explain_tells_every_clue_as_json_too(tmp_path: Path) -> None:
+    config = written(tmp_path / "c.json", intelligent_routing={})
+    file = tmp_path / "bank.json"
+    file.write_text('{"about": "A bank that offers microfinance. It is based in Chennai, India."}')
+    shown = run(app, ["--config", config, "explain", str(file), "--json"])
+    assert shown.exit_code == 0, shown.output
+    answer = json.loads(shown.stdout)
+    assert (answer["geo"]["country"], answer["industry"]["section"], answer["language"]) == ("IN", "K", "en")
+    assert {"kind", "text", "says", "weight", "pointer"} <= answer["geo"]["evidence"][0].keys()
+    assert answer["industry"]["evidence"][0]["pointer"] == "/about"
+
+
 def test_explain_what_is_not_there(tmp_path: Path) -> None:
     shown = run(app, ["--config", written(tmp_path / "c.json"), "explain", "nothing.json"])
     assert shown.exit_code == 1

@@ -15,6 +15,7 @@ import msgspec
 
 from ingest.router.routing import Asked, Routed, Router, reasons_of
 from jobs.config import Config, ConfigError, load
+from jobs.document import plain
 
 EXIT_REFUSED = 1
 _GROUP = 64  # lines that are routed together
@@ -44,28 +45,14 @@ def _asked(number: int, raw: bytes) -> Asked | dict[str, Any]:
 def shown(routed: Routed) -> dict[str, Any]:
     """A route as a line of the answer, and as `llmctl explain --json` shows it."""
     route, signals = routed.route, routed.signals
-    geo, industry = signals.geo, signals.industry
     return {
         "priority": route.priority,
         "queue": route.queue,
         "handler": route.handler,
         "schema": route.schema or None,
         "tags": route.tags,
-        "geo": {
-            "country": geo.country,
-            "city": geo.city,
-            "latitude": geo.latitude,
-            "longitude": geo.longitude,
-            "confidence": geo.confidence,
-            "evidence": geo.evidence,
-        },
-        "industry": {
-            "section": industry.section,
-            "division": industry.division,
-            "label": industry.label,
-            "confidence": industry.confidence,
-            "evidence": industry.evidence,
-        },
+        "geo": plain(signals.geo),
+        "industry": plain(signals.industry),
         "language": signals.language.code,
         "language_confidence": signals.language.confidence,
         "reasons": said_of(routed),

@@ -13,6 +13,7 @@ from ingest.router.rules import Facts, Rules
 from ingest.router.signals import Evidence, Industry, Signals
 from ingest.router.text import Text
 from jobs.config import Config
+from jobs.config.rules import SIGNALS
 from jobs.document import Route
 from jobs.sealing import sealing_of
 
@@ -159,21 +160,9 @@ def _named(industry: Industry) -> str:
 
 
 def _facts(signals: Signals, priority: str, source: str, size: int) -> Facts:
-    geo, industry = signals.geo, signals.industry
     return Facts(
-        geo={
-            "country": geo.country,
-            "city": geo.city,
-            "latitude": geo.latitude,
-            "longitude": geo.longitude,
-            "confidence": geo.confidence,
-        },
-        industry={
-            "section": industry.section,
-            "division": industry.division,
-            "label": industry.label,
-            "confidence": industry.confidence,
-        },
+        geo={name: getattr(signals.geo, name) for name in SIGNALS["geo"]},
+        industry={name: getattr(signals.industry, name) for name in SIGNALS["industry"]},
         language=signals.language.code,
         priority=priority,
         size=size,

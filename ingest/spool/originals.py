@@ -31,10 +31,10 @@ def seal_beside(original: str, home: str, document_id: str, seal: Seal) -> str |
         raise
     except OSError:
         return None
+    hidden = hidden_beside(home, document_id)
     try:
         if not stat.S_ISREG(os.fstat(source).st_mode):
             return None
-        hidden = hidden_beside(home, document_id)
         with open(hidden, "wb", opener=_private) as file:
             file.writelines(seal.lock_file(document_id, chunks_of(source)))
         return hidden

@@ -25,7 +25,7 @@ def rule_problems(config: Config) -> Iterator[Problem]:
     """Everything that is wrong with the rules of `config`, each with its place."""
     if not config.routes:
         return
-    from datalogic_py import Engine  # 8 MB, which only those pay who have rules
+    from datalogic_py import Engine  # 14 ms and 3 MB, which only those pay who have rules
 
     engine = Engine()
     seen: dict[str, int] = {}
