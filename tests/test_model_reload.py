@@ -96,6 +96,19 @@ def test_a_model_that_is_not_there_is_refused_at_the_start(tmp_path: Path) -> No
         load(path, {})
 
 
+def test_a_model_is_measured(tmp_path: Path) -> None:
+    model = taught(tmp_path, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "apple juice", "label": "Fruit"}\n{"text": "copper alloy", "label": "Fruit"}\n')
+    arguments = ["router", "eval", "--data", str(rows), "--model", str(model)]
+    shown = run(app, arguments)
+    assert (shown.exit_code, "accuracy 0.500" in shown.output) == (0, True), shown.output
+    shown = run(app, [*arguments, "--json"])
+    assert shown.exit_code == 0, shown.output
+    scores = json.loads(shown.stdout)
+    assert (scores["accuracy"], scores["labels"]["Fruit"]["rows"]) == (0.5, 2)
+
+
 def test_training_lines_that_are_wrong_are_named(tmp_path: Path) -> None:
     data = tmp_path / "rows.jsonl"
     data.write_text('{"text": "a", "label": "x"}\n{"text": 1}\n')

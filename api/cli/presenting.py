@@ -28,8 +28,15 @@ _COLOURS = {"done": "green", "rejected": "red", "retrying": "yellow", "cancelled
 
 def print_json(value: Any) -> None:
     """One JSON value on stdout, in UTF-8 whatever the terminal's encoding."""
-    text = json.dumps(value, ensure_ascii=False, indent=2)
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
     typer.echo(text.encode("utf-8", "backslashreplace"))
+
+
+def _plain(value: Any) -> Any:
+    """What the project's structs and dataclasses are in JSON; anything else is a mistake, and says so."""
+    import msgspec
+
+    return msgspec.to_builtins(value)
 
 
 def print_list(values: list[Any]) -> None:

@@ -15,7 +15,6 @@ import msgspec
 
 from ingest.router.routing import Asked, Routed, Router, reasons_of
 from jobs.config import Config, ConfigError, load
-from jobs.document import plain
 
 EXIT_REFUSED = 1
 _GROUP = 64  # lines that are routed together
@@ -51,8 +50,8 @@ def shown(routed: Routed) -> dict[str, Any]:
         "handler": route.handler,
         "schema": route.schema or None,
         "tags": route.tags,
-        "geo": plain(signals.geo),
-        "industry": plain(signals.industry),
+        "geo": signals.geo,
+        "industry": signals.industry,
         "language": signals.language.code,
         "language_confidence": signals.language.confidence,
         "reasons": said_of(routed),
