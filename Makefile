@@ -29,12 +29,13 @@ types: $(VENV)/.test
 layers: $(VENV)/.test
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.test ## The tests alone; ARGS="-k name" to choose
+unit: $(VENV)/.test $(VENV)-tools/.done ## The tests alone; ARGS="-k name" to choose
 	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, hostile texts, and a minute of torture
+test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, many requests, hostile texts, and a minute of torture
 	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_sentinel.py -k "server_is_away or failovers"
 	LLM_TEST_STOPS=1000 $(BIN)/pytest tests/test_warm_stop.py -o timeout=900
+	LLM_TEST_REQUESTS=100 $(BIN)/pytest tests/test_openapi.py
 	LLM_TEST_HOSTILE=1 $(BIN)/pytest tests/test_intake.py -k "no_text"
 	$(BIN)/llmctl torture --documents 2000 --seconds 60
 
@@ -51,6 +52,11 @@ $(VENV)/.run: requirements.txt pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.test: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.txt
+	@touch $@
+
+$(VENV)-tools/.done: requirements-tools.txt
+	$(PYTHON) -m venv $(VENV)-tools
+	$(VENV)-tools/bin/python -m pip install --quiet --require-hashes -r requirements-tools.txt
 	@touch $@
 
 fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris, which it installs
@@ -72,10 +78,12 @@ lock: ## Resolve the dependencies anew (needs uv)
 		--custom-compile-command "make lock" --output-file requirements.txt pyproject.toml
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 --extra build --extra dev \
 		--constraint requirements.txt --custom-compile-command "make lock" --output-file requirements-dev.txt pyproject.toml
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --output-file requirements-tools.txt tests/tools.in
 
 clean: ## Remove what tools leave behind
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environment, too (data/ and logs/ stay)
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-tools

@@ -2,243 +2,166 @@
 
 import errno
 import logging
-import os
-from collections.abc import AsyncIterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Annotated
 
-from redis.exceptions import WatchError
+import msgspec
+from msgspec import Meta
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.problems import ProblemError
-from api.query import parameters
+from api import idempotency
+from api.access.roles import Role, caller
+from api.dropping import Accepted
+from api.idempotency import Idempotency, Reserved
+from api.listing import Id, known
+from api.operation import Answer, Body, Nothing, Operation
+from api.problems import ProblemError, redis_away
 from api.site import Site, answer, site
-from ingest.dropping import drop
-from jobs import ledger
-from jobs.connection import AWAY, explain
-from jobs.document import Status, is_id, new_id
+from api.uploads import LINES_TYPES, Upload, read
+from ingest.dropping import Dropped
+from jobs.connection import AWAY
+from jobs.document import Status
 
-ACCEPTED_TYPES = "application/json, multipart/form-data"
-FRAME_BYTES = 64 * 1024  # what a form may need beside the documents in it
-MOST_FILES = 100
 FULL_RETRY_SECONDS = 5
 DISK_RETRY_SECONDS = 30
-_LINES = (".jsonl", ".ndjson")
+LOAD_KEPT_SECONDS = 0.5
 
 _log = logging.getLogger("llm.api")
 
 
-class Upload(NamedTuple):
-    """One document of a request: its bytes, and what the sender calls it."""
+class JobAccepted(msgspec.Struct, frozen=True):
+    """A document that is safe. `location` is where to ask what becomes of it."""
 
-    raw: bytes
-    name: str | None
-
-
-class Accepted(NamedTuple):
-    """One document on disk."""
-
-    id: str
+    id: Id
+    status: Status
     source: str
-    size: int
-    at: float
+    location: Annotated[str, Meta(pattern="^/jobs/")]
 
 
-async def accept(request: Request) -> Response:
-    """Take the documents of a request: all checked before the first is written."""
-    parameters(request)
+class JobsAccepted(msgspec.Struct, frozen=True):
+    """The documents of a form with several files, in their order."""
+
+    jobs: list[JobAccepted]
+
+
+async def create_jobs(request: Request, query: Nothing) -> Response:
+    """Hand in documents: a JSON body, the files of a form, or a document a line.
+
+    202 says that they are safe on disk, and survive whatever happens next. With an Idempotency-Key a request may be
+    sent again after a lost answer: it is carried out once. What is no JSON, or broken JSON, is a document like any
+    other: intake repairs it or says what is wrong with it. A file of a document a line is one job that is taken apart;
+    its documents are jobs whose `source` is below its own.
+    """
     here = site(request)
-    kind = _media_type(request)
+    key = request.headers.get(idempotency.HEADER)
+    if key is not None:
+        idempotency.checked(key)
     await run_in_threadpool(_refuse_when_full, here)
-    uploads = await _form(request, here) if kind == "multipart/form-data" else [await _body(request, here)]
-    accepted = await run_in_threadpool(_keep, here, uploads)
-    shown = [_shown(each) for each in accepted]
+    uploads = await read(request, here.config)
+    if key is None:
+        accepted = _named(here, uploads)
+        await _keep(here, accepted)
+        return _answer(request, accepted)
+    return await _once(request, here, key, uploads)
+
+
+def _named(here: Site, uploads: list[Upload]) -> list[Accepted]:
+    accepted = []
+    for upload in uploads:
+        at = here.clock.now()
+        accepted.append(Accepted(Dropped(here.ids.make(at), upload.raw, upload.name), at))
+    return accepted
+
+
+async def _once(request: Request, here: Site, key: str, uploads: list[Upload]) -> Response:
+    """Carry out a request that may have been sent before."""
+    keys = Idempotency(here.redis, caller(request).name)
+    fingerprint = idempotency.fingerprint_of(uploads)
+    accepted = _named(here, uploads)
+    documents = [(each.dropped.id, each.dropped.name) for each in accepted]
+    try:
+        reserved = await run_in_threadpool(keys.reserve, key, fingerprint, documents, here.clock.now())
+        again = reserved.written or (reserved.doubtful and await run_in_threadpool(_are_known, here, reserved))
+    except AWAY as error:
+        here.lookout.failed()
+        raise redis_away(
+            error,
+            "whether this request was sent before can't be told now. Without an Idempotency-Key documents are taken.",
+        ) from None
+    accepted = [
+        Accepted(Dropped(name[0], upload.raw, name[1]), each.at)
+        for name, upload, each in zip(reserved.documents, uploads, accepted, strict=True)
+    ]
+    if not again:
+        try:
+            await _keep(here, accepted)
+        except ProblemError:
+            await _told(here, lambda: keys.release(key))
+            raise
+    if not reserved.written:
+        await _told(here, lambda: keys.written(key, fingerprint, reserved.documents))
+    return _answer(request, accepted, {"Idempotency-Replayed": "true"} if again else {})
+
+
+async def _told(here: Site, tell: Callable[[], None]) -> None:
+    """Tell Redis. When it is away the record's lease runs out, and who comes next finds the documents by their ids."""
+    try:
+        await run_in_threadpool(tell)
+    except AWAY:
+        here.lookout.failed()
+
+
+def _are_known(here: Site, reserved: Reserved) -> bool:
+    """Whether all these documents were written."""
+    try:
+        for document_id, _ in reserved.documents:
+            known(here, document_id)
+    except ProblemError:
+        return False
+    return True
+
+
+async def _keep(here: Site, accepted: list[Accepted]) -> None:
+    try:
+        await here.dropper.keep(accepted)
+    except OSError as error:
+        _log.error("Documents could not be written: %s", error)
+        raise _disk_problem(error) from None
+
+
+def _answer(request: Request, accepted: list[Accepted], headers: dict[str, str] | None = None) -> Response:
+    shown = [
+        JobAccepted(each.dropped.id, Status.RECEIVED, each.dropped.source, f"/jobs/{each.dropped.id}")
+        for each in accepted
+    ]
+    request.scope["llm.audit"] = {"jobs": len(shown), "first_job": shown[0].id}
     # A form with one file is answered like a plain body.
     if len(shown) == 1:
-        return answer(shown[0], 202, {"Location": shown[0]["location"]})
-    return answer({"jobs": shown}, 202)
-
-
-def _shown(accepted: Accepted) -> dict[str, str]:
-    return {
-        "id": accepted.id,
-        "status": Status.RECEIVED.value,
-        "source": accepted.source,
-        "location": f"/jobs/{accepted.id}",
-    }
-
-
-# Reading
-
-
-def _media_type(request: Request) -> str:
-    given = request.headers.get("content-type", "")
-    kind = given.split(";", 1)[0].strip().lower()
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _unsupported("A compressed body is not taken: send it without Content-Encoding.")
-    # Bytes of no stated kind are a document like any other: what they are is for the pipeline to say.
-    if kind in ("", "application/json", "application/octet-stream", "multipart/form-data") or kind.endswith("+json"):
-        return kind
-    raise _unsupported(
-        f"Content-Type {given[:100]} is not taken. Send one JSON document as application/json "
-        "(curl: -H 'content-type: application/json'), or files as multipart/form-data."
-    )
-
-
-def _unsupported(detail: str) -> ProblemError:
-    return ProblemError(415, detail, headers={"Accept-Post": ACCEPTED_TYPES}, allowed=ACCEPTED_TYPES.split(", "))
-
-
-async def _capped(request: Request, cap: int, limit: int) -> AsyncIterator[bytes]:
-    """The body in pieces; a 413 ends it before more than `cap` bytes are taken. `limit` is what the words say."""
-    too_large = ProblemError(
-        413, f"The request is larger than {limit} bytes (processing.max_document_bytes).", limit=limit
-    )
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > cap:
-        raise too_large
-    size = 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > cap:
-            raise too_large
-        yield piece
-
-
-async def _body(request: Request, here: Site) -> Upload:
-    limit = here.config.processing.max_document_bytes
-    body = bytearray()
-    async for piece in _capped(request, limit, limit):
-        body += piece
-    if not body:
-        raise ProblemError(422, "The body is empty. Send one JSON document.")
-    return Upload(bytes(body), None)
-
-
-async def _form(request: Request, here: Site) -> list[Upload]:
-    limit = here.config.processing.max_document_bytes
-
-    async def stream() -> "AsyncIterator[bytes]":
-        async for piece in _capped(request, limit + FRAME_BYTES, limit):
-            yield piece
-
-    parser = MultiPartParser(request.headers, stream(), max_files=MOST_FILES, max_fields=MOST_FILES)  # type: ignore[arg-type]
-    # The whole form is bounded already; what has not been accepted has no business on a disk.
-    parser.spool_max_size = 0
-    try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise ProblemError(400, f"The form can't be read: {error.message}") from None
-    uploads = []
-    try:
-        for name, part in form.multi_items():
-            if not isinstance(part, UploadFile):
-                raise ProblemError(
-                    422, f"The form's field {name[:50]!r} is not a file. Send files only.", field=name[:50]
-                )
-            uploads.append(_upload(await part.read(), part.filename or "", limit))
-    finally:
-        await form.close()
-    if not uploads:
-        raise ProblemError(422, "The form has no file. With curl: -F file=@document.json")
-    return uploads
-
-
-def _upload(raw: bytes, name: str, limit: int) -> Upload:
-    if name.lower().endswith(_LINES):
-        raise _unsupported(f"{name[-100:]!r} holds a document a line, which is not taken here yet. Send one a file.")
-    if not raw:
-        raise ProblemError(422, f"The file {name[-100:]!r} is empty.")
-    if len(raw) > limit:
-        raise ProblemError(
-            413, f"The file {name[-100:]!r} is larger than {limit} bytes (processing.max_document_bytes).", limit=limit
-        )
-    return Upload(raw, _plain_name(name))
-
-
-def _plain_name(name: str) -> str | None:
-    """A sender's file name as one that ingest takes for a document, and whose id can only be the one given here.
-
-    `answer.tmp` would be ignored as unfinished, and a name that holds an id would be taken for that id.
-    """
-    stem, suffix = os.path.splitext(os.path.basename(name))
-    if suffix.lower() != ".json":
-        stem += suffix
-    stem = stem.replace(".", "_")
-    return None if not stem.strip("_") or is_id(stem) else f"{stem}.json"
-
-
-# Writing
+        return answer(shown[0], 202, {"Location": shown[0].location, **(headers or {})})
+    return answer(JobsAccepted(shown), 202, headers)
 
 
 def _refuse_when_full(here: Site) -> None:
     """Refuse when there is far too much (429). The watch folder is the overflow, so there is room for long."""
     queue = here.config.queue
     try:
-        flight = ledger.load(here.redis, here.levels)
+        documents = here.load.documents()
     except AWAY:
         here.lookout.failed()
         return
     here.lookout.answered()
-    if flight.documents >= queue.max_queue_size and here.lookout.files()[0] > 10 * queue.max_queue_size:
+    if documents >= queue.max_queue_size and here.lookout.files()[0] > 10 * queue.max_queue_size:
         raise ProblemError(
             429,
-            f"{flight.documents} documents are in flight and more than {10 * queue.max_queue_size} files wait. "
+            f"{documents} documents are in flight and more than {10 * queue.max_queue_size} files wait. "
             "Send this again later, or raise queue.max_queue_size.",
             retry_after=FULL_RETRY_SECONDS,
         )
 
 
-def _keep(here: Site, uploads: list[Upload]) -> list[Accepted]:
-    """Write every upload durably, then tell the ledger."""
-    accepted: list[Accepted] = []
-    try:
-        for upload in uploads:
-            at = here.clock.now()
-            document_id = new_id(at)
-            source = drop(here.config.directories.watch[0], document_id, upload.raw, upload.name)
-            accepted.append(Accepted(document_id, source, len(upload.raw), at))
-    except OSError as error:
-        _log.error("A document could not be written: %s", error)
-        raise _disk_problem(error, accepted) from None
-    finally:
-        if accepted:
-            _record(here, accepted)
-    return accepted
-
-
-def _record(here: Site, accepted: list[Accepted]) -> None:
-    """Tell the ledger of documents that it doesn't know yet. Ingest tells it too, so this may fail."""
-    level = here.levels[len(here.levels) // 2]  # provisional: ingest routes by what is in the document
-    keys = {each.id: ledger.key(each.id) for each in accepted}
-    try:
-        with here.redis.pipeline() as pipeline:
-            # Ingest may have claimed one already, and its word must not be undone.
-            pipeline.watch(*keys.values())  # type: ignore[no-untyped-call]
-            new = [each for each in accepted if not pipeline.exists(keys[each.id])]
-            pipeline.multi()
-            for each in new:
-                fields: ledger.Fields = {
-                    "priority": level,
-                    "queue": level,
-                    "handler": here.config.default_handler,
-                    "source": each.source,
-                    "size": each.size,
-                    "received_at": int(each.at * 1000),
-                }
-                ledger.move(pipeline, Status.RECEIVED, each.at, [(each.id, fields)])
-            pipeline.execute()
-    except WatchError:
-        pass  # ingest was here in between, so it knows them
-    except AWAY as error:
-        here.lookout.failed()
-        _log.warning("Accepted %d document(s) without Redis: %s", len(accepted), explain(error))
-
-
-def _disk_problem(error: OSError, accepted: list[Accepted]) -> ProblemError:
+def _disk_problem(error: OSError) -> ProblemError:
     """What is wrong with the watch folder, in words, without its path."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
@@ -249,8 +172,35 @@ def _disk_problem(error: OSError, accepted: list[Accepted]) -> ProblemError:
             status, words = 503, "The watch folder can't be written by the API's user."
         case _:
             status, words = 503, f"The watch folder can't be written ({error.strerror or type(error).__name__})."
-    shown = [_shown(each) for each in accepted]
-    rest = f" {len(accepted)} of the files were accepted before." if accepted else " Nothing was accepted."
-    return ProblemError(
-        status, f"{words}{rest} Send the rest again later.", retry_after=DISK_RETRY_SECONDS, accepted=shown
-    )
+    return ProblemError(status, f"{words} Nothing was accepted. Send this again later.", retry_after=DISK_RETRY_SECONDS)
+
+
+_ANY: dict[str, object] = {}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary", "minLength": 1}}
+# The server takes a file under any name; this is the one to use.
+_FORM = {
+    "type": "object",
+    "properties": {"file": {**_FILES, "minItems": 1}},
+    "required": ["file"],
+    "additionalProperties": False,
+}
+
+OPERATIONS = (
+    Operation(
+        method="POST",
+        path="/jobs",
+        endpoint=create_jobs,
+        tag="jobs",
+        role=Role.SUBMITTER,
+        headers={idempotency.HEADER: "A key of the sender's own: a request sent twice with it is carried out once."},
+        body=Body(
+            {
+                "application/json": _ANY,
+                "multipart/form-data": _FORM,
+                **dict.fromkeys(LINES_TYPES, _ANY),
+            }
+        ),
+        answers={202: Answer((JobAccepted, JobsAccepted), "The documents are safe on disk.")},
+        problems=(408, 409, 429, 503, 507),
+    ),
+)

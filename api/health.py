@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import msgspec
 from redis import ConnectionPool, Redis
 
+from api.checks import Check, checks
 from ingest.finding import is_ignored
 from ingest.spool.claims import MANIFEST
 from jobs import condition, ledger
@@ -18,6 +19,7 @@ from jobs.document import is_id
 
 MOST_COUNTED = 100_000
 COUNT_KEPT_SECONDS = 2.0
+CHECKS_KEPT_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
 OUTAGE_FILE = "redis-outage.json"  # written by ingest, see ingest/outage.py
 
@@ -78,6 +80,9 @@ class Lookout:
         self._counted_at = float("-inf")
         self._waiting = 0
         self._claimed = 0
+        self._checking = threading.Lock()
+        self._checked_at = float("-inf")
+        self._checks: list[Check] = []
 
     def look(self) -> Health:
         waiting, claimed = self.files()
@@ -124,6 +129,15 @@ class Lookout:
                 self._claimed = _count(_claimed(self._config.directories.temp_directory), MOST_COUNTED)
                 self._counted_at = now
             return self._waiting, self._claimed
+
+    def checks(self) -> list[Check]:
+        """What has to be well for documents to be worked on, at most 1 s old, since anybody may ask at any time."""
+        with self._checking:
+            now = self._clock.monotonic()
+            if now - self._checked_at >= CHECKS_KEPT_SECONDS:
+                self._checks = checks(self._config, self._redis)
+                self._checked_at = self._clock.monotonic()
+            return self._checks
 
 
 def _count(found: Iterator[object], most: int) -> int:

@@ -16,6 +16,15 @@ MEDIA_TYPE = "application/problem+json"
 REDIS_RETRY_SECONDS = 2
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong. Beside these members there may be others, which name the parts of `detail` for programs."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
 class ProblemError(Exception):
     """Ends a request with a problem. `extra` members stand beside RFC 9457's own."""
 
@@ -48,11 +57,11 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, 
     )
 
 
-def redis_away(error: Exception) -> ProblemError:
-    """The problem for a Redis that can't be asked now."""
+def redis_away(error: Exception, so: str = "jobs can't be listed now.") -> ProblemError:
+    """The problem for a Redis that can't be asked now; `so` says what that keeps from being done."""
     return ProblemError(
         503,
-        f"Redis is unreachable ({explain(error)}), so jobs can't be listed now. No document is lost: "
+        f"Redis is unreachable ({explain(error)}), so {so} No document is lost: "
         "they are files on disk, and POST /jobs still takes more.",
         retry_after=REDIS_RETRY_SECONDS,
     )
@@ -69,7 +78,8 @@ def on_http_exception(request: Request, error: Exception) -> Response:
     headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = (
-            "There is nothing here. GET / shows the dashboard; /jobs, /queues, /workers and /health answer in JSON."
+            "There is nothing here. GET / shows the dashboard, and /docs all that there is; "
+            "/jobs, /queues, /workers, /stats and /ready answer in JSON."
         )
     elif error.status_code == 405:
         detail = f"{request.method} is not possible here. Allowed: {headers.get('Allow', 'nothing')}."

@@ -18,10 +18,11 @@ from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
+from api.access.keys import KeyRing
 from api.app import make_app
 from jobs import arguments
 from jobs.clock import SystemClock
-from jobs.config import Api, Config
+from jobs.config import Api, Config, Security, find, load
 from jobs.config.reading import EXIT_CONFIG
 from jobs.connection import connect
 from jobs.process import PARENT_VARIABLE, URL_VARIABLE, start
@@ -63,6 +64,7 @@ def main() -> None:
     config, log = start("api", told)
     _quieten(config)
     try:
+        _insist_on_keys(config.security)
         _check_certificate(config.api)
         listeners = _listen(config)
     except _Refused as refusal:
@@ -80,11 +82,18 @@ def worker_app() -> Starlette:
     """The application of one of several processes, made by uvicorn in that process."""
     config, _ = start("api")
     _quieten(config)
-    return _app(config)
+    return _app(config, None)
 
 
-def _app(config: Config) -> Starlette:
-    return make_app(config, connect(os.environ.get(URL_VARIABLE, config.queue.redis_url)), SystemClock())
+def _app(config: Config, told: str | None) -> Starlette:
+    return make_app(
+        config,
+        connect(os.environ.get(URL_VARIABLE, config.queue.redis_url)),
+        SystemClock(),
+        recheck=lambda: load(find(told, os.environ)),
+        # uvicorn ends this process in order, and what watches over it starts another.
+        on_restart=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )
 
 
 def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, told: str | None) -> int:
@@ -97,7 +106,7 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
             os.environ["LLM_CONFIG"] = os.path.abspath(told)
         os.environ[PARENT_VARIABLE] = str(os.getpid())
     settings = uvicorn.Config(
-        "api.server:worker_app" if workers > 1 or api.reload else _app(config),
+        "api.server:worker_app" if workers > 1 or api.reload else _app(config, told),
         factory=workers > 1 or api.reload,
         host=api.host,
         port=api.port,
@@ -146,7 +155,8 @@ def _listen(config: Config) -> list[socket.socket]:
         raise _Refused(
             EXIT_UNAVAILABLE, f"The host {api.host!r} is not known ({error.strerror}). Change api.host."
         ) from None
-    if not config.security.api_key_enabled:
+    security = config.security
+    if not (security.api_key_enabled or security.jwt_enabled):
         _insist_on_loopback(api, [str(address[4][0]) for address in addresses])
     listeners: list[socket.socket] = []
     failure: OSError | None = None
@@ -186,8 +196,16 @@ def _insist_on_loopback(api: Api, addresses: list[str]) -> None:
     raise _Refused(
         EXIT_CONFIG,
         f"api.host {api.host!r} can be reached from other machines, and there are no API keys. "
-        "Set security.api_key_enabled and a key in security.api_keys, or api.host to 127.0.0.1.",
+        "Set security.api_key_enabled and make a key (llmctl key create), or api.host to 127.0.0.1.",
     )
+
+
+def _insist_on_keys(security: Security) -> None:
+    if (security.api_key_enabled or security.jwt_enabled) and not KeyRing(security, SystemClock()):
+        raise _Refused(
+            EXIT_CONFIG,
+            "The API asks for keys, and there are none. Make one: llmctl key create NAME --role admin",
+        )
 
 
 def _why_not(api: Api, error: OSError) -> str:

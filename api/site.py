@@ -1,21 +1,28 @@
 """What the endpoints work with, and the two ways in which they answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import msgspec
 from redis import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.dropping import Dropper
 from api.health import Lookout
 from api.problems import redis_away
+from api.sharing import Shared
+from ingest.spool import Folders
+from jobs import ledger
 from jobs.clock import Clock
 from jobs.config import Config
 from jobs.connection import AWAY
+from jobs.document import Ids
 
-Endpoint = Callable[[Request], Response]
+Q = TypeVar("Q")
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,37 @@ class Site:
     redis: Redis
     clock: Clock
     lookout: Lookout
+    folders: Folders
+    load: "KnownLoad"
+    dropper: Dropper
+    ids: Ids
+    recheck: Callable[[], object]
+    pages: Shared[bytes]
 
     @property
     def levels(self) -> list[str]:
         return self.config.queue.priority_levels
+
+
+class KnownLoad:
+    """How many documents are in flight, asked for at most twice a second."""
+
+    KEPT_SECONDS = 0.5
+
+    def __init__(self, redis: Redis, levels: Sequence[str], clock: Clock) -> None:
+        self._redis = redis
+        self._levels = levels
+        self._clock = clock
+        self._known = 0
+        self._asked_at = float("-inf")
+
+    def documents(self) -> int:
+        """Raises RedisError."""
+        now = self._clock.monotonic()
+        if now - self._asked_at >= self.KEPT_SECONDS:
+            self._known = ledger.load(self._redis, self._levels).documents
+            self._asked_at = now
+        return self._known
 
 
 def site(request: Request) -> Site:
@@ -44,20 +78,26 @@ def answer(content: Any, status: int = 200, headers: dict[str, str] | None = Non
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
-def asks_redis(endpoint: Endpoint) -> Endpoint:
-    """An endpoint that asks nothing but Redis: when that is away it answers 503, in words.
+@contextmanager
+def asking(here: Site) -> Iterator[None]:
+    """What is done here asks nothing but Redis: when that is away, the answer is a 503, in words.
 
     Not an exception handler of the application, since `AWAY` includes every OSError, the disk's too.
     """
+    try:
+        yield
+    except AWAY as error:
+        here.lookout.failed()
+        raise redis_away(error) from None
+    here.lookout.answered()
 
-    def guarded(request: Request) -> Response:
-        lookout = site(request).lookout
-        try:
-            response = endpoint(request)
-        except AWAY as error:
-            lookout.failed()
-            raise redis_away(error) from None
-        lookout.answered()
-        return response
+
+def asks_redis(endpoint: Callable[[Request, Q], Response]) -> Callable[[Request, Q], Response]:
+    """An endpoint that asks nothing but Redis."""
+
+    @wraps(endpoint)
+    def guarded(request: Request, query: Q) -> Response:
+        with asking(site(request)):
+            return endpoint(request, query)
 
     return guarded

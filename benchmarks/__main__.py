@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import contenders, drain, envs, report
+from benchmarks import http as https
 from benchmarks import idle as idling
 from benchmarks import intake as intakes
 from benchmarks import latency as latencies
@@ -59,6 +61,7 @@ def everything(spool: Spool = None, quick: Quick = False, rounds: Rounds = 5) ->
         ("memory", lambda folder: _memory(folder, quick)),
         ("intake", lambda folder: _intake(folder, quick)),
         ("idle", lambda folder: _idle(folder, quick, idling.SECONDS)),
+        ("http", lambda folder: _http(folder, quick)),
     ]
     with _folder(spool) as folder:
         for number, (name, step) in enumerate(steps, 1):
@@ -114,6 +117,13 @@ def intake(spool: Spool = None, quick: Quick = False) -> None:
     """Documents through intake alone, on one core."""
     with _folder(spool) as folder:
         _intake(folder, quick)
+
+
+@app.command("http")
+def http_load(spool: Spool = None, quick: Quick = False) -> None:
+    """The API with a million documents in its ledger (needs wrk)."""
+    with _folder(spool) as folder:
+        _http(folder, quick)
 
 
 @app.command("report")
@@ -176,6 +186,18 @@ def _intake(folder: Path, quick: bool) -> None:
     section.rates = intakes.rates(3 if quick else 15)
     section.drained = [drain.drain(PROJECT, 2000 if quick else 20_000, folder)]
     _finish("intake", section, quick)
+
+
+def _http(folder: Path, quick: bool) -> None:
+    if shutil.which("wrk") is None:
+        _say("The API is not measured: wrk is missing (Debian: apt install wrk).")
+        return
+    subprocess.run(["make", "--quiet", ".venv-tools/.done"], cwd=contenders.ROOT, check=True)
+    section = Section(machine=describe(folder))
+    section.http = https.http(
+        20_000 if quick else https.DOCUMENTS, 1 if quick else https.SECONDS, 1 if quick else 5, folder
+    )
+    _finish("http", section, quick)
 
 
 def _chosen(only: str | None) -> list[str]:

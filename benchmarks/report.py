@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from benchmarks import envs
 from benchmarks.contenders import PEER_KINDS, PROJECT, SIGNALS
 from benchmarks.drain import Drained
+from benchmarks.http import ratios
 from benchmarks.intake import IN_INGEST, IN_WORKER
 from benchmarks.latency import Latency, summary
 from benchmarks.results import Section, kept, report_path
@@ -42,6 +43,7 @@ def write(quick: bool) -> str:
         "memory": _memory,
         "intake": _intake,
         "idle": _idle,
+        "http": _http,
     }
     for name, writer in writers.items():
         section = kept(name, quick)
@@ -191,6 +193,40 @@ def _idle(section: Section) -> list[str]:
     about = f"`llmctl up` for {idle.seconds:.0f} s with nothing to do. CPU time is counted in steps of 10 ms."
     columns = ("process", "CPU s", "share of one core", "resident MiB")
     return [*_head("Idle", section), about, _table(columns, rows)]
+
+
+def _http(section: Section) -> list[str]:
+    http = section.http
+    if http is None:
+        return []
+    names = [load.name for load in http.rounds[0]]
+    rows = []
+    for name in names:
+        loads = [load for turn in http.rounds for load in turn if load.name == name]
+        shares = ratios(http, name)
+        rows.append(
+            [
+                name,
+                f"{min(load.rate for load in loads):,.0f}-{max(load.rate for load in loads):,.0f}",
+                f"{statistics.median(load.p99_ms for load in loads):.1f}",
+                f"{min(shares):.2f}-{max(shares):.2f}",
+            ]
+        )
+    posts = [[load.name, f"{load.rate:,.0f}", f"{load.p99_ms:.1f}", ""] for load in http.posts]
+    refused = sum(load.refused for turn in [*http.rounds, http.posts] for load in turn)
+    about = (
+        f"One uvicorn process, {http.documents:,} documents in the ledger, wrk with {http.connections} connections, "
+        f"{len(http.rounds)} interleaved rounds; hello is a bare Starlette endpoint under the same uvicorn. "
+        f"{refused} requests were refused. A 202 of `POST /jobs` (1.8 kB) says that the document is synced."
+    )
+    columns = ("what", "requests/s", "p99 ms (median)", "of hello's rate, same round")
+    followed = http.followed
+    rest = (
+        f"`/metrics` took {statistics.median(http.metrics_ms):.0f} ms (median of {len(http.metrics_ms)}; at most "
+        f"{max(http.metrics_ms):.0f}). {followed.followers} clients of `/events` at once each heard of "
+        f"{followed.transitions} transitions within {followed.seconds:.1f} s of the first."
+    )
+    return [*_head("The API", section), about, _table(columns, [*rows, *posts]), rest]
 
 
 def _versions(name: str) -> str:

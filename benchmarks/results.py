@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.drain import Drained
+from benchmarks.http import Http
 from benchmarks.idle import Idle
 from benchmarks.intake import Rate
 from benchmarks.latency import Latency
@@ -22,6 +23,7 @@ class Section(msgspec.Struct, kw_only=True):
     latencies: list[Latency] = []
     memory: list[RedisMemory] = []
     idle: Idle | None = None
+    http: Http | None = None
     rates: list[Rate] = []
 
 

@@ -15,18 +15,20 @@ from redis.exceptions import RedisError
 from ingest.baselines import Baselines
 from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
 from ingest.spool.committing import Commit, Committed, Written
-from ingest.word import Word
-from jobs import arguments, faults, ledger, outcome, producers
+from jobs import arguments, faults, ledger, outcome, producers, tallies
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
 from jobs.document import Status
 from jobs.faults import FaultPoint
+from jobs.orders import RestartWatch
 from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
+from jobs.receipt import Quality
 from jobs.room import FinishingRedis
 from jobs.sealing import seal_of_originals
 from jobs.waiting import Wait
+from jobs.word import Word
 
 GROUP = 512  # documents at most that share one sync, and the bytes of their results
 GROUP_BYTES = 32 * 1024 * 1024
@@ -82,7 +84,8 @@ class Collector:
         self._at = at
         self._folders = Folders.of(config.directories)
         seal = seal_of_originals(config.security)
-        self._commit = Commit(self._folders, Claims(self._folders.temp), at, seal=seal)
+        self._claims = Claims(self._folders.temp)
+        self._commit = Commit(self._folders, self._claims, at, seal=seal)
         self._baselines = Baselines(config.intake.min_items)
         self._keep_days = config.monitoring.metrics_retention_days
         self._lock = SpoolLock(self._folders.temp, "collector")
@@ -97,8 +100,9 @@ class Collector:
         self._pending: Pending | None = None
         self._syncing = ThreadPoolExecutor(1, "sync")
         self._stuck = False
-        self._word = Word(redis, "collector", clock)
+        self._word = Word(redis, "collector", clock, self._folders.temp)
         self._trouble = ""
+        self._restart = RestartWatch()
 
     def run(self) -> None:
         """Work until told to stop, and until what is in the streams by then is committed."""
@@ -149,6 +153,9 @@ class Collector:
         """The oldest outcomes of each level, the first level's first; waits a little when there is nothing to do."""
         if self._word.is_due():
             self._word.say("working", "")
+            if self._restart.look(self._redis):
+                self._log.info("A restart was asked for")
+                self._stop.set()
         idle = self._open is None and self._pending is None and not self._stuck and not self._stop
         count = max(1, min(READ, round(READ / self._per_entry / self._busy), int(GROUP_BYTES / self._entry_bytes)))
         after: dict[Any, Any] = {stream: self._after.get(stream, "0") for stream in self._streams}
@@ -299,6 +306,7 @@ class Collector:
     def _acknowledge(self, entries: Sequence[Entry], committed: list[Committed]) -> None:
         """Tell the ledger, and let go of the entries. Until this is through they are told again, which is harmless."""
         now = self._clock.now()
+        committed = [each for each in committed if each.claim or not self._is_held_again(each)]
         by_stream: dict[str, list[bytes]] = {}
         for entry in entries:
             by_stream.setdefault(entry.stream, []).append(entry.id)
@@ -306,11 +314,17 @@ class Collector:
         for each in committed:
             by_status.setdefault(each.status, []).append(each)
         counts = Counter(producers.came(each.outcome, each.claim.source) for each in committed if each.claim)
+        ends = tallies.Ends()
+        for each in committed:
+            if each.claim:  # no late duplicate
+                ends.add(each.outcome, each.status, now - each.claim.received_at)
+        told = next(((entry.stream, entry.id) for entry in entries), None)
         while True:
             try:
                 with self._redis.pipeline() as pipeline:
                     for status, group in by_status.items():
                         ledger.move(pipeline, status, now, [(each.outcome.id, _end(each)) for each in group])
+                    tallies.ended(pipeline, now, ends, told)
                     for stream, entry_ids in by_stream.items():
                         pipeline.xdel(stream, *entry_ids)
                     producers.count(pipeline, now, counts, self._keep_days)
@@ -327,6 +341,10 @@ class Collector:
         self._at("collector.acknowledged")
         for each in committed:
             self._report(each)
+
+    def _is_held_again(self, late: Committed) -> bool:
+        """Whether the document of a late duplicate has been claimed anew, to be tried again: then this is no news."""
+        return any(os.path.lexists(self._claims.path(group, late.outcome.id)) for group in self._claims.groups())
 
     def _report(self, committed: Committed) -> None:
         """One line in the log for a document's end."""
@@ -373,11 +391,13 @@ def _end(committed: Committed) -> ledger.Fields:
     """What is new to the ledger at a document's end."""
     done = committed.outcome
     fields: dict[str, str | int] = {"attempts": done.attempts}
+    if done.kind == "done":
+        fields["quality"] = done.read.quality if done.read else Quality.VALID.value
     if done.attempts:
         fields["started_at"] = int((done.completed_at - done.seconds) * 1000)
     if done.rq_job_id:
         fields["rq_job_id"] = done.rq_job_id
-    if committed.status == Status.REJECTED:
+    if committed.status == Status.REJECTED or done.kind == "cancelled":
         fields |= {"code": done.code, "message": done.message[:500]}
     if committed.message:
         fields["message"] = committed.message
@@ -397,6 +417,7 @@ def _origin(committed: Committed) -> ledger.Fields:
         "size": claim.seen.size,
         "received_at": int(claim.received_at * 1000),
         "reasons": done.route.reasons,
+        **{name: known for name in ("country", "industry", "language") if (known := getattr(done.route, name))},
     }
 
 

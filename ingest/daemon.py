@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from ingest.finding import Finder, Ready, files, is_ignored_path
 from ingest.holding import MOST, Held, Place
+from ingest.orders import Orders
 from ingest.outage import OutageNote
 from ingest.reconcile import Reconcile
 from ingest.router import Asked, Router
@@ -19,7 +20,6 @@ from ingest.splitting import Splitter
 from ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
 from ingest.submitting import Submitted, Submitter
 from ingest.watching import Hints
-from ingest.word import Word
 from jobs import arguments, faults, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
@@ -27,9 +27,11 @@ from jobs.connection import connect
 from jobs.document import Route, new_id
 from jobs.faults import FaultPoint
 from jobs.ledger import EPOCH_KEY, Load
+from jobs.orders import RestartWatch
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.room import finishing
 from jobs.sealing import seal_of_originals
+from jobs.word import Word
 
 GROUP = 256  # documents claimed together: one manifest, one sync, one round trip
 GROUP_BYTES = 32 * 1024 * 1024
@@ -107,19 +109,30 @@ class Ingest:
         self._reconcile = Reconcile(
             config, redis, self._claims, self._router, self._submitter, self._splitter, clock, log
         )
+        self._orders = Orders(
+            config,
+            redis,
+            self._claims,
+            self._router,
+            self._submitter,
+            seal_of_originals(config.security),
+            clock,
+            log,
+        )
         self._hints = Hints(self._folders.watch, log)
         self._outage = Outage(log)
         self._note = OutageNote(self._folders.temp)
         self._lock = SpoolLock(self._folders.temp, "ingest")
         self._scan: Iterator[Place] | None = None
         self._next_scan = self._next_reconcile = float("-inf")
-        self._word = Word(finishing(redis), "ingest", clock)
+        self._word = Word(finishing(redis), "ingest", clock, self._folders.temp)
         self._held = Held(self._levels, config.processing.fairness)
         self._rates = Rates(self._levels)
         self._fresh: OrderedDict[Place, bool] = OrderedDict()  # newcomers by arrival, and whether one was looked at
         self._hurries = False  # this step is for urgent newcomers alone; the next one isn't
         self._epoch = ""
         self._trouble = ""
+        self._restart = RestartWatch()
 
     # The loop
 
@@ -151,7 +164,7 @@ class Ingest:
             self._hints.watch()
             try:
                 self._check_in()
-                idle = not self._take_documents()
+                idle = not self._orders.carry_out() and not self._take_documents()
             except RedisError as error:
                 self._note.write(self._clock.now() - self._outage.seconds)
                 self._stop.wait(self._outage.failed(error))
@@ -186,6 +199,9 @@ class Ingest:
                 if self._epoch:
                     self._log.warning("Redis has lost what it knew; every claim on disk is submitted again")
                 self._next_reconcile = float("-inf")
+            if self._restart.look(self._redis):
+                self._log.info("A restart was asked for")
+                self._stop.set()
             if said := self._router.refresh():
                 self._log.warning("%s", said)
             self._word.say("working", f"{self._finder.waiting} incomplete, {len(self._held)} held back")

@@ -2,37 +2,62 @@
 
 import os
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from ingest.files import write_file
+from ingest.spool.renaming import sync_all
 from jobs.document import ID_PATTERN
 
 # Where the API's documents arrive, inside the first watch folder.
 FOLDER = "api"
 _SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".txt", ".md", ".log", ".gz"})
+_SYNCED_ALONE = 2  # files; more are made durable by one sync of the file system
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 _NAMED_ID = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
 
 
-def drop(watch: str, document_id: str, raw: bytes, name: str | None = None) -> str:
-    """Write `raw` under `<watch>/api/` and sync it. Returns its source (the path below the watch folder).
+class Dropped(NamedTuple):
+    """A document to be dropped. `name` is what the sender calls the file; only its harmless characters survive."""
 
-    `name` is what the sender calls the file; only its harmless characters survive. Raises OSError.
+    id: str
+    raw: bytes
+    name: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Its path below the watch folder."""
+        return f"{FOLDER}/{_file_name(self.id, self.name)}"
+
+
+def drop(watch: str, documents: Sequence[Dropped]) -> None:
+    """Write documents under `<watch>/api/` and sync them together: all of them or none. Raises OSError.
+
+    Their names are there only once their bytes are durable, and it returns only once their names are.
     """
     folder = os.path.join(watch, FOLDER)
     if not os.path.isdir(folder):
         os.makedirs(folder, exist_ok=True)
         sync_folder(watch)
-    file_name = _file_name(document_id, name)
-    unfinished = os.path.join(folder, f".{document_id}.tmp")
+    alone = len(documents) <= _SYNCED_ALONE
+    unfinished = [os.path.join(folder, f".{each.id}.tmp") for each in documents]
+    placed: list[str] = []
     try:
-        write_file(unfinished, raw, 0o640, fresh=True, sync=True)
-        os.rename(unfinished, os.path.join(folder, file_name))
+        for each, path in zip(documents, unfinished, strict=True):
+            write_file(path, each.raw, 0o640, fresh=True, sync=alone)
+        if not alone:
+            sync_all(folder)
+        for each, path in zip(documents, unfinished, strict=True):
+            place = os.path.join(watch, each.source)
+            os.rename(path, place)
+            placed.append(place)
+        sync_folder(folder)
     except OSError:
-        if os.path.exists(unfinished):
-            os.unlink(unfinished)
+        # What has got its name may have been taken by ingest already: then it is accepted, whatever is answered.
+        for path in (*unfinished, *placed):
+            if os.path.lexists(path):
+                os.unlink(path)
         raise
-    sync_folder(folder)
-    return f"{FOLDER}/{file_name}"
 
 
 def sync_folder(folder: str) -> None:

@@ -1,6 +1,10 @@
 """Reading and writing files whole, without Python's file objects: they cost as much as the system calls."""
 
+import hashlib
 import os
+import stat
+
+_HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
 
 
 def read_whole(descriptor: int, size: int, most: int | None = None) -> bytes:
@@ -31,3 +35,16 @@ def write_file(path: str, content: bytes, mode: int, *, fresh: bool, sync: bool)
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: str) -> str | None:
+    """The digest of a plain file; None for one that can't be read, or is too large to be worth it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _HASH_AT_MOST:
+            return None
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from redis import Redis
 from redis.client import Pipeline
 
 from ingest.spool.claims import Claim
-from jobs import batch, grouping, ledger, outcome, submission
+from jobs import batch, grouping, ledger, outcome, submission, tallies
 from jobs.clock import Clock
 from jobs.config import Config
 from jobs.document import Packet, Route, Status, new_id, pack_body
@@ -48,9 +48,11 @@ class Submitter:
         refused: list[Outcome] = []
         refused_packets: list[tuple[Packet, int]] = []
         by_queue: dict[str, list[tuple[Packet, int]]] = {}
+        ids: dict[str, list[str]] = {}
         for document in documents:
             packet = self._packet(document, now)
             sized = (packet, document.claim.seen.size)
+            ids.setdefault(packet.route.queue, []).append(packet.id)
             if document.claim.code:
                 refused.append(_refusal(document.claim, packet, now))
                 refused_packets.append(sized)
@@ -59,6 +61,7 @@ class Submitter:
         size = self._config.processing.batch_size
         joined: dict[str, int] = {}  # queue: the place of its batch's length among the pipeline's answers
         with self._redis.pipeline() as pipeline:
+            tallies.received(pipeline, now, ids)
             if refused:
                 packets, sizes = zip(*refused_packets, strict=True)
                 submission.record(pipeline, Status.RECEIVED, now, packets, sizes)

@@ -66,6 +66,7 @@ while moved < math.min(size, waiting) do
     ledger.move(id, record, 'queued', now)
   end
 end
+ledger.tell()
 redis.call('SADD', ARGV[8], ARGV[9])
 redis.call('RPUSH', ARGV[9], ARGV[7])
 redis.call('LTRIM', KEYS[1], moved, -1)

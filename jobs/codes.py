@@ -25,6 +25,7 @@ class Code(StrEnum):
     WRONG_KEY = "wrong_key"
     TIMEOUT = "timeout"
     WORKER_LOST = "worker_lost"
+    CANCELLED = "cancelled"
 
 
 MEANING: dict[Code, str] = {
@@ -46,4 +47,5 @@ MEANING: dict[Code, str] = {
     Code.WRONG_KEY: "The worker has no key that opens the document: ingest sealed it with another one.",
     Code.TIMEOUT: "The handler ran longer than processing.worker_timeout on every attempt.",
     Code.WORKER_LOST: "The worker died while working on this document, every time it was tried.",
+    Code.CANCELLED: "Somebody cancelled the document before it was done; the message says who.",
 }

@@ -43,6 +43,7 @@ _GIVE_UP_SECONDS = 30.0  # the reaper has found the work without the keeper long
 _PARTING_SECONDS = 5.0  # how long a keeper that is to stop goes on trying
 _LEAVE_SECONDS = 2.0  # that a worker with nothing in hand has to leave
 _TAIL_BYTES = 16 * 1024
+EXIT_RESTART = 75  # of a worker that ends for its keeper to be started anew, too (EX_TEMPFAIL of sysexits.h)
 
 
 class Pulse:
@@ -159,6 +160,8 @@ class Keeper:
             code, peak = self._attend(kept)
             stopped_well = kept.pulse.has_ended or kept.dismissed
             kept.pulse.close()
+            if code == EXIT_RESTART and stopped_well:
+                break
             if not stopped_well:
                 self._owe(kept, code, peak)
                 status = int(self._stopping)

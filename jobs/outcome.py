@@ -39,11 +39,12 @@ class Read(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, kw_
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One document's end. (A document that will be tried again has no outcome yet: it is scheduled in Redis.)
 
-    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected,
-    and `evidence` tells of the workers that died with it. `read` is there when there is more to say than "valid".
+    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected (or
+    cancelled), and `evidence` tells of the workers that died with it. `read` is there when there is more to say than
+    "valid".
     """
 
-    kind: Literal["done", "rejected"]
+    kind: Literal["done", "rejected", "cancelled"]
     id: str
     claim: str
     attempts: int

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import OutOfMemoryError, ResponseError
+from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
 from jobs.outcome import stream
 
@@ -74,8 +74,9 @@ class _FinishingPipeline(Pipeline):
         watched = bool(self.watching)
         try:
             return super().execute(raise_on_error)
-        except OutOfMemoryError as error:
-            if watched:
+        except (OutOfMemoryError, ExecAbortError) as error:
+            # There was room when it was queued, and none when it was to be carried out: then it says so in the words.
+            if watched or (isinstance(error, ExecAbortError) and "OOM" not in str(error)):
                 raise
             for args, options in commands:
                 pressed = _pressed(args)
@@ -93,7 +94,7 @@ def _pressed(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return args
 
 
-def _unless_unknown(send: Any, refused: OutOfMemoryError) -> Any:
+def _unless_unknown(send: Any, refused: ResponseError) -> Any:
     try:
         return send()
     except ResponseError as error:

@@ -25,17 +25,20 @@ from jobs import arguments, batch, condition, lateness, ledger, living
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect
+from jobs.orders import RestartWatch
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.reaper import Reaper, is_away, work_keys
 from jobs.room import FinishingRedis
 from jobs.rq_job import FLUSH, DocumentJob
 from jobs.submission import SCHEDULE, queue_key
+from jobs.word import Word
 
 TICK_SECONDS = 1.0  # between two looks at the schedule, unless something is known to be due sooner
 _SHORT_TICK_SECONDS = 0.5  # after something was done
 LOCK_SECONDS = 4.0  # of a holder that nobody can see (it is frozen, or on another machine); a dead one loses it at once
 REAP_EVERY = 1.0
 LOOK_FOR_LATE_EVERY = 5.0
+LOOK_FOR_RESTART_EVERY = 2.0
 KEEP_HOUSE_EVERY = 30.0
 DELIVER_AT_ONCE = 500  # due jobs before the lock is renewed and the flushes are looked at again
 _TELL_AGAIN = 60.0
@@ -80,6 +83,7 @@ for i = 4, #ARGV do
     ledger.move(ARGV[i], record, 'queued', tonumber(ARGV[3]))
   end
 end
+ledger.tell()
 return 1
 """
 )
@@ -120,6 +124,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._renew_at = float("-inf")
         self._trouble = ""  # with the server, as it was told
         self._trouble_again = float("-inf")
+        self._restart = RestartWatch()
+        self._word = Word(redis, "scheduler", clock)
         self._suspects = False  # the reaper has seen work that may be abandoned
 
     def run(self, burst: bool = False) -> None:
@@ -129,6 +135,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             try:
                 if self._holds_lock():
                     waiting = False
+                    if self._word.is_due():
+                        self._word.say("working", "")
                     more = self.tick()
                 else:
                     more = False
@@ -143,6 +151,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
                 break
             if not more:
                 self._stop.wait(min(self._pause if self._lock_acquired else TICK_SECONDS, LOCK_SECONDS / 4))
+        if self._lock_acquired:
+            self._word.take_back()
         try:
             self.remove_lock()
         except AWAY:
@@ -160,6 +170,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         delivered: list[str] = []
         if look.jobs:
             self._step("the delivery of due jobs", 0, lambda: delivered.extend(self.enqueue_jobs()))
+        self._step("the look for a restart", LOOK_FOR_RESTART_EVERY, self._look_for_restart)
         self._step("the look at the server", LOOK_AT_SERVER_EVERY, self._look_at_server)
         if look.work or self._suspects:  # once more after the last, for the reaper to forget whom it suspected
             self._step("the search for abandoned work", REAP_EVERY, partial(self._reap, look.work))
@@ -212,6 +223,11 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
     def _look_for_late(self) -> None:
         limit = self._config.processing.queue_timeout
         lateness.look(self.connection, self._config.queue.priority_levels, limit, self._clock, self._log)
+
+    def _look_for_restart(self) -> None:
+        if self._restart.look(self.connection):
+            self._log.info("A restart was asked for")
+            self._stop.set()
 
     def _look_at_server(self) -> None:
         """Say what is wrong with the server; when it is short of memory, forget what is finished rather than stop."""

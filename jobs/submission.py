@@ -37,6 +37,9 @@ def particulars(packet: Packet, size: int | None = None) -> dict[str, str | int 
         "received_at": int(packet.received_at * 1000),
         "reasons": route.reasons,
     }
+    for name in ("country", "industry", "language"):
+        if known := getattr(route, name):
+            fields[name] = known
     if size is not None:
         fields["size"] = size
     return fields

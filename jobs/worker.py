@@ -19,6 +19,7 @@ import time
 import traceback
 from typing import Any, NoReturn
 
+import msgspec
 from redis import Redis
 from redis.client import Pipeline
 from rq import Queue, SimpleWorker
@@ -32,7 +33,7 @@ from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import register
 
-from jobs import arguments, keeper, ledger, living, outcome, submission
+from jobs import __version__, arguments, keeper, ledger, living, orders, outcome, submission
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect, explain
@@ -48,6 +49,7 @@ from jobs.rq_job import DocumentJob
 from jobs.run import HangGuard, OutOfMemory, Ran, Runner
 from jobs.schemas import load_schemas
 from jobs.sealing import sealing_of
+from jobs.vitals import Vitals
 from jobs.waiting import PROD_SECONDS, Wait
 
 WAIT_SECONDS = 10  # how long one wait for a job blocks; a request to stop ends it
@@ -62,13 +64,14 @@ _ENTRY_BYTES = 8 * 1024 * 1024  # results in one entry of the stream
 _TOGETHER_BYTES = 256 * 1024 * 1024  # results in one transaction
 
 
-# KEYS: the worker's, RQ's flag of suspension. ARGV: seconds, then names and values. Renews a lease, and tells whether
-# the workers are suspended; nothing when Redis knows no such worker (any more).
+# KEYS: the worker's, RQ's flag of suspension, the paused queues, the word that asks for a restart. ARGV: seconds, the
+# queue, then names and values. Renews a lease, and tells whether the worker is to take no jobs, and that word; nothing
+# when Redis knows no such worker (any more).
 _RENEW = """
 if redis.call('HEXISTS', KEYS[1], 'birth') == 0 then return false end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
-return redis.call('EXISTS', KEYS[2])
+return {redis.call('EXISTS', KEYS[2]) + redis.call('SISMEMBER', KEYS[3], ARGV[2]), redis.call('GET', KEYS[4]) or ''}
 """
 
 
@@ -113,11 +116,13 @@ class DocumentWorker(SimpleWorker):
             "place": living.here(),
             "processes": f"{living.known_as(os.getpid())} {living.known_as(os.getppid())}",
         }
+        self._vitals = Vitals(clock)
         self._guard = HangGuard(clock, lingers=True)
         sealing = sealing_of(config.security)
         reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas), sealing)
         self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard, reader, sealing)
         self._suspended = False
+        self._restart = orders.RestartWatch()
         self._beats = 0
         self._wait = Wait(redis)
         self._pace: float | None = None
@@ -125,6 +130,11 @@ class DocumentWorker(SimpleWorker):
         # A job in hand that the ledger holds for queued, and since when; the lease thread tells it if it lasts.
         self._untold: tuple[DocumentJob, float] | None = None
         self._telling = threading.Lock()
+
+    @property
+    def restarts(self) -> bool:
+        """Whether it has ended because a restart was asked for."""
+        return self._restart.asked
 
     # The loop
 
@@ -221,24 +231,46 @@ class DocumentWorker(SimpleWorker):
             "state": self._state,
             IN_HAND: in_hand(self._clock, held),
         }
-        suspended = self._renew(said) if self._beats % _ENROL_EVERY else None
-        self._suspended = self._enrol(said) if suspended is None else bool(suspended)
+        told = self._renew(said) if self._beats % _ENROL_EVERY else None
+        suspended, word = self._enrol(said) if told is None else told
+        if bool(suspended) != self._suspended:
+            self._suspended = bool(suspended)
+            self._log.info("%s %s", self.queues[0].name, "is paused" if suspended else "goes on")
         self._beats += 1
+        if self._restart.heard(word or None):
+            self._log.info("A restart was asked for; this worker ends once it has finished what it has in hand")
+            self._stop.set()
 
-    def _renew(self, said: dict[Any, Any]) -> int | None:
+    def _renew(self, said: dict[Any, Any]) -> tuple[int, bytes] | None:
         pairs = [part for pair in said.items() for part in pair]
-        suspended: int | None = self.connection.eval(
-            _RENEW, 2, self.key, WORKERS_SUSPENDED, keeper.LEASE_SECONDS, *pairs
+        told: tuple[int, bytes] | None = self.connection.eval(
+            _RENEW,
+            4,
+            *(self.key, WORKERS_SUSPENDED, orders.PAUSED, orders.RESTART),
+            *(keeper.LEASE_SECONDS, self.queues[0].name, *pairs),
         )
-        return suspended
+        return told
 
-    def _enrol(self, said: dict[Any, Any]) -> bool:
+    def _enrol(self, said: dict[Any, Any]) -> tuple[int, bytes]:
         with self.connection.pipeline() as pipeline:
-            pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, **said})
+            pipeline.hset(self.key, mapping={**self.serialize(), **self._whereabouts, **self._condition(), **said})
             pipeline.expire(self.key, keeper.LEASE_SECONDS)
             register(self, pipeline)
             pipeline.exists(WORKERS_SUSPENDED)
-            return bool(pipeline.execute()[-1])
+            pipeline.sismember(orders.PAUSED, self.queues[0].name)
+            pipeline.get(orders.RESTART)
+            suspended, paused, word = pipeline.execute()[-3:]
+            return int(suspended) + int(paused), word or b""
+
+    def _condition(self) -> dict[Any, Any]:
+        """How this worker and its host are, as far as the system tells. RQ's own `version` is that of RQ."""
+        own = self._vitals.own()
+        known = {"rss": own.rss, "cpu": own.cpu}
+        return {
+            "llm_version": __version__,
+            "vitals": msgspec.json.encode(self._vitals.host()),
+            **{name: value for name, value in known.items() if value is not None},
+        }
 
     def _rest(self) -> bool:
         """Until the next beat; False once the worker has ended. A request to stop ends the wait for a job."""
@@ -308,9 +340,14 @@ class DocumentWorker(SimpleWorker):
             pipeline.persist(job.key)
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.hset(self.key, "state", WorkerStatus.BUSY.value)
+            asked = len(pipeline)
+            if job.packets:
+                pipeline.zmscore(orders.CANCELLED, [packet.id for packet in job.packets])
             if not brief:
                 _move_started(pipeline, job, at)
-            pipeline.execute()
+            answers = pipeline.execute()
+        if job.packets and any(cancelled := answers[asked]):
+            job.packets = [packet for packet, told in zip(job.packets, cancelled, strict=True) if told is None]
         self.executions[execution.id] = execution
         with self._telling:
             self._untold = (job, at) if brief else None
@@ -448,6 +485,9 @@ def _work(name: str, queue: str, config: Config, pulse: Pulse) -> int:
         worker = _made(name, queue, config, redis, stop, pulse, log)
         if worker is not None:
             worker.work()
+            if worker.restarts:
+                pulse.end()
+                return keeper.EXIT_RESTART
     except (OutOfMemory, MemoryError) as error:
         _end_for_want_of_memory(error)
     finally:

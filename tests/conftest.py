@@ -4,17 +4,23 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import msgspec
 import pytest
+import uvicorn
 from redis import Redis
+from starlette.applications import Starlette
 
 from api.local.embedded import program
 from jobs import ledger, outcome
@@ -35,6 +41,22 @@ def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLI
             return found
         time.sleep(every)
     pytest.fail(f"after {deadline:g} s there still was not: {what}")
+
+
+@contextmanager
+def serve(app: Starlette) -> Iterator[httpx.Client]:
+    """An application behind a real port, in a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        wait_until(lambda: server.started, "a server that listens")
+        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 # A second and 150 MB for whoever loads the detectors, which only the tests of them have to pay.

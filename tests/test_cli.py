@@ -14,11 +14,11 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from api.cli import app, demo
-from api.cli.configuring import masked
 from api.cli.exits import MEANINGS, ExitCode
 from api.cli.presenting import duration, printable, short_time, size, tail
 from jobs import batch, ledger
 from jobs.config import load, reading
+from jobs.config.masking import masked
 from jobs.document import Packet, Route, Status, encode, new_id
 
 LEVELS = ["high", "medium", "low"]
@@ -282,6 +282,7 @@ def test_tasks_lists_the_newest_first(tmp_path: Path, config_file: Path, redis: 
         "size": 1234,
         "received_at": "2027-01-15T08:00:00.000Z",
         "rq_job_id": None,
+        **dict.fromkeys(("country", "industry", "language", "quality")),
         "error": {"code": "empty", "message": "The file is empty."},
     }
     assert shown[0]["rq_job_id"] == "j1"
@@ -489,7 +490,7 @@ def test_demo_accounts_for_every_document(fleet: Fleet) -> None:
 
 def test_demo_needs_a_running_system(fleet: Fleet) -> None:
     fleet.start("ingest")
-    missing = ["llm-collector", "llm-worker high", "llm-worker medium", "llm-worker low"]
+    missing = ["llm-collector", "llm-scheduler", "llm-worker high", "llm-worker medium", "llm-worker low"]
     wait_until(lambda: fleet.server.client().exists("llm:process:ingest"), "ingest's word")
     refused = llmctl("--config", str(fleet.config_path), "demo", "5", cwd=fleet.folder)
     assert refused.returncode == 1

@@ -46,7 +46,8 @@ GUIDE = """\
     }
   },
   "security": {
-    "api_key_enabled": true, "api_keys": {"admin": "a", "readonly": "r"}, "jwt_enabled": true, "jwt_secret": "j",
+    "api_key_enabled": true, "api_keys": {"admin": "a", "readonly": "r"}, "jwt_enabled": true,
+    "jwt_secret": "a-secret-of-at-least-32-bytes-for-tests",
     "jwt_expiration": 60, "encryption_enabled": false, "encryption_key": "k", "encrypt_sensitive_fields": ["ssn"]
   },
   "deployment": {"environment": "production", "debug_mode": true, "auto_reload": true}
@@ -249,7 +250,6 @@ def test_folders_that_overlap_or_cannot_be(tmp_path: Path, directories: Any, key
     [
         ({"queue": {"priority_levels": ["high", "high"]}}, "queue.priority_levels"),
         ({"queue": {"priority_levels": ["High"]}}, "queue.priority_levels.0"),
-        ({"security": {"api_key_enabled": True}}, "security.api_keys"),
         ({"security": {"jwt_enabled": True}}, "security.jwt_secret"),
         (
             {"security": {"encryption_enabled": True, "encryption_key": "k", "encrypt_sensitive_fields": ["ssn"]}},

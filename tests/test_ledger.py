@@ -88,8 +88,8 @@ def test_pages_are_newest_first_and_outlive_changes_of_status(redis: Redis) -> N
         if cursor is None:
             break
     assert seen == newest
-    assert len(ledger.page(redis, LEVELS, priority="low", limit=50).entries) == 10
-    assert ledger.page(redis, LEVELS, status=Status.DONE).entries == []
+    assert len(ledger.page(redis, LEVELS, wanted=ledger.Wanted(priority="low"), limit=50).entries) == 10
+    assert ledger.page(redis, LEVELS, wanted=ledger.Wanted(status=Status.DONE)).entries == []
     whole = ledger.page(redis, LEVELS, limit=20)
     assert (len(whole.entries), whole.cursor) == (20, None), "the last page says so"
 

@@ -21,7 +21,6 @@ from redis import Redis
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as LostConnection
 
-from api.cli.configuring import masked
 from api.health import look
 from api.local.embedded import program
 from ingest.reconcile import Reconcile
@@ -33,6 +32,7 @@ from jobs import batch, ledger
 from jobs.clock import SystemClock
 from jobs.config import Config, ConfigError, load
 from jobs.config.address import sentinel_address
+from jobs.config.masking import masked
 from jobs.connection import AWAY, connect, explain, master_of
 
 SERVICE = "papers"

@@ -21,6 +21,7 @@ from api.cli import (
     explaining,
     flushing,
     generate,
+    keys,
     learning,
     rehearsing,
     status,
@@ -42,6 +43,7 @@ app = typer.Typer(
 router = typer.Typer(
     help="Rehearse rules, and teach the router industries.", no_args_is_help=True, rich_markup_mode=None
 )
+key = typer.Typer(help="Make, list and revoke the API's keys.", no_args_is_help=True, rich_markup_mode=None)
 config = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -95,6 +97,7 @@ app.command()(demo.demo)
 app.command()(torturing.torture)
 app.add_typer(config, name="config")
 app.add_typer(router, name="router")
+app.add_typer(key, name="key")
 router.command()(rehearsing.rehearse)
 router.command()(learning.train)
 router.command("eval")(learning.evaluate)
@@ -102,6 +105,9 @@ router.command()(learning.label)
 router.command()(learning.use)
 router.command()(learning.rollback)
 router.command("train-base")(learning.train_base)
+key.command()(keys.create)
+key.command("list")(keys.list_keys)
+key.command()(keys.revoke)
 config.command()(configuring.check)
 config.command()(configuring.show)
 config.command()(decrypting.new_key)

@@ -23,9 +23,9 @@ def diff(
 
     The original against the published text, and the receipt.
     """
-    from api.cli.finding import published
     from api.cli.presenting import console, print_json
     from api.cli.tasks import finished
+    from ingest.spool.finished import published
 
     entry, place = finished(settings(context).config, document_id)
     if entry.status != "done" or place is None or place.original is None:

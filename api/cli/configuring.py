@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import typer
 
@@ -14,10 +13,6 @@ from api.cli.settings import settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jobs.config import Config
-
-MASK = "***"
-_SECRETS = frozenset({"password", "admin", "readonly", "jwt_secret", "encryption_key", "webhook_url"})
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -53,6 +48,7 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 
     from api.cli.presenting import console, print_json, print_pairs, printable
     from jobs.config import Config
+    from jobs.config.masking import masked
 
     found = settings(context)
     config = found.config
@@ -66,42 +62,6 @@ def show(context: typer.Context, as_json: Json = False) -> None:
     print_pairs(pairs, console())
     path = found.path
     typer.echo(f"From {printable(str(path)) if path else 'the built-in defaults'}; bold: not the default.", err=True)
-
-
-def masked(config: Config) -> dict[str, Any]:
-    """The configuration in plain types, without a secret."""
-    from jobs.document import plain
-
-    hidden: dict[str, Any] = _hide(plain(config))
-    return hidden
-
-
-def _hide(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _hide(inner, name) for name, inner in value.items()}
-    if isinstance(value, str) and value:
-        if key in _SECRETS:
-            return MASK
-        if key == "redis_url":
-            return _hide_in_url(value)
-    return value
-
-
-def _hide_in_url(url: str) -> str:
-    """The address without its password, whether it stands before the host or in the query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return MASK
-    place = parts.netloc
-    if "@" in place:
-        user, _, host = place.rpartition("@")
-        name, colon, _ = user.partition(":")
-        place = f"{name}{colon}{MASK if colon else ''}@{host}"
-    query = urlencode(
-        [(name, MASK if name.endswith("password") else value) for name, value in parse_qsl(parts.query)], safe="*/"
-    )
-    return urlunsplit((parts.scheme, place, parts.path, query, ""))
 
 
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

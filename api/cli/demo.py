@@ -232,7 +232,9 @@ def _whereabouts(run: Run, config: Config, redis: Redis) -> str:
             number = 0
             cursor: str | None = None
             while True:
-                page = ledger.page(redis, config.queue.priority_levels, status=status, limit=1000, cursor=cursor)
+                page = ledger.page(
+                    redis, config.queue.priority_levels, wanted=ledger.Wanted(status=status), limit=1000, cursor=cursor
+                )
                 number += sum(entry.source.startswith(f"{run.name}/") for entry in page.entries)
                 cursor = page.cursor
                 if cursor is None:

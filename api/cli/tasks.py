@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text
 
-    from api.cli.finding import Place
+    from ingest.spool.finished import Place
     from jobs.config import Config
     from jobs.ledger import Entry
 
@@ -48,8 +48,9 @@ def tasks(
         page = ledger.page(
             redis,
             levels,
-            status=Status(only) if only else None,
-            priority=one_of(priority, levels, "--priority"),
+            wanted=ledger.Wanted(
+                status=Status(only) if only else None, priority=one_of(priority, levels, "--priority")
+            ),
             limit=limit,
         )
     if as_json:
@@ -106,7 +107,8 @@ def show(
 
 def finished(config: Config, document_id: str) -> tuple[Entry, Place | None]:
     """What the ledger knows of a document, and where its files are. Ends the command when it knows none."""
-    from api.cli.finding import find
+    from ingest.spool import Folders
+    from ingest.spool.finished import find
     from jobs import ledger
     from jobs.document import is_id
 
@@ -120,18 +122,15 @@ def finished(config: Config, document_id: str) -> tuple[Entry, Place | None]:
         entry = ledger.get(redis, wanted)
     if entry is None:
         fail(f"No document {wanted} is known (the ledger forgets the oldest finished ones).", ExitCode.NOT_WELL)
-    return entry, find(config, entry)
+    return entry, find(Folders.of(config.directories), entry)
 
 
 def _everything(entry: Entry, place: Place | None) -> dict[str, Any]:
-    """What `GET /jobs/{id}` says, and what only the disk knows."""
-    from api.cli.finding import position
-    from api.listing import shown, timeline
+    """What `GET /jobs/{id}` says, and where the files are."""
+    from api.listing import detailed
+    from jobs.document import plain
 
-    everything = {**shown(entry), "timeline": timeline(entry), "reasons": entry.reasons, "files": _files(entry, place)}
-    if everything["error"] and place:
-        everything["error"] |= position(place.report)
-    return everything
+    return {**plain(detailed(entry, place)), "files": _files(entry, place)}
 
 
 def _files(entry: Entry, place: Place | None) -> dict[str, str]:

@@ -84,6 +84,7 @@ function showJobs({ jobs }) {
     jobs.map((job) => {
       const link = make("a", job.id);
       link.href = `/jobs/${encodeURIComponent(job.id)}`;
+      link.addEventListener("click", (event) => open(event, link.href));
       const id = make("td", null, "id");
       id.append(link);
       return [
@@ -102,14 +103,49 @@ function showJobs({ jobs }) {
 
 const shortened = (text, most) => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
 
+// The key of an API that asks for one: for as long as this tab is open.
+let key = sessionStorage.getItem("key") ?? "";
+
 async function ask(path) {
-  const response = await fetch(path, { signal: AbortSignal.timeout(10000) });
+  const headers = key ? { "X-API-Key": key } : {};
+  const response = await fetch(path, { headers, signal: AbortSignal.timeout(10000) });
+  if (response.status === 401) {
+    remember(""); // or refreshing with a wrong one would soon be refused altogether
+    document.getElementById("ask").hidden = false;
+  }
   if (!response.ok) throw new Error((await response.json()).detail);
   return response.json();
 }
 
+function remember(given) {
+  key = given;
+  if (given) sessionStorage.setItem("key", given);
+  else sessionStorage.removeItem("key");
+}
+
+// A link carries no key, so where one is needed the job is shown here.
+async function open(event, path) {
+  if (!key) return;
+  event.preventDefault();
+  const job = await ask(path).catch((error) => ({ error: error.message }));
+  document.getElementById("job").textContent = JSON.stringify(job, null, 2);
+  document.getElementById("detail").showModal();
+}
+
+document.addEventListener("submit", (event) => {
+  if (event.target.id !== "ask") return;
+  event.preventDefault();
+  remember(document.getElementById("key").value.trim());
+  document.getElementById("key").value = "";
+  event.target.hidden = true;
+  clearTimeout(next);
+  refresh();
+});
+
+let next = 0;
+
 async function refresh() {
-  if (!document.hidden) {
+  if (!document.hidden && document.getElementById("ask").hidden) {
     try {
       const health = await ask("/health");
       showHealth(health);
@@ -128,7 +164,7 @@ async function refresh() {
       document.body.classList.add("stale");
     }
   }
-  setTimeout(refresh, 2000);
+  next = setTimeout(refresh, 2000);
 }
 
 document.addEventListener("DOMContentLoaded", refresh);

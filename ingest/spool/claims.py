@@ -8,6 +8,7 @@ even when Redis has forgotten everything.
 import base64
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -15,10 +16,12 @@ from collections.abc import Iterator
 import msgspec
 
 from ingest.files import read_whole, write_file
+from ingest.spool.originals import is_sealed, read_original
 from ingest.spool.renaming import rename_new, with_id
 from jobs.codes import Code
 from jobs.document import is_id, new_id
 from jobs.faults import FaultPoint, no_faults
+from jobs.sealing import Seal
 
 MANIFEST = "manifest"
 # A file that has gone, or that only this one file's place keeps from being moved. It stays where it is.
@@ -138,6 +141,57 @@ class Claims:
                 self.remove_group(group)
         return group, taken
 
+    def take_again(
+        self,
+        original: str,
+        document_id: str,
+        source: str,
+        watch: str,
+        received_at: float,
+        now: float,
+        seal: Seal | None = None,
+    ) -> tuple[str, Claim]:
+        """Claim a finished document's original anew, as it arrived, under its old id. Returns the group and the claim.
+
+        Raises OSError (FileNotFoundError when it has gone), and `WrongKey` when `seal` doesn't open a sealed one.
+        """
+        raw = read_original(original, seal)
+        group = new_id(now)
+        folder = os.path.join(self.temp, group)
+        target = os.path.join(folder, document_id)
+        os.mkdir(folder, 0o750)
+        try:
+            if is_sealed(original):
+                unsealed = f"{target}.tmp"
+                write_file(unsealed, raw, 0o640, fresh=True, sync=True)
+                # The same inode once it has its name, so what `stat` says of it now holds.
+                status = os.lstat(unsealed)
+            else:
+                unsealed = ""
+                status = os.lstat(original)
+            claim = Claim(
+                id=document_id,
+                source=source,
+                watch=watch,
+                seen=Seen.of(status),
+                received_at=received_at,
+                sha256=hashlib.sha256(raw).hexdigest(),
+            )
+            write_file(os.path.join(folder, MANIFEST), _encode(claim) + b"\n", 0o640, fresh=True, sync=True)
+            self._at("retry.manifest_written")
+            if unsealed:
+                os.rename(unsealed, target)
+                os.unlink(original)
+            else:
+                os.rename(original, target)
+            self._at("retry.moved")
+        except OSError:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{target}.tmp")
+            self.remove_group(group)
+            raise
+        return group, claim
+
     def _move(self, found: Found, target: str) -> bool:
         try:
             os.rename(found.path, target)
@@ -208,8 +262,8 @@ class Claims:
         folder = os.path.join(self.temp, group)
         try:
             names = os.listdir(folder)
-            if any(name != MANIFEST for name in names):
-                return False
+            if any(name != MANIFEST and not name.endswith(".tmp") for name in names):
+                return False  # (an unfinished copy's original is where it was)
             for name in names:
                 os.unlink(os.path.join(folder, name))
             os.rmdir(folder)

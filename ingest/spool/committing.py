@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ingest.files import read_whole, write_file
+from ingest.files import read_whole, sha256_of, write_file
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
 from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
@@ -31,7 +31,6 @@ from jobs.sealing import Seal
 
 SIDECAR = ".error.json"
 _FOLDERS_REMEMBERED = 1000
-_HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
 
 
 class ShownRoute(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,7 +256,7 @@ class Commit:
             content = b"" if mine else _result(outcome, claim, raw)
         else:
             report, home, mine = self._places(claim, self._folders.error, self._folders.error, SIDECAR)
-            content = b"" if mine else _report(outcome, claim, claim.sha256 or _sha256(original))
+            content = b"" if mine else _report(outcome, claim, claim.sha256 or sha256_of(original))
         unfinished = None if mine else os.path.join(os.path.dirname(report), f".{outcome.id}.tmp")
         if unfinished:
             try:
@@ -354,7 +353,7 @@ class Commit:
             self._made.add(folder)
 
     def _changed(self, original: str, claim: Claim) -> bool:
-        return claim.sha256 is not None and _sha256(original) != claim.sha256
+        return claim.sha256 is not None and sha256_of(original) != claim.sha256
 
     def _tidy(self, groups: Iterable[str]) -> None:
         """Remove the groups that have become empty. What fails here is removed by the next reconcile."""
@@ -372,8 +371,11 @@ def _remove(path: str | None) -> None:
             os.unlink(path)
 
 
+_FINAL = {"done": Status.DONE, "rejected": Status.REJECTED, "cancelled": Status.CANCELLED}
+
+
 def _final(outcome: Outcome) -> Status:
-    return Status.DONE if outcome.kind == "done" else Status.REJECTED
+    return _FINAL[outcome.kind]
 
 
 def _look(path: str) -> tuple[os.stat_result, bytes]:
@@ -482,15 +484,3 @@ def _is_of(report: str, document_id: str) -> bool:
             return file.read(64).startswith(b'{"id":"' + document_id.encode() + b'"')
     except OSError:
         return False
-
-
-def _sha256(path: str) -> str | None:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _HASH_AT_MOST:
-            return None
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -217,13 +217,21 @@ class Monitoring(_Part, frozen=True):
 
 
 class ApiKeys(_Part, frozen=True):
+    """The keys `admin` and `readonly`: as they are sent, or as `sha256:` and the 64 hex digits of their hash."""
+
     admin: str = ""
     readonly: str = ""
 
+    def __repr__(self) -> str:
+        return "ApiKeys((hidden))"
+
 
 class Security(_Part, frozen=True):
+    """Who may ask the API, and what is sealed. `api_keys_file` holds the keys that `llmctl key create` makes."""
+
     api_key_enabled: bool = False
     api_keys: ApiKeys = ApiKeys()
+    api_keys_file: Text = "./data/api_keys.json"
     jwt_enabled: bool = False
     jwt_secret: str = ""
     jwt_expiration: Positive = 3600
@@ -236,6 +244,12 @@ class Security(_Part, frozen=True):
     def encryption_keys(self) -> tuple[str, ...]:
         """The keys that open what is sealed; the first one seals."""
         return split_keys(self.encryption_key)
+
+    def __repr__(self) -> str:
+        return (
+            f"Security(api_key_enabled={self.api_key_enabled}, api_keys_file={self.api_keys_file!r}, "
+            f"jwt_enabled={self.jwt_enabled}, encryption_enabled={self.encryption_enabled}, (hidden))"
+        )
 
 
 class Deployment(_Part, frozen=True):

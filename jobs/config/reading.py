@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema_rs
 import msgspec
 
+from jobs.config.access import access_problems
 from jobs.config.address import sentinel_address
 from jobs.config.model import Config, Security
 from jobs.config.problem import Problem
@@ -135,10 +136,7 @@ def check(config: Config) -> Iterator[Problem]:
             if not getattr(config.api, key):
                 yield Problem(f"api.{key}", "nothing", "the path of a PEM file, since api.ssl_enabled is true")
     security = config.security
-    if security.api_key_enabled and not (security.api_keys.admin or security.api_keys.readonly):
-        yield Problem("security.api_keys", "no key", "at least one key, since security.api_key_enabled is true")
-    if security.jwt_enabled and not security.jwt_secret:
-        yield Problem("security.jwt_secret", "nothing", "a secret, since security.jwt_enabled is true")
+    yield from access_problems(security)
     yield from _sealing_problems(security)
     yield from rule_problems(config)
     model = config.intelligent_routing.industry_model

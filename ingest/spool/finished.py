@@ -1,21 +1,18 @@
-"""Where a document's files are: looked up by its source, and believed only with its id in them."""
-
-from __future__ import annotations
+"""Where a finished document's files are: looked up by its source, and believed only with its id in them."""
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ingest.spool import Folders
 from ingest.spool.committing import SIDECAR
+from ingest.spool.folders import Folders
 from ingest.spool.renaming import names_for, within
 from jobs.document import Status
+from jobs.evidence import Evidence
+from jobs.ledger import Entry
+from jobs.receipt import Repair, Warned
 from jobs.sealing import masked
-
-if TYPE_CHECKING:
-    from jobs.config import Config
-    from jobs.ledger import Entry
 
 
 class Place(NamedTuple):
@@ -29,12 +26,15 @@ class _Known(msgspec.Struct):
     id: str
 
 
-class Position(msgspec.Struct):
-    """Where in the text an error is, as its report says."""
+class Told(msgspec.Struct):
+    """What a result or an error report says beside what the ledger knows. The place is null where there is none."""
 
     line: int | None = None
     column: int | None = None
     offset: int | None = None
+    repairs: list[Repair] = []
+    warnings: list[Warned] = []
+    evidence: list[Evidence] = []
 
 
 class Published(msgspec.Struct):
@@ -57,12 +57,11 @@ def published(report: str) -> Published:
         return msgspec.json.decode(file.read(), type=Published)
 
 
-def find(config: Config, entry: Entry) -> Place | None:
-    """The files of a document that is done or rejected; None where they are not (any more), or on another host."""
-    folders = Folders.of(config.directories)
+def find(folders: Folders, entry: Entry) -> Place | None:
+    """The files of a document that is final; None where they are not (any more), or on another host."""
     if entry.status == Status.DONE:
         reports, originals, ending = folders.output, folders.archive, ""
-    elif entry.status == Status.REJECTED:
+    elif entry.status in (Status.REJECTED, Status.CANCELLED):
         reports, originals, ending = folders.error, folders.error, SIDECAR
     else:
         return None
@@ -75,14 +74,13 @@ def find(config: Config, entry: Entry) -> Place | None:
     return None
 
 
-def position(report: str) -> dict[str, Any]:
-    """line, column and offset from an error report; empty where it has none."""
+def told(report: str) -> Told | None:
+    """What a report says; None when it can't be read (any more)."""
     try:
         with open(report, "rb") as file:
-            found = msgspec.json.decode(file.read(), type=Position)
+            return msgspec.json.decode(file.read(), type=Told)
     except (OSError, msgspec.DecodeError):
-        return {}
-    return {} if found.line is None else dict(msgspec.structs.asdict(found))
+        return None
 
 
 def _id_in(report: str) -> str | None:

@@ -1,0 +1,127 @@
+"""Changing the file of named keys: one process at a time, and never half."""
+
+import contextlib
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import msgspec
+
+from api.access.keys import RESERVED, Key, KeyList, digest_of, read_keys
+from api.access.roles import Role
+from ingest.files import write_file
+
+_OWNER_ONLY = 0o600
+_SECRET_BYTES = 32
+
+
+class NameTaken(Exception):
+    """There is a key of this name, or the name has a meaning of its own."""
+
+
+class NewKey(NamedTuple):
+    """A key that was made just now. `text` is what its holder sends: it is kept nowhere."""
+
+    key: Key
+    text: str
+
+    def __repr__(self) -> str:
+        return f"NewKey({self.key!r}, (hidden))"
+
+
+def create_key(path: str, name: str, role: Role, now: float, expires_at: float | None = None) -> NewKey:
+    """Make a key and put its hash into the file at `path`. Raises `NameTaken`, `BrokenKeys` and OSError."""
+    if name.lower() in RESERVED:
+        raise NameTaken(f"The name {name!r} is reserved.")
+    with _alone(path):
+        keys = read_keys(path)
+        if any(key.name == name for key in keys):
+            raise NameTaken(f"There is a key {name!r}. Revoke it first, or choose another name.")
+        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        key = Key(
+            id=_free_id({each.id for each in keys}),
+            name=name,
+            role=role,
+            sha256=digest_of(secret.encode()),
+            created_at=_moment(now),
+            expires_at=None if expires_at is None else _moment(expires_at),
+        )
+        _write(path, [*keys, key])
+    return NewKey(key, f"llm_{key.id}_{secret}")
+
+
+def revoke_key(path: str, name: str) -> bool:
+    """Take the key of this name out of the file; False when there is none. Raises `BrokenKeys` and OSError."""
+    with _alone(path):
+        keys = read_keys(path)
+        rest = [key for key in keys if key.name != name]
+        if len(rest) == len(keys):
+            return False
+        _write(path, rest)
+    return True
+
+
+def _free_id(taken: set[str]) -> str:
+    while (found := secrets.token_hex(4)) in taken:
+        pass
+    return found
+
+
+def _moment(at: float) -> datetime:
+    return datetime.fromtimestamp(at, UTC).replace(microsecond=0)
+
+
+@contextlib.contextmanager
+def _alone(path: str) -> Iterator[None]:
+    """Hold the lock. It is on a file beside: the one with the keys is replaced by each change."""
+    os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
+    lock = f"{os.path.realpath(path)}.lock"
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _OWNER_ONLY)
+    try:
+        _hand_over(lock, lock)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, keys: list[Key]) -> None:
+    """Put another file in the place of the one at `path`, durably. Who was given leave to read it keeps that."""
+    target = os.path.realpath(path)
+    hidden = f"{target}.part"
+    content = msgspec.json.format(msgspec.json.encode(KeyList(keys)), indent=2) + b"\n"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(hidden)  # of a process that died; nobody else is here now
+    try:
+        write_file(hidden, content, _OWNER_ONLY, fresh=True, sync=True)
+        os.chmod(hidden, _mode(target))
+        _hand_over(hidden, target)
+        os.replace(hidden, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(hidden)
+    folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _mode(path: str) -> int:
+    """Readable by its owner alone, or by its group, too, where somebody wanted that."""
+    try:
+        return _OWNER_ONLY | (os.stat(path).st_mode & stat.S_IRGRP)
+    except FileNotFoundError:
+        return _OWNER_ONLY
+
+
+def _hand_over(path: str, like: str) -> None:
+    """What root makes belongs to whoever has the file, or its folder: the API, which is not root, has to read it."""
+    if os.geteuid() != 0:
+        return
+    owner = os.stat(like if like != path and os.path.exists(like) else os.path.dirname(path))
+    os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

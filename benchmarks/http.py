@@ -1,0 +1,276 @@
+"""The API under load: one process of it, beside a bare Starlette "hello" and rq-dashboard's list, by wrk.
+
+The rounds are interleaved, and what is compared is the ratio within a round. wrk, the API and the server share the
+cores: the figures are those of this machine as a whole, not of one process alone on it.
+"""
+
+import asyncio
+import json
+import random
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from redis import Redis
+
+from benchmarks.contenders import ROOT
+from benchmarks.server import Server, wait_until
+from jobs import ledger
+from jobs.document import Status, new_id
+
+DOCUMENTS = 1_000_000
+SECONDS = 5
+CONNECTIONS = 8
+FOLLOWERS = 200
+TOOLS = ROOT / ".venv-tools" / "bin"
+
+_HELLO = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+async def hello(request):
+    return JSONResponse({"hello": "world"})
+
+app = Starlette(routes=[Route("/", hello)])
+"""
+# Each request another page: nothing is shared between two of them.
+_PAGES = """
+local cursors = {%s}
+local place = 0
+request = function()
+  place = place %% #cursors + 1
+  return wrk.format("GET", "/jobs?limit=50&cursor=" .. cursors[place])
+end
+"""
+_POST = """
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.body = '{"content": "' .. string.rep("x", 1800) .. '"}'
+"""
+
+
+class Load(msgspec.Struct, frozen=True):
+    """What wrk said of one run: requests a second, and the 99th percentile in milliseconds."""
+
+    name: str
+    rate: float
+    p99_ms: float
+    refused: int
+
+
+class Followed(msgspec.Struct, frozen=True):
+    """`followers` clients of /events that each were told of `transitions` documents, all within `seconds`."""
+
+    followers: int
+    transitions: int
+    seconds: float
+
+
+class Http(msgspec.Struct, frozen=True):
+    """Everything that was measured of the API with so many documents in the ledger."""
+
+    documents: int
+    connections: int
+    rounds: list[list[Load]]
+    posts: list[Load]
+    metrics_ms: list[float]
+    followed: Followed
+
+
+def http(documents: int, seconds: float, rounds: int, folder: Path) -> Http:
+    """Fill a ledger, start the API and its peers, and load them in turn. Needs wrk, and the tools of `make test`."""
+    home = folder / f"http-{time.time_ns()}"
+    home.mkdir()
+    server = Server(home / "server")
+    try:
+        ids = fill(server.client, documents)
+        _enqueue(server.client)
+        (home / "hello.py").write_text(_HELLO)
+        (home / "pages.lua").write_text(_PAGES % ",".join(f'"{each}"' for each in random.sample(ids, 200)))
+        (home / "post.lua").write_text(_POST)
+        with _api(home, server.url) as api, _hello(home) as hello, _dashboard(server.url) as dashboard:
+            turns = (
+                ("hello", f"{hello}/", None),
+                ("GET /jobs?limit=50", f"{api}/jobs?limit=50", None),
+                ("GET /jobs, each another page", api, home / "pages.lua"),
+                ("rq-dashboard's jobs", f"{dashboard}/0/data/jobs/high/queued/50/asc/1.json", None),
+            )
+            measured = [
+                [_wrk(name, url, seconds, CONNECTIONS, script) for name, url, script in turns] for _ in range(rounds)
+            ]
+            metrics = [_timed(f"{api}/metrics") for _ in range(20)]
+            followed = asyncio.run(_follow(api, server.client))
+            posts = [
+                _wrk(f"POST /jobs, {count} clients", f"{api}/jobs", seconds, count, home / "post.lua")
+                for count in (1, 8, 32)
+            ]
+        return Http(documents, CONNECTIONS, measured, posts, metrics, followed)
+    finally:
+        server.stop()
+
+
+def fill(redis: Redis, documents: int) -> list[str]:
+    """A ledger of so many documents, most of them done. Returns a thousand of their ids."""
+    chance = random.Random(1)
+    began = time.time() - documents / 100
+    ids: list[str] = []
+    for first in range(0, documents, 2000):
+        by_status: dict[Status, list[tuple[str, ledger.Fields]]] = {}
+        for number in range(first, min(documents, first + 2000)):
+            at = began + number / 100
+            level = chance.choice(("high", "medium", "low"))
+            status = chance.choices((Status.DONE, Status.REJECTED, Status.QUEUED), (96, 3, 1))[0]
+            document_id = new_id(at)
+            fields: ledger.Fields = {
+                "priority": level,
+                "queue": level,
+                "handler": "default",
+                "source": f"folder{number % 50}/document-{number}.json",
+                "size": 1900,
+                "received_at": int(at * 1000),
+                "reasons": [f"priority {level}: no rule applies"],
+            }
+            by_status.setdefault(status, []).append((document_id, fields))
+            if number % max(1, documents // 1000) == 0:
+                ids.append(document_id)
+        for status, entries in by_status.items():
+            ledger.move(redis, status, began, entries)
+    return ids
+
+
+def _enqueue(redis: Redis) -> None:
+    """Jobs for rq-dashboard to list: RQ's own, as any program would enqueue them."""
+    from rq import Queue
+
+    queue = Queue("high", connection=redis)
+    for number in range(200):
+        queue.enqueue("builtins.print", number)
+
+
+@contextmanager
+def _api(home: Path, url: str) -> Iterator[str]:
+    port = _free_port()
+    names = ("watch", "output", "archive", "error", "temp")
+    directories = {f"{name}_directory": str(home / "spool" / name) for name in names}
+    for name in names:
+        (home / "spool" / name).mkdir(parents=True)
+    settings = {
+        "directories": directories,
+        "queue": {"type": "redis", "redis_url": url, "max_queue_size": 10_000_000},
+        "api": {"port": port, "workers": 1, "access_log": False},
+    }
+    (home / "config.json").write_text(json.dumps(settings))
+    program = [sys.executable, "-P", "-m", "api.server", "--config", str(home / "config.json")]
+    with _running(program, port, home):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _hello(home: Path) -> Iterator[str]:
+    port = _free_port()
+    program = [sys.executable, "-m", "uvicorn", "hello:app", "--port", str(port), "--no-access-log"]
+    with _running(program, port, home):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _dashboard(url: str) -> Iterator[str]:
+    port = _free_port()
+    program = [str(TOOLS / "rq-dashboard"), "--bind", "127.0.0.1", "--port", str(port), "--redis-url", url]
+    with _running(program, port, ROOT):
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _running(program: list[str], port: int, folder: Path) -> Iterator[None]:
+    process = subprocess.Popen(program, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: _listens(port), f"an answer from {program[0]}", 60)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def _wrk(name: str, url: str, seconds: float, connections: int, script: Path | None) -> Load:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency"]
+    if script:
+        command += ["-s", str(script)]
+    told = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"Requests/sec:\s+([0-9.]+)", told)
+    percentile = re.search(r"99%\s+([0-9.]+)(us|ms|s)", told)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
+    if rate is None or percentile is None:
+        raise RuntimeError(f"wrk said of {name}:\n{told}")
+    scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}[percentile[2]]
+    return Load(name, float(rate[1]), float(percentile[1]) * scale, int(refused[1]) if refused else 0)
+
+
+def _timed(url: str) -> float:
+    """Milliseconds from asking to the last byte of the answer."""
+    import urllib.request
+
+    began = time.perf_counter()
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        answer.read()
+    return (time.perf_counter() - began) * 1000
+
+
+async def _follow(api: str, redis: Redis) -> Followed:
+    """All followers connected; then documents change their status, and each follower has to hear of every one."""
+    port = int(api.rpartition(":")[2])
+    connections = [await asyncio.open_connection("127.0.0.1", port, limit=1 << 22) for _ in range(FOLLOWERS)]
+    for reader, writer in connections:
+        writer.write(b"GET /events?kinds=transition HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+    await asyncio.sleep(1)  # the last of them may still be on its way to the stream
+    ids = [new_id(time.time()) for _ in range(500)]
+    began = time.perf_counter()
+    fields: ledger.Fields = {"priority": "high", "queue": "high", "handler": "default", "source": "a.json"}
+    for first in range(0, len(ids), 50):
+        ledger.move(redis, Status.QUEUED, time.time(), [(each, fields) for each in ids[first : first + 50]])
+    await asyncio.gather(*(_hears(reader, set(ids)) for reader, _ in connections))
+    took = time.perf_counter() - began
+    for _, writer in connections:
+        writer.close()
+    return Followed(FOLLOWERS, len(ids), took)
+
+
+async def _hears(reader: asyncio.StreamReader, ids: set[str]) -> None:
+    left = set(ids)
+    async with asyncio.timeout(60):
+        while left:
+            line = (await reader.readline()).decode()
+            if line.startswith("data:"):
+                left.difference_update(re.findall(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", line))
+
+
+def ratios(measured: Http, name: str, to: str = "hello") -> list[float]:
+    """The rate of `name` over that of `to`, round by round."""
+    found = []
+    for turn in measured.rounds:
+        rates = {load.name: load.rate for load in turn}
+        found.append(rates[name] / rates[to])
+    return found
+
+
+def middle(values: list[float]) -> float:
+    return statistics.median(values)
