@@ -12,7 +12,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from api import accepting, acting, controls, dashboard, documentation, files, fleet, listing, metrics, readiness, stats
+from api import (
+    accepting,
+    acting,
+    controls,
+    dashboard,
+    documentation,
+    files,
+    fleet,
+    following,
+    listing,
+    metrics,
+    readiness,
+    stats,
+    waiting,
+)
 from api.access import operations as access
 from api.access.gatehouse import make_gatehouse
 from api.access.guard import Guard
@@ -33,6 +47,8 @@ LOOK_FOR_RESTART_EVERY = 2.0
 
 OPERATIONS: tuple[Operation, ...] = (
     *listing.OPERATIONS,
+    *waiting.OPERATIONS,
+    *following.OPERATIONS,
     *accepting.OPERATIONS,
     *acting.OPERATIONS,
     *files.OPERATIONS,
@@ -66,7 +82,8 @@ def make_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with TaskGroup() as tasks:
             looking = tasks.create_task(_look_for_restart(own, on_restart)) if on_restart else None
-            yield
+            async with app.state.following.running():
+                yield
             if looking:
                 looking.cancel()
         await run_in_threadpool(gate.close)  # the last of the record, while there is Redis
@@ -85,6 +102,7 @@ def make_app(
     )
     app.router.redirect_slashes = False
     lookout = Lookout(config, own, clock)
+    app.state.following = following.Following(own)
     app.state.site = Site(
         config=config,
         redis=own,

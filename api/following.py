@@ -206,7 +206,6 @@ class Following:
         """The reader has found the ends of the streams, and reads on from there."""
         if reader is self._reader:
             self.base = self.position = position
-            self._joint = self.end()
             self._is_back()
             self._ring()
 

@@ -43,10 +43,17 @@ def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLI
     pytest.fail(f"after {deadline:g} s there still was not: {what}")
 
 
+def listen() -> socket.socket:
+    """A listener whose answers go out at once, as those of the real server: else each waits 40 ms for the client."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
 @contextmanager
 def serve(app: Starlette) -> Iterator[httpx.Client]:
     """An application behind a real port, in a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen()
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()

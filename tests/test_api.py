@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
-from conftest import Fleet, Server, wait_until
+from conftest import Fleet, Server, listen, wait_until
 from redis import Redis
 from rq import Worker
 
@@ -63,7 +63,7 @@ class Api:
         self.config = configuration(folder, url, **parts)
         app = make_app(self.config, self.redis, self.clock)
         self.site: Site = app.state.site
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen()
         self.port: int = listener.getsockname()[1]
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
         self.thread = threading.Thread(target=self.server.run, args=([listener],))

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from conftest import Server, wait_until
+from conftest import Server, listen, wait_until
 from redis import Redis
 from test_api import PROBLEM, SOME_ID, Process, ToldClock, configuration
 
@@ -25,7 +25,8 @@ from api import streams, waiting
 from api.access.key_file import create_key, revoke_key
 from api.access.roles import Role
 from api.app import make_app
-from api.following import Bounds, Following
+from api.following import Bounds, Follower, Following
+from api.streams import Page, Position
 from jobs import events, ledger, transitions
 from jobs.clock import rfc3339
 from jobs.connection import connect
@@ -129,7 +130,7 @@ class Served:
         self.config = configuration(folder, url, **parts)
         app = make_app(self.config, self.redis, self.clock)
         self.following = app.state.following = Following(app.state.site.redis, bounds)
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listen()
         # asyncio does so for sockets that say they are TCP's, which this one doesn't; each answer takes 40 ms without.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port: int = listener.getsockname()[1]
@@ -420,6 +421,52 @@ def test_where_the_streams_do_not_reach_back_a_gap_is_told_first(served: Served,
     assert found.numbers() == [3, 4, 8, 9, 10]
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_what_happens_while_one_is_coming_back_is_told_once(
+    served: Served, redis: Redis, writer: Writer, monkeypatch: pytest.MonkeyPatch, emptied: bool
+) -> None:
+    """Between the moment at which all was read from Redis and the one from which it hears what the others do."""
+    writer.write(6)
+    old = served.all().got[1].id
+    others = served.listen().until(lambda each: each.last, "a place")
+    read_page = Following.page
+    pages: list[Page] = []
+
+    async def page(following: Following, since: Position) -> Page:
+        pages.append(await read_page(following, since))
+        if len(pages) == 1:
+            if emptied:
+                redis.flushall()
+            writer.write(2)
+            while writer.count - 1 not in others.numbers():
+                await asyncio.sleep(0.01)
+        return pages[-1]
+
+    monkeypatch.setattr(Following, "page", page)
+    again = served.listen(last=old).until(lambda each: len(each.numbers()) >= 6, "all of it")
+    assert again.numbers() == [2, 3, 4, 5, 6, 7]
+    assert len(again.of("gap")) == len(others.of("gap")) == (2 if emptied else 0)
+
+
+def test_what_comes_while_a_gap_is_found_belongs_to_it(
+    served: Served, redis: Redis, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.write(2)
+    old = served.all().got[0].id
+    redis.xtrim(transitions.STREAM, maxlen=0, approximate=False)
+    find_gaps = streams._gaps
+    found: list[Any] = []
+
+    def late(redis: Redis, since: Position) -> Any:
+        if since == streams.parse(old) and not found:
+            writer.write(1)
+        found.append(find_gaps(redis, since))
+        return found[-1]
+
+    monkeypatch.setattr(streams, "_gaps", late)
+    assert [got.kind for got in served.all(last=old).got] == ["gap", "transition"]
+
+
 def test_what_happened_before_somebody_came_is_not_told(served: Served, writer: Writer) -> None:
     writer.write(5)
     listener = served.listen().until(lambda each: each.last, "a place")
@@ -455,7 +502,7 @@ def test_a_client_that_does_not_read_is_sent_away_and_misses_nothing(
 
 
 def test_a_client_that_takes_nothing_is_given_up(serve: Callable[..., Served], writer: Writer) -> None:
-    served = serve(Bounds(entries=20, send=0.2, linger=0.0, block=0.2))
+    served = serve(Bounds(entries=10_000, bytes=1 << 30, send=0.2, linger=0.0, block=0.2))
     dead = Listener(served.port, room=4096)
     served.listeners.append(dead)
     wait_until(threads_of_readers, "a reader")
@@ -465,6 +512,7 @@ def test_a_client_that_takes_nothing_is_given_up(serve: Callable[..., Served], w
         return not threads_of_readers()
 
     wait_until(is_given_up, "the end of the reader, since nobody follows", SOON)
+    assert served.following.end() < 10_000, "it was not for being slow"
 
 
 def test_redis_goes_away_and_comes_back_and_nothing_is_skipped(
@@ -583,6 +631,16 @@ def test_the_reader_ends_when_the_last_one_leaves(serve: Callable[..., Served], 
     third.until(lambda each: each.numbers() == [1], "what happens then")
 
 
+def test_a_reader_that_waits_for_redis_holds_nobody_up(serve: Callable[..., Served], redis: Redis) -> None:
+    served = serve(Bounds(block=1.5))
+    served.listen().until(lambda each: each.last, "a place").stop()
+    wait_until(lambda: redis.info("clients")["blocked_clients"], "a read that waits", SOON)
+    began = time.monotonic()
+    served.stop()
+    assert time.monotonic() - began < 1
+    assert not threads_of_readers()
+
+
 def threads_of_readers() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "llm-following"]
 
@@ -654,6 +712,22 @@ def test_a_wait_ends_as_soon_as_the_job_is_final(served: Served, redis: Redis) -
         assert content == served.http.get(f"/jobs/{job}").json()
         assert seconds < 5
         wait_until(lambda: not served.following._followers, "nobody who waits", SOON)
+
+
+def test_a_job_that_is_final_just_before_it_is_followed_is_not_missed(
+    served: Served, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = known(redis)
+    follow = Following.follow
+
+    async def late(following: Following) -> Follower:
+        moved(redis, job, Status.DONE)
+        return await follow(following)
+
+    monkeypatch.setattr(Following, "follow", late)
+    code, content, seconds = wait_for(served, job, 60)
+    assert (code, content["status"]) == (200, "done")
+    assert seconds < 5
 
 
 def test_a_job_that_is_final_is_not_waited_for(served: Served, redis: Redis) -> None:
