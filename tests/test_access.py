@@ -142,6 +142,16 @@ def test_a_key_lets_in_only_as_it_was_made(served: Api) -> None:
     assert twice.status_code == 401
 
 
+def test_a_named_key_may_be_sent_as_a_bearer(make_api: Callable[..., Api]) -> None:
+    served = make_api(jwt_enabled=False)
+    key = made_key(served, "prometheus", "readonly")
+    assert status(served, "GET", "/jobs", token=key) == 200
+    assert status(served, "GET", "/audit", token=key) == 403
+    assert status(served, "GET", "/jobs", token=key[:-1]) == 401
+    assert status(served, "GET", "/jobs", token=ADMIN) == 401, "no named key"
+    assert status(served, "GET", "/jobs", ADMIN, token=key) == 200
+
+
 def test_how_long_a_refusal_takes_says_nothing(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     key = made_key(served, "ci")
     compared: list[tuple[Any, Any]] = []

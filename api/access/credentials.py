@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from starlette.types import Scope
 
 from api.access.gatehouse import Gatehouse
-from api.access.keys import shown_part
+from api.access.keys import KEY_PREFIX, shown_part
 from api.access.loopback import foreign
 from api.access.roles import Caller, Role
 from api.access.tokens import TokenRefused
@@ -40,7 +40,10 @@ def identify(scope: Scope, gate: Gatehouse) -> Caller | Refusal:
     if not (security.api_key_enabled or security.jwt_enabled):
         words = foreign(scope)
         return Refusal(403, words) if words else Caller("local", Role.ADMIN, "local", address_of(scope))
+    token = _bearer(scope)
     keys = [value for name, value in scope["headers"] if name == _KEY_HEADER and value]
+    if not keys and token is not None and token.startswith(KEY_PREFIX):
+        keys = [token.encode("latin-1")]
     if keys:
         if not security.api_key_enabled and scope["path"] != TOKEN_PATH:
             return _unknown(
@@ -49,7 +52,6 @@ def identify(scope: Scope, gate: Gatehouse) -> Caller | Refusal:
         if len(keys) > 1:
             return _unknown(security, "There is more than one X-API-Key. Send one.")
         return _by_key(scope, keys[0], gate)
-    token = _bearer(scope)
     if token is not None and security.jwt_enabled:
         return _by_token(scope, token, gate)
     return _unknown(security, _needed(security), silent=token is None)
@@ -65,7 +67,7 @@ def _by_key(scope: Scope, given: bytes, gate: Gatehouse) -> Caller | Refusal:
     if holder is None:
         if not gate.failures.add(address):
             return _too_many(gate.failures.waits(address), facts)
-        return _unknown(gate.security, "The API key in X-API-Key is not one that this server knows.", facts)
+        return _unknown(gate.security, "The API key is not one that this server knows.", facts)
     if holder.expired(gate.clock.now()):
         return _unknown(gate.security, "This API key has expired.", facts)
     return Caller(holder.name, holder.role, "key", address)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.access.keys import RESERVED, Key, KeyList, digest_of, read_keys
+from api.access.keys import KEY_PREFIX, RESERVED, Key, KeyList, digest_of, read_keys
 from api.access.roles import Role
 from ingest.files import write_file
 
@@ -51,7 +51,7 @@ def create_key(path: str, name: str, role: Role, now: float, expires_at: float |
             expires_at=None if expires_at is None else _moment(expires_at),
         )
         _write(path, [*keys, key])
-    return NewKey(key, f"llm_{key.id}_{secret}")
+    return NewKey(key, f"{KEY_PREFIX}{key.id}_{secret}")
 
 
 def revoke_key(path: str, name: str) -> bool:

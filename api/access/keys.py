@@ -28,6 +28,7 @@ RESERVED = frozenset({"admin", "readonly", "local"})  # the configuration's keys
 LOOK_SECONDS = 1.0
 REMIND_SECONDS = 60.0
 
+KEY_PREFIX = "llm_"  # of a named key; no JWT begins so
 _FORM = re.compile(rb"llm_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
 # Shorter than this, a key of the configuration might be guessed. Of a hashed one nobody knows how long it is.
 _UNGUESSABLE = 32
@@ -81,7 +82,7 @@ def digest_of(secret: bytes) -> str:
 def shown_part(given: bytes) -> str | None:
     """The part of a key that may be seen, `llm_1a2b3c4d`; None of a text that has not the form of a named key."""
     form = _FORM.fullmatch(given)
-    return f"llm_{form[1].decode()}" if form else None
+    return f"{KEY_PREFIX}{form[1].decode()}" if form else None
 
 
 def read_keys(path: str) -> list[Key]:
