@@ -22,25 +22,42 @@ _PAGE = """<!doctype html>
 <head><meta charset="utf-8"><title>LLM JSON scheduler: API</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="/docs/swagger.css"></head>
-<body><div id="ui"></div><script src="/docs/swagger.js"></script><script src="/docs/start.js"></script></body>
+<link rel="stylesheet" href="/docs/swagger.css"><style>form { font: 16px sans-serif; margin: 3em; }</style></head>
+<body>
+<form id="ask" hidden><p id="why" role="alert"></p>
+<label>API key <input id="key" type="password" autocomplete="off" required></label> <button>Open</button></form>
+<div id="ui"></div><script src="/docs/swagger.js"></script><script src="/docs/start.js"></script>
+</body>
 </html>
 """
-# Where keys are on the document needs one, too, which the reader has in their hands and the page has not.
+# Where keys are on the document needs one, too, which the reader has in their hands and the page has not. What is
+# typed on the dashboard counts here, too, for as long as the tab is open.
 _START = """
 "use strict";
-(async () => {
-  const options = {
-    dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false, tryItOutEnabled: true,
-  };
-  let answer = await fetch("/openapi.json");
-  let key = "";
-  while (answer.status === 401 && (key = window.prompt("This API needs a key (X-API-Key):", ""))) {
-    answer = await fetch("/openapi.json", { headers: { "X-API-Key": key } });
+const form = document.getElementById("ask");
+
+async function show() {
+  const key = sessionStorage.getItem("key") ?? "";
+  const answer = await fetch("/openapi.json", { headers: key ? { "X-API-Key": key } : {} });
+  const told = await answer.json();
+  form.hidden = answer.ok;
+  if (!answer.ok) {
+    sessionStorage.removeItem("key");
+    document.getElementById("why").textContent = told.detail;
+    return;
   }
-  const ui = SwaggerUIBundle({ ...options, spec: await answer.json() });
-  if (key) ui.preauthorizeApiKey("key", key);
-})();
+  const ui = SwaggerUIBundle({
+    dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false, tryItOutEnabled: true, spec: told,
+    onComplete: () => { if (key) ui.preauthorizeApiKey("key", key); },
+  });
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", document.getElementById("key").value);
+  show();
+});
+show();
 """
 
 
