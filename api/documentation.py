@@ -47,7 +47,8 @@ async function show() {
     return;
   }
   const ui = SwaggerUIBundle({
-    dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false, tryItOutEnabled: true, spec: told,
+    dom_id: "#ui", deepLinking: true, validatorUrl: null, persistAuthorization: false, tryItOutEnabled: true,
+    spec: told,
     onComplete: () => { if (key) ui.preauthorizeApiKey("key", key); },
   });
 }
