@@ -29,10 +29,11 @@ types: $(VENV)/.test
 layers: $(VENV)/.test
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.test $(VENV)-tools/.done ## The tests alone; ARGS="-k name" to choose
-	$(BIN)/pytest -n $(JOBS) --dist worksteal $(ARGS)
+unit: $(VENV)/.test $(VENV)-tools/.done ## The tests alone, without the slow ones; ARGS="-k name" to choose
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
-test-long: $(VENV)/.test ## An outage of 60 s, a thousand stops, many requests, hostile texts, and a minute of torture
+test-long: $(VENV)/.test ## The slow tests, an outage of 60 s, a thousand stops, many requests, and a minute of torture
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
 	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_sentinel.py -k "server_is_away or failovers"
 	LLM_TEST_STOPS=1000 $(BIN)/pytest tests/test_warm_stop.py -o timeout=900
 	LLM_TEST_REQUESTS=100 $(BIN)/pytest tests/test_openapi.py

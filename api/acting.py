@@ -17,7 +17,7 @@ from api.operation import Answer, Nothing, Operation
 from api.problems import ProblemError
 from api.site import Site, answer, asks_redis, site
 from jobs import ledger, orders
-from jobs.document import ACTIVE, ID_PATTERN, Status, new_id
+from jobs.document import ACTIVE, ID_PATTERN, Status, last_id
 
 CONFIRM_SECONDS = 600  # a dry run is remembered for so long
 MOST_AT_ONCE = 50_000  # jobs that one call may change
@@ -147,7 +147,7 @@ def _many(request: Request, kind: Kind, query: ManyAsked) -> Response:
 
 
 def _dry_run(here: Site, kind: Kind, query: ManyAsked) -> Response:
-    moment = new_id(here.clock.now())
+    moment = last_id(here.clock.now())
     sample: list[str] = []
     matched = 0
     for ids in _pages(here.redis, here.levels, kind, query, moment):

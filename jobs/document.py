@@ -93,6 +93,11 @@ def new_id(now: float) -> str:
     return ulid_at_time(now)
 
 
+def last_id(now: float) -> str:
+    """What no id that was made in the millisecond of epoch seconds `now`, or earlier, comes behind."""
+    return ulid_at_time(now)[:10] + 16 * "Z"  # ten characters of time, the rest is random
+
+
 class Ids:
     """Makes ids that sort in the order in which they were made, those of one millisecond too (as the ULID
     specification's "Monotonicity" has it)."""

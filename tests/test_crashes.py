@@ -71,6 +71,7 @@ def test_collector_killed_at_each_step_of_the_commit(fleet: Fleet, point: str, p
 OVERLAP_POINTS = ["commit.written", "commit.synced", "commit.original_moved", "collector.acknowledged"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", OVERLAP_POINTS)
 def test_collector_killed_while_groups_overlap(fleet: Fleet, point: str) -> None:
     """One group is made durable while the next is written: a crash then leaves two groups begun."""
@@ -87,6 +88,7 @@ def test_collector_killed_while_groups_overlap(fleet: Fleet, point: str) -> None
     wait_until(lambda: fleet.ledger_total("done", "rejected") == len(dropped), "the ledger to agree with the disk")
 
 
+@pytest.mark.slow
 def test_random_kills_of_every_process_and_the_server(fleet: Fleet) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")

@@ -42,6 +42,8 @@ from jobs.rq_job import DocumentJob
 from jobs.scheduler import DocumentScheduler
 from jobs.submission import SCHEDULE
 
+pytestmark = pytest.mark.slow
+
 LEVELS = ["high", "medium", "low"]
 LOCK = DocumentScheduler.scheduler_lock_key
 KEPT = 2  # final documents that the ledger of the schedulers here keeps

@@ -79,6 +79,7 @@ def test_rates_come_from_what_was_added_and_what_is_left() -> None:
     assert rates.per_second["low"] == pytest.approx(40, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("two_folders", [True, False])
 def test_a_flood_does_not_starve_another_source(fleet: Fleet, two_folders: bool) -> None:
     other = fleet.folder / "other"

@@ -174,6 +174,7 @@ def test_a_result_that_is_too_large_is_refused_at_once(fleet: Fleet) -> None:
     assert report["message"] == "The result is too large: 5002 bytes, at most 1000 (processing.max_result_bytes)."
 
 
+@pytest.mark.slow
 def test_a_job_of_large_results_goes_on_in_parts(fleet: Fleet, redis: Redis) -> None:
     """12 results of 30 MB are more than a server takes in one value, and than a connection may hold."""
     (fleet.folder / "my_handlers.py").write_text(LARGE)

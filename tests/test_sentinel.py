@@ -344,6 +344,7 @@ def works_again(fleet: Fleet, deposed: Program, since: float) -> float:
     return time.monotonic() - since
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "watched",
     [

@@ -153,6 +153,7 @@ def test_the_disk_of_somebody_who_is_not_root() -> None:
         pytest.skip(tried.stderr)
 
 
+@pytest.mark.slow
 def test_a_short_run_balances(tmp_path: Path) -> None:
     command = [LLMCTL, "torture", "--documents", "120", "--seconds", "6", "--seed", "3", "--json"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=150)

@@ -255,6 +255,7 @@ def test_an_urgent_document_passes_a_full_queue(fleet: Fleet) -> None:
     assert (fleet.processed / "urgent.json").exists()
 
 
+@pytest.mark.slow
 def test_starting_on_100_000_files_takes_seconds(fleet: Fleet) -> None:
     content = b'{"content": "' + b"a document among very many " * 20 + b'"}'
     for number in range(100_000):

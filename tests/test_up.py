@@ -265,6 +265,7 @@ def test_each_queue_has_a_worker_at_the_least(levels: list[str], most: int | str
     assert [instance_name(*each) for each in first_workers(config)] == first
 
 
+@pytest.mark.slow
 def test_workers_come_with_a_backlog_and_go_after_it(home: Home) -> None:
     (home.folder / "slow.py").write_text("import time\ndef handle(document, context):\n    time.sleep(0.2)\n")
     home.settings["handlers"] = {"default": "slow:handle"}

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
@@ -96,6 +97,7 @@ def trial(fleet: Fleet, wait: float) -> tuple[int, float]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
     seed = int(os.environ.get("LLM_TEST_SEED", random.randrange(10**6)))
     print(f"LLM_TEST_SEED={seed}")
