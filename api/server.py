@@ -14,6 +14,7 @@ from types import FrameType
 
 import psutil  # type: ignore[import-untyped]
 import uvicorn
+from msgspec.structs import replace
 from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
@@ -60,8 +61,11 @@ class _Server(uvicorn.Server):
 
 def main() -> None:
     """Entry point of `llm-api`. Redis need not be there: what needs it answers 503 until it is."""
-    told = arguments.read("llm-api", "Answer over HTTP.").config
+    asked = arguments.read("llm-api", "Answer over HTTP.", port=True)
+    told = asked.config
     config, log = start("api", told)
+    if asked.port:
+        config = replace(config, api=replace(config.api, port=asked.port))
     _quieten(config)
     try:
         _insist_on_keys(config.security)

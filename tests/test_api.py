@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -740,14 +740,18 @@ def test_pages_of_other_sites_are_refused(served: Api) -> None:
 class Process:
     """`llm-api` as a process of its own."""
 
-    def __init__(self, folder: Path, url: str, **parts: Any) -> None:
+    def __init__(self, folder: Path, url: str, arguments: Sequence[str] = (), **parts: Any) -> None:
+        """`arguments`: more for its command line; a port is the last of them."""
         self.port = parts.get("api", {}).get("port") or free_port()
         parts["api"] = {"port": self.port, "workers": 1, **parts.get("api", {})}
-        configuration(folder, url, **parts)
-        self.log = folder / "api.log"
+        if not arguments:
+            configuration(folder, url, **parts)
+        else:  # the second of a configuration that is there
+            self.port = int(arguments[-1])
+        self.log = folder / f"api-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from api.server import main; main()", "--config", "config.json"],
+                [sys.executable, "-c", "from api.server import main; main()", "--config", "config.json", *arguments],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "error"},
                 stdin=subprocess.DEVNULL,
@@ -851,6 +855,21 @@ def test_several_processes_serve_one_port(start_process: Callable[..., Process])
     for child in children:
         wait_until(lambda child=child: not Path(f"/proc/{child}").exists(), f"the end of {child}", 10)
     assert "Traceback" not in running.log.read_text()
+
+
+def test_a_second_instance_on_another_port(start_process: Callable[..., Process], tmp_path: Path) -> None:
+    first = start_process()
+    first.until_health(lambda health: health["status"] == "ok", "a healthy API")
+    second = start_process(arguments=["--port", str(free_port())])
+    second.until_health(lambda health: health["status"] == "ok", "a second one of the same configuration")
+    assert first.port != second.port
+    job = httpx.post(f"http://127.0.0.1:{first.port}/jobs", json={"a": 1}).json()["id"]
+    assert second.answers(f"/jobs/{job}")["id"] == job
+    said = subprocess.run(
+        [sys.executable, "-P", "-m", "api.server", "--port", "80800"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert said.returncode == 2
+    assert "'80800' is no port" in said.stderr
 
 
 def test_in_development_it_takes_up_changed_code(start_process: Callable[..., Process]) -> None:

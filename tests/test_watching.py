@@ -140,19 +140,21 @@ def test_our_own_claims_hold_back_no_hint(listener: Listener) -> None:
     for name in names:
         (listener.raw / name).write_bytes(b"{}")
     listener.hears(names[-1])
+    took = []
     for _ in range(3):
         for name in names:
             (listener.raw / name).rename(listener.outside / name)
         began = time.monotonic()
         (listener.raw / "next.json").write_bytes(b"{}")
         listener.hears("next.json")
-        assert time.monotonic() - began < AT_ONCE
+        took.append(time.monotonic() - began)
         for name in names:
             (listener.outside / name).rename(listener.raw / name)
         listener.hears(names[-1])
         (listener.raw / "next.json").unlink()
         listener.take()
         listener.forget()
+    assert min(took) < AT_ONCE, "what is held back is so each time; a busy machine is late now and then"
 
 
 def test_removals_are_no_hints(listener: Listener) -> None:
