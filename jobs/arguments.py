@@ -14,8 +14,8 @@ def read(
     queue: bool = False,
     port: bool = False,
 ) -> argparse.Namespace:
-    """`--config FILE` as `config` and, where there is one, `queue`, as it was written (`high`, `high.2`), or `port`, which
-    is None where none is told.
+    """`--config FILE` as `config` and, where there is one, `queue`, as it was written (`high`, `high.2`), or `port`,
+    which is None where none is told.
 
     Answers --help and --version and exits; exits with 2 and the usage on stderr when told anything else.
     """
