@@ -71,6 +71,9 @@ class RedisShown(msgspec.Struct, frozen=True):
     message: str
 
 
+BACK = msgspec.json.encode(RedisShown(True, "Redis is back."))
+
+
 class Words(msgspec.Struct, frozen=True):
     message: str
 
@@ -238,7 +241,7 @@ class Following:
 
     def back(self) -> Told:
         """The word that it can be again."""
-        return Told(REDIS, msgspec.json.encode(RedisShown(True, "Redis is back.")), self.position)
+        return Told(REDIS, BACK, self.position)
 
     def _is_back(self) -> None:
         if self.trouble is not None:
@@ -284,6 +287,7 @@ class Follower:
         self._following = following
         self._number: int | None = None  # of what is heard next; None while Redis has to be asked for it
         self._away = False  # whether it has to hear that Redis is away, or has heard so from here
+        self._knows_away = False  # whether the last word of Redis that it was told is that it is away
         self._closed = False
 
     @property
@@ -306,7 +310,7 @@ class Follower:
         if self._away:  # when it came; when it ends everybody is told
             self._away = False
             if following.trouble is not None:
-                return [Heard(following.away(following.trouble), self.position)]
+                return list(self._heard([following.away(following.trouble)]))
         if self._number == following.end() and seconds > 0 and not following.stopping:
             await following.bell(seconds)
         told = following.since(self._number)
@@ -322,13 +326,13 @@ class Follower:
         except AWAY as error:
             if not self._away:
                 self._away = True
-                return [Heard(following.away(explain(error)), self.position)]
+                return list(self._heard([following.away(explain(error))]))
             await following.bell(min(seconds, following.bounds.block))
             return []
         heard: list[Heard] = []
         if self._away:
             self._away = False
-            heard.append(Heard(following.back(), self.position))
+            heard += self._heard([following.back()])
         heard += self._heard(page.told)
         self.position = page.position
         if page.more:
@@ -344,6 +348,12 @@ class Follower:
     def _heard(self, told: Sequence[Told]) -> Iterator[Heard]:
         for each in told:
             here, after = self.position, each.after
+            if each.kind == REDIS:
+                # It may have seen for itself what the reader for all sees a little later.
+                is_away = each.body != BACK
+                if is_away == self._knows_away:
+                    continue
+                self._knows_away = is_away
             if after is not None:
                 if here is None or each.kind == GAP:
                     self.position = after
