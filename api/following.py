@@ -310,7 +310,7 @@ class Follower:
         if self._away:  # when it came; when it ends everybody is told
             self._away = False
             if following.trouble is not None:
-                return list(self._heard([following.away(following.trouble)]))
+                return self._news(following.away(following.trouble))
         if self._number == following.end() and seconds > 0 and not following.stopping:
             await following.bell(seconds)
         told = following.since(self._number)
@@ -326,13 +326,13 @@ class Follower:
         except AWAY as error:
             if not self._away:
                 self._away = True
-                return list(self._heard([following.away(explain(error))]))
+                return self._news(following.away(explain(error)))
             await following.bell(min(seconds, following.bounds.block))
             return []
         heard: list[Heard] = []
         if self._away:
             self._away = False
-            heard += self._heard([following.back()])
+            heard += self._news(following.back())
         heard += self._heard(page.told)
         self.position = page.position
         if page.more:
@@ -348,12 +348,6 @@ class Follower:
     def _heard(self, told: Sequence[Told]) -> Iterator[Heard]:
         for each in told:
             here, after = self.position, each.after
-            if each.kind == REDIS:
-                # It may have seen for itself what the reader for all sees a little later.
-                is_away = each.body != BACK
-                if is_away == self._knows_away:
-                    continue
-                self._knows_away = is_away
             if after is not None:
                 if here is None or each.kind == GAP:
                     self.position = after
@@ -361,7 +355,16 @@ class Follower:
                     continue  # it was heard from Redis
                 else:
                     self.position = here.joined(after)
-            yield Heard(each, self.position)
+            if each.kind != REDIS or self._news(each):
+                yield Heard(each, self.position)
+
+    def _news(self, told: Told) -> list[Heard]:
+        """A word of Redis, unless it saw that for itself before the reader for all did."""
+        is_away = told.body != BACK
+        if is_away == self._knows_away:
+            return []
+        self._knows_away = is_away
+        return [Heard(told, self.position)]
 
     def close(self) -> None:
         if not self._closed:
