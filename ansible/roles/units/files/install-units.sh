@@ -1,0 +1,37 @@
+# Installs a release's units, verbatim: install-units.sh ROOT RELEASE CHECK. Prints each file that changes; with CHECK
+# `true`, that would change. What a former release brought and this one does not is removed.
+set -eu
+root=$1 release=$2 check=$3
+from=$root/releases/$release/share/systemd
+list=$root/units.list # what is installed
+
+if [ ! -d "$from" ]; then
+    echo "all units of $release (it is not built yet)"
+    exit 0
+fi
+
+place() { # where a file of the folder goes
+    case $1 in
+    sysusers.d/* | tmpfiles.d/*) echo "/usr/lib/$1" ;;
+    *) echo "/etc/systemd/system/$1" ;;
+    esac
+}
+
+new=$(mktemp)
+trap 'rm -f "$new"' EXIT
+cd "$from"
+find . -type f \( -name '*.service' -o -name '*.timer' -o -name '*.target' -o -name '*.slice' -o -name '*.socket' \
+    -o -name '*.path' -o -name '*.conf' -o -name '*.preset' \) | sed 's|^\./||' | sort | while read -r file; do
+    to=$(place "$file")
+    echo "$to" >>"$new"
+    cmp -s "$file" "$to" && continue
+    echo "$to"
+    [ "$check" = true ] || install -D -m 0644 -o root -g root "$file" "$to"
+done
+if [ -e "$list" ]; then
+    grep -vxFf "$new" "$list" | while read -r gone; do
+        echo "$gone (removed)"
+        [ "$check" = true ] || rm -f "$gone"
+    done || true
+fi
+[ "$check" = true ] || install -m 0644 "$new" "$list"
