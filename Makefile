@@ -7,7 +7,7 @@ CONFIG ?=
 JOBS   ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: artefacts help run test test-long check lint types layers unit fuzz bench lock clean distclean
+.PHONY: artefacts help run test test-fleet test-long check lint types layers unit fuzz bench lock wheelhouse lint-ansible clean distclean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,24 @@ $(VENV)-tools/.done: requirements-tools.txt
 	$(VENV)-tools/bin/python -m pip install --quiet --require-hashes -r requirements-tools.txt
 	@touch $@
 
+test-fleet: $(VENV)/.test $(VENV)-fleet/.done lint-ansible wheelhouse ## Boot hosts, deploy to them, break them (root, Debian)
+	@tests/fleet/prepare.sh
+	$(BIN)/pytest -s tests/fleet $(ARGS)
+
+lint-ansible: $(VENV)-fleet/.done ## Check playbooks and roles
+	cd ansible && ../$(VENV)-fleet/bin/yamllint --strict . && ../$(VENV)-fleet/bin/ansible-lint --offline --profile production
+
+wheelhouse: $(VENV)/.run ## Build what hosts install, for their Python: dist/wheelhouse (they need no network)
+	rm -rf dist/wheelhouse
+	$(BIN)/python -m pip wheel --quiet --require-hashes --wheel-dir dist/wheelhouse -r requirements.txt
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/wheelhouse .
+	@echo "dist/wheelhouse holds $$(ls dist/wheelhouse | wc -l) wheels for Python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+
+$(VENV)-fleet/.done: requirements-fleet.txt
+	$(PYTHON) -m venv $(VENV)-fleet
+	$(VENV)-fleet/bin/python -m pip install --quiet --require-hashes -r requirements-fleet.txt
+	@touch $@
+
 fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris, which it installs
 	$(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python tests/fuzz_intake.py -max_total_time=$(or $(SECONDS),600) -max_len=4096 -timeout=20
@@ -81,10 +99,12 @@ lock: ## Resolve the dependencies anew (needs uv)
 		--constraint requirements.txt --custom-compile-command "make lock" --output-file requirements-dev.txt pyproject.toml
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 		--custom-compile-command "make lock" --output-file requirements-tools.txt tests/tools.in
+	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --output-file requirements-fleet.txt tests/fleet/tools.in
 
 clean: ## Remove what tools leave behind
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environment, too (data/ and logs/ stay)
-	rm -rf $(VENV) $(VENV)-tools
+	rm -rf $(VENV) $(VENV)-tools $(VENV)-fleet

@@ -26,6 +26,7 @@ from jobs.clock import SystemClock
 from jobs.config import Api, Config, Security, find, load
 from jobs.config.reading import EXIT_CONFIG
 from jobs.connection import connect
+from jobs.notify import Notify
 from jobs.process import PARENT_VARIABLE, URL_VARIABLE, start
 
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
@@ -45,9 +46,15 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which looks ten times a second whether it is to stop, and once a second at the time (for the
     `Date` of its answers). Here the signal itself ends the wait: an idle API wakes once a second."""
 
+    def __init__(self, settings: uvicorn.Config, notify: Notify, words: str) -> None:
+        super().__init__(settings)
+        self._notify = notify
+        self._words = words
+
     async def main_loop(self) -> None:
         self._loop, self._roused = asyncio.get_running_loop(), asyncio.Event()
         while not await self.on_tick(0):  # any multiple of ten: the time is looked at
+            self._notify.turn(self._words)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._roused.wait(), 1.0)
 
@@ -57,6 +64,24 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._roused.set)
 
     _loop: asyncio.AbstractEventLoop | None = None
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's, which looks twice a second whether each of its processes answers, and replaces one that doesn't."""
+
+    def __init__(self, settings: uvicorn.Config, listeners: list[socket.socket], notify: Notify, words: str) -> None:
+        super().__init__(settings, sockets=listeners)
+        self._notify = notify
+        self._words = words
+
+    def terminate_all(self) -> None:
+        self._notify.stopping()
+        super().terminate_all()
+
+    def keep_subprocess_alive(self) -> None:
+        super().keep_subprocess_alive()
+        if not self.should_exit.is_set():
+            self._notify.turn(self._words)
 
 
 def main() -> None:
@@ -123,21 +148,24 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
         ssl_keyfile=api.ssl_key_file if api.ssl_enabled else None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = _Server(settings)
+    notify = Notify.of(os.environ, SystemClock())
+    scheme = "https" if api.ssl_enabled else "http"
+    where = f"{scheme}://{_address(api)} ({workers} process{'' if workers == 1 else 'es'})"
+    server = _Server(settings, notify, f"Answers on {where}")
 
     def stop(signum: int, frame: FrameType | None) -> None:
         # uvicorn raises a signal again once it has stopped, to die of it. This is where that ends, and where
         # one arrives that comes before uvicorn listens to signals itself.
         server.should_exit = True
+        notify.stopping()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    scheme = "https" if api.ssl_enabled else "http"
-    log.info("Listening on %s://%s (%d process%s)", scheme, _address(api), workers, "" if workers == 1 else "es")
+    log.info("Listening on %s", where)
     if api.reload:
         ChangeReload(settings, target=server.run, sockets=listeners).run()
     elif workers > 1:
-        supervisor = Multiprocess(settings, sockets=listeners)
+        supervisor = _Supervisor(settings, listeners, notify, f"Answers on {where}")
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             return 1

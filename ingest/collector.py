@@ -21,6 +21,7 @@ from jobs.config import Config
 from jobs.connection import connect
 from jobs.document import Status
 from jobs.faults import FaultPoint
+from jobs.notify import Notify
 from jobs.orders import RestartWatch
 from jobs.outcome import Outcome
 from jobs.process import URL_VARIABLE, Outage, Stop, start
@@ -74,7 +75,9 @@ class Collector:
         stop: Stop,
         log: logging.Logger,
         at: FaultPoint = faults.no_faults,
+        notify: Notify | None = None,
     ) -> None:
+        self._notify = notify or Notify()
         self._redis = redis
         self._wait: Wait | None = None
         self._ender: threading.Thread | None = None
@@ -89,7 +92,8 @@ class Collector:
         self._baselines = Baselines(config.intake.min_items)
         self._keep_days = config.monitoring.metrics_retention_days
         self._lock = SpoolLock(self._folders.temp, "collector")
-        self._outage = Outage(log)
+        self._outage = Outage(log, told=self._notify.turn)
+        self._committed = 0
         self._streams = [outcome.stream(level) for level in config.queue.priority_levels]
         self._after: dict[str, str] = {}
         self._entry_bytes = 1024 * 1024.0  # on average; until it is known, so many that few are read
@@ -112,6 +116,7 @@ class Collector:
                     self._ready()
                     entries = self._read()
                     self._outage.over()
+                    self._notify.turn(f"Collects: {self._committed:,} documents committed since its start")
                     if not entries and self._stop:
                         return
                     self._settle(entries)
@@ -123,6 +128,7 @@ class Collector:
                 if self._stop and (self._trouble or self._outage.seconds):
                     return  # the outcomes stay in the streams
         finally:
+            self._notify.stopping()
             self._end_waiting()
             self._syncing.shutdown()
             self._lock.release()
@@ -146,6 +152,7 @@ class Collector:
             self._log.error("%s", trouble)
             self._trouble = trouble
         self._after = {}
+        self._notify.turn(f"Waits: {trouble}")
         self._word.try_say("waiting", trouble)
         self._stop.wait(1.0)
 
@@ -305,6 +312,7 @@ class Collector:
 
     def _acknowledge(self, entries: Sequence[Entry], committed: list[Committed]) -> None:
         """Tell the ledger, and let go of the entries. Until this is through they are told again, which is harmless."""
+        self._committed += len(committed)
         now = self._clock.now()
         committed = [each for each in committed if each.claim or not self._is_held_again(each)]
         by_stream: dict[str, list[bytes]] = {}
@@ -431,12 +439,13 @@ def main() -> None:
     config, log = start(
         "collector", arguments.read("llm-collector", "Put results and refused documents where they belong.").config
     )
+    notify = Notify.of(os.environ, SystemClock())
     stop = Stop()
     stop.on_signals()
     redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url), kind=FinishingRedis)
     try:
         log.info("Collecting into %s", config.directories.output_directory)
-        Collector(config, redis, SystemClock(), stop, log, faults.from_environment(os.environ)).run()
+        Collector(config, redis, SystemClock(), stop, log, faults.from_environment(os.environ), notify).run()
         log.info("Collector has stopped")
     finally:
         redis.close()

@@ -27,6 +27,7 @@ from jobs.connection import connect
 from jobs.document import Route, new_id
 from jobs.faults import FaultPoint
 from jobs.ledger import EPOCH_KEY, Load
+from jobs.notify import Notify
 from jobs.orders import RestartWatch
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.room import finishing
@@ -92,7 +93,9 @@ class Ingest:
         stop: Stop,
         log: logging.Logger,
         at: FaultPoint = faults.no_faults,
+        notify: Notify | None = None,
     ) -> None:
+        self._notify = notify or Notify()
         self._config = config
         self._redis = redis
         self._clock = clock
@@ -120,7 +123,7 @@ class Ingest:
             log,
         )
         self._hints = Hints(self._folders.watch, log)
-        self._outage = Outage(log)
+        self._outage = Outage(log, told=self._notify.turn)
         self._note = OutageNote(self._folders.temp)
         self._lock = SpoolLock(self._folders.temp, "ingest")
         self._scan: Iterator[Place] | None = None
@@ -147,6 +150,7 @@ class Ingest:
                 except OSError as error:
                     self._wait_out(explain(error))
         finally:
+            self._notify.stopping()
             self._hints.stop()
             self._lock.release()
             self._word.take_back()
@@ -171,6 +175,7 @@ class Ingest:
                 self._next_reconcile = float("-inf")
                 continue
             self._trouble = ""
+            self._notify.turn(f"Takes documents: {self._on_hand()}")
             if idle:
                 self._folders.prepare()
                 self._hints.wait(self._until_next())
@@ -180,6 +185,7 @@ class Ingest:
         if trouble != self._trouble:
             self._log.error("%s", trouble)
             self._trouble = trouble
+        self._notify.turn(f"Waits: {trouble}")
         self._word.try_say("waiting", trouble)
         self._stop.wait(TICK_SECONDS)
         self._next_reconcile = float("-inf")
@@ -204,11 +210,14 @@ class Ingest:
                 self._stop.set()
             if said := self._router.refresh():
                 self._log.warning("%s", said)
-            self._word.say("working", f"{self._finder.waiting} incomplete, {len(self._held)} held back")
+            self._word.say("working", self._on_hand())
         if now >= self._next_reconcile:
             self._reconcile.run()
             self._next_reconcile = now + RECONCILE_EVERY
             self._epoch = self._agree_on_epoch()
+
+    def _on_hand(self) -> str:
+        return f"{self._finder.waiting} incomplete, {len(self._held)} held back"
 
     def _agree_on_epoch(self) -> str:
         self._redis.set(EPOCH_KEY, new_id(self._clock.now()), nx=True)
@@ -412,12 +421,14 @@ class Ingest:
 def main() -> None:
     """Entry point of `llm-ingest`."""
     config, log = start("ingest", arguments.read("llm-ingest", "Take documents from the watch folders.").config)
+    notify = Notify.of(os.environ, SystemClock())
+    notify.say("Starts: settles what is in the spool.")
     stop = Stop()
     stop.on_signals()
     redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url))
     try:
         log.info("Watching %s", ", ".join(config.directories.watch))
-        Ingest(config, redis, SystemClock(), stop, log, faults.from_environment(os.environ)).run()
+        Ingest(config, redis, SystemClock(), stop, log, faults.from_environment(os.environ), notify).run()
         log.info("Ingest has stopped")
     finally:
         redis.close()

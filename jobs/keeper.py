@@ -25,6 +25,7 @@ from jobs import living
 from jobs.clock import Clock, rfc3339
 from jobs.connection import AWAY, connect
 from jobs.evidence import Evidence, ending, evidence_of
+from jobs.notify import Notify
 from jobs.process import tie_to
 from jobs.reaper import Reaper
 
@@ -56,6 +57,9 @@ class Pulse:
 
     _NOBODY = float("inf")
     _ASKED_AT = 8  # behind the moment of the beat
+    _PROMISE_AT = 16
+    _WORDS_AT = 24  # their length, and then they themselves
+    _MOST_WORDS = 400
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -76,6 +80,25 @@ class Pulse:
     @property
     def is_asked(self) -> bool:
         return self._page[self._ASKED_AT] == 1
+
+    def promise(self, until: float, words: str = "") -> None:
+        """The worker's loop will come round again before monotonic `until`; `words`: what it does meanwhile."""
+        struct.pack_into("d", self._page, self._PROMISE_AT, until)
+        if words:
+            text = words.encode()[: self._MOST_WORDS]
+            struct.pack_into(f"H{len(text)}s", self._page, self._WORDS_AT, len(text), text)
+
+    @property
+    def promised(self) -> float:
+        """Until when it will have come round; 0 before the first time."""
+        until: float = struct.unpack_from("d", self._page, self._PROMISE_AT)[0]
+        return until
+
+    @property
+    def words(self) -> str:
+        """What it does. The worker may be writing it: this is for people."""
+        length = min(struct.unpack_from("H", self._page, self._WORDS_AT)[0], self._MOST_WORDS)
+        return self._page[self._WORDS_AT + 2 : self._WORDS_AT + 2 + length].decode(errors="ignore")
 
     @property
     def has_begun(self) -> bool:
@@ -137,8 +160,18 @@ Work = Callable[[str, Pulse], int]
 class Keeper:
     """Keeps one worker of `queue` running until told to stop. There may be no thread before `run`, which forks."""
 
-    def __init__(self, queue: str, url: str, clock: Clock, log: logging.Logger, *, quotes: bool = True) -> None:
+    def __init__(
+        self,
+        queue: str,
+        url: str,
+        clock: Clock,
+        log: logging.Logger,
+        *,
+        quotes: bool = True,
+        notify: Notify | None = None,
+    ) -> None:
         """`quotes`: whether evidence of a death may quote what its handler printed."""
+        self._notify = notify or Notify()
         self._queue = queue
         self._url = url
         self._clock = clock
@@ -190,6 +223,7 @@ class Keeper:
     def _asked(self, signum: int, frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
+            self._notify.stopping()
             if self._pid and self._pulse:
                 self._pulse.ask()
                 os.kill(self._pid, signal.SIGTERM)
@@ -243,6 +277,7 @@ class Keeper:
             silent_in = kept.pulse.silent_in(self._clock.monotonic())
             self._wait(silent_in if silent_in > 0 and not self._owed else BEAT_SECONDS, kept)
             self._renew(kept)
+            self._vouch(kept)
             self._dismiss(kept)
             self._settle()
         while self._relay(kept):
@@ -250,6 +285,17 @@ class Keeper:
         if kept.stderr >= 0:
             os.close(kept.stderr)
         return ended
+
+    def _vouch(self, kept: _Kept) -> None:
+        """Tell systemd of the worker, for as long as its loop comes round when it said that it would."""
+        promised = kept.pulse.promised
+        if not promised:
+            return  # it imports its handlers
+        late = self._clock.monotonic() - promised
+        if late <= 0:
+            self._notify.turn(kept.pulse.words)
+        else:
+            self._notify.say(f"Its loop is {late:.0f} s late. It was to: {kept.pulse.words}")
 
     def _dismiss(self, kept: _Kept) -> None:
         """End a worker that has nothing in hand, is to leave and doesn't: a thread of a handler's keeps Python from

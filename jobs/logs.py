@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
+from jobs import journal
 from jobs.config import Logging
 
 ROTATE_BYTES = 10 * 1024 * 1024
@@ -26,7 +27,8 @@ def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool
     `quiet` leaves only warnings on stderr: a person looks at it, and the rest is in the file.
     """
     formatter = _formatter(config, process)
-    console = logging.StreamHandler(sys.stderr)
+    in_journal = journal.is_in_use(os.environ)
+    console = journal.JournalHandler(process) if in_journal else logging.StreamHandler(sys.stderr)
     if quiet and file:
         console.setLevel("WARNING")
     handlers: list[logging.Handler] = [console]
@@ -37,7 +39,9 @@ def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool
     for old in list(root.handlers):
         root.removeHandler(old)
     for handler in handlers:
-        handler.setFormatter(formatter)
+        # The journal has the time, the priority and the process of each entry already.
+        bare = handler is console and in_journal and config.format != "json"
+        handler.setFormatter(OneLine("%(message)s") if bare else formatter)
         root.addHandler(handler)
     root.setLevel(config.level.upper())
     _leave_out_what_no_line_shows()

@@ -148,8 +148,15 @@ class Outage:
     REMIND_SECONDS = 30.0
     CALM_SECONDS = 5.0
 
-    def __init__(self, log: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        log: logging.Logger,
+        monotonic: Callable[[], float] = time.monotonic,
+        told: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        """`told` hears at each failure what is waited for: the loop that waits goes round all the same."""
         self._log = log
+        self._tell = told
         self._monotonic = monotonic
         self._since: float | None = None
         self._told = 0.0
@@ -175,6 +182,7 @@ class Outage:
             self._told = now
             lasts = now - self._since
             self._log.warning("Redis %s for %.0f s: %s. Still waiting.", trouble, lasts, explain(error))
+        self._tell(f"Waits for Redis ({trouble} for {self.seconds:.0f} s): {explain(error)}. Nothing is lost.")
         return min(2.0, 0.1 + self.seconds / 4)
 
     def over(self) -> None:

@@ -407,9 +407,13 @@ class HangGuard:
     tenth of the grace, and one that `lingers` is ended by `rest`, which another thread calls now and then.
     """
 
-    def __init__(self, clock: Clock, *, lingers: bool = False) -> None:
+    def __init__(
+        self, clock: Clock, *, lingers: bool = False, told: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """`told` hears how many seconds what begins has."""
         self._clock = clock
         self._lingers = lingers
+        self._told = told
         self._lock = threading.Lock()
         self._ends = _NEVER
         self._busy = False
@@ -417,6 +421,7 @@ class HangGuard:
     def renew(self, seconds: float) -> None:
         """What begins now has `seconds`, less at most a tenth of the grace."""
         ends = self._clock.monotonic() + seconds
+        self._told(seconds)
         with self._lock:
             self._busy = True
             if not 0 <= ends - self._ends < GRACE_SECONDS / 10:

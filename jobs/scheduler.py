@@ -25,6 +25,7 @@ from jobs import arguments, batch, condition, lateness, ledger, living
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import AWAY, connect
+from jobs.notify import Notify
 from jobs.orders import RestartWatch
 from jobs.process import URL_VARIABLE, Outage, Stop, start
 from jobs.reaper import Reaper, is_away, work_keys
@@ -104,7 +105,15 @@ class _Look(NamedTuple):
 class DocumentScheduler(Scheduler):  # type: ignore[misc]
     """rq-scheduler with an owned lock, one step for each due job, and no job able to stop the others."""
 
-    def __init__(self, config: Config, redis: Redis, clock: Clock, stop: Stop, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        config: Config,
+        redis: Redis,
+        clock: Clock,
+        stop: Stop,
+        log: logging.Logger,
+        notify: Notify | None = None,
+    ) -> None:
         super().__init__(
             queue_name=config.queue.priority_levels[0],
             connection=redis,
@@ -116,7 +125,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._clock = clock
         self._stop = stop
         self._log = log
-        self._outage = Outage(log)
+        self._notify = notify or Notify()
+        self._outage = Outage(log, told=self._notify.turn)
         self._reaper = Reaper(redis, config.queue.priority_levels, clock, log)
         self._due: dict[str, float] = {}  # steps by name, and when each is to be done again
         self._told: dict[str, float] = {}
@@ -138,11 +148,13 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
                     if self._word.is_due():
                         self._word.say("working", "")
                     more = self.tick()
+                    self._notify.turn("Flushes batches, delivers retries, keeps house")
                 else:
                     more = False
                     if not waiting:
                         self._log.info("Another scheduler holds the lock; this one stands by")
                     waiting = True
+                    self._notify.turn("Stands by: another scheduler holds the lock")
                 self._outage.over()
             except AWAY as error:
                 more = False
@@ -151,6 +163,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
                 break
             if not more:
                 self._stop.wait(min(self._pause if self._lock_acquired else TICK_SECONDS, LOCK_SECONDS / 4))
+        self._notify.stopping()
         if self._lock_acquired:
             self._word.take_back()
         try:
@@ -378,12 +391,13 @@ def main() -> None:
     config, log = start(
         "scheduler", arguments.read("llm-scheduler", "Put documents on their queues when they are due.").config
     )
+    notify = Notify.of(os.environ, SystemClock())
     stop = Stop()
     stop.on_signals()
     redis = connect(os.environ.get(URL_VARIABLE, config.queue.redis_url), kind=FinishingRedis)
     try:
         log.info("Scheduler started")
-        DocumentScheduler(config, redis, SystemClock(), stop, log).run()
+        DocumentScheduler(config, redis, SystemClock(), stop, log, notify).run()
         log.info("Scheduler has stopped")
     finally:
         redis.close()

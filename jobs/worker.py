@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 import traceback
+from functools import partial
 from typing import Any, NoReturn
 
 import msgspec
@@ -41,6 +42,7 @@ from jobs.document import Status
 from jobs.evidence import EXIT_OUT_OF_MEMORY
 from jobs.handler import HandlerMissing, load_handlers
 from jobs.keeper import STOP_SIGNALS, Keeper, Pulse
+from jobs.notify import Notify
 from jobs.process import URL_VARIABLE, Outage, Stop, await_redis, start, start_log
 from jobs.reading import Reader
 from jobs.reaper import IN_HAND, Reaper, in_hand
@@ -55,6 +57,7 @@ from jobs.waiting import PROD_SECONDS, Wait
 WAIT_SECONDS = 10  # how long one wait for a job blocks; a request to stop ends it
 _ENROL_EVERY = 10  # beats between two at which a worker says all that is known of it, and not only that it lives
 # How long RQ's registries may hold a running job before RQ's own tools call it abandoned. The lease says so far sooner.
+_ROUND_SECONDS = 30.0  # within which the loop comes round, apart from what documents take
 _REGISTERED_SECONDS = 7 * 86400
 _PACE_SHARE = 0.2  # of the latest job in the moving average
 _BRIEF_SECONDS = 0.1  # a job expected to take less is not put under `started`, unless it turns out longer
@@ -109,7 +112,7 @@ class DocumentWorker(SimpleWorker):
         self._clock = clock
         self._stop = stop
         self._log = log
-        self._outage = Outage(log)
+        self._outage = Outage(log, told=partial(_promise, pulse, clock))
         self._pulse = pulse
         # By these a successor on this machine knows for certain that the two processes are gone.
         self._whereabouts: dict[Any, Any] = {
@@ -117,7 +120,8 @@ class DocumentWorker(SimpleWorker):
             "processes": f"{living.known_as(os.getpid())} {living.known_as(os.getppid())}",
         }
         self._vitals = Vitals(clock)
-        self._guard = HangGuard(clock, lingers=True)
+        self._in_hand = ""
+        self._guard = HangGuard(clock, lingers=True, told=self._promise_documents)
         sealing = sealing_of(config.security)
         reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas), sealing)
         self._runner = Runner(config.processing, handlers, clock, lambda: bool(stop), log, self._guard, reader, sealing)
@@ -141,6 +145,7 @@ class DocumentWorker(SimpleWorker):
     def work(self, *args: Any, **kwargs: Any) -> bool:
         """Take and run jobs until told to stop. Returns whether any job was run."""
         worked = False
+        queue = self.queues[0].name
         if not await_redis(self.connection, self._outage, self._stop):
             return worked
         self.birth_date = self.last_heartbeat = rq_now()
@@ -151,6 +156,9 @@ class DocumentWorker(SimpleWorker):
         self._take_over()
         self._log.info("Worker %s takes jobs from %s", self.name, self.queues[0].name)
         while not self._stop:
+            _promise(
+                self._pulse, self._clock, f"{queue} is paused" if self._suspended else f"Waits for a job of {queue}"
+            )
             try:
                 taken = self._take()
             except AWAY as error:
@@ -203,6 +211,10 @@ class DocumentWorker(SimpleWorker):
         job = found[0]
         assert isinstance(job, DocumentJob)
         return job
+
+    def _promise_documents(self, seconds: float) -> None:
+        """Documents begin that have `seconds`: only then the loop comes round again, or its end."""
+        _promise(self._pulse, self._clock, self._in_hand, seconds)
 
     # The lease
 
@@ -301,6 +313,7 @@ class DocumentWorker(SimpleWorker):
     def execute_job(self, job: Any, queue: Queue) -> None:
         """Run one job: begin it, run its documents, end it; two round trips beside those that took it."""
         self._state = WorkerStatus.BUSY
+        self._in_hand = f"Works on {len(job.packets)} document(s) of {queue.name}, job {job.id}"
         try:
             tries: list[Execution] = []
             execution = self._insist(lambda: self._begin(job, queue, tries))
@@ -444,6 +457,10 @@ class DocumentWorker(SimpleWorker):
                 return done
 
 
+def _promise(pulse: Pulse, clock: Clock, words: str, seconds: float = 0.0) -> None:
+    pulse.promise(clock.monotonic() + seconds + _ROUND_SECONDS, words)
+
+
 def _rest_of(job_id: str) -> str:
     """The id of the job with the rest of a job: another one each time, and the same when it is told twice."""
     rest = _REST.fullmatch(job_id)
@@ -461,7 +478,7 @@ def _made(
     name: str, queue: str, config: Config, redis: Redis, stop: Stop, pulse: Pulse, log: logging.Logger
 ) -> DocumentWorker | None:
     """The worker, once Redis is there: it asks for its own address. None when told to stop first."""
-    outage = Outage(log)
+    outage = Outage(log, told=partial(_promise, pulse, SystemClock()))
     while await_redis(redis, outage, stop):
         try:
             return DocumentWorker(name, queue, config, redis, SystemClock(), stop, pulse, log)
@@ -543,7 +560,14 @@ def main() -> None:
         )
         raise SystemExit(78)
     log.name = f"llm.worker.{queue}"
-    kept = Keeper(queue, _url(config), SystemClock(), log, quotes=not config.security.encryption_enabled)
+    kept = Keeper(
+        queue,
+        _url(config),
+        SystemClock(),
+        log,
+        quotes=not config.security.encryption_enabled,
+        notify=Notify.of(os.environ, SystemClock()),
+    )
     raise SystemExit(kept.run(lambda name, pulse: _work(name, queue, config, pulse)))
 
 

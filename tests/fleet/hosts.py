@@ -27,10 +27,19 @@ BRIDGE = "llmfleet0"
 SUITE = "bookworm"
 _BASE = "systemd,systemd-sysv,dbus,udev,openssh-server,python3,ca-certificates,iproute2,procps,curl"
 # What the roles may install, with all that it needs: it is fetched once, and served from a folder.
-_PACKAGES = (
-    "redis-server redis-tools redis-sentinel nginx nftables logrotate python3-venv prometheus prometheus-alertmanager "
-    "prometheus-node-exporter prometheus-redis-exporter"
-).split()
+_PACKAGES = [
+    "redis-server",
+    "redis-tools",
+    "redis-sentinel",
+    "nginx",
+    "nftables",
+    "logrotate",
+    "python3-venv",
+    "prometheus",
+    "prometheus-alertmanager",
+    "prometheus-node-exporter",
+    "prometheus-redis-exporter",
+]
 _TOOLS = ("mmdebstrap", "systemd-nspawn", "dpkg-scanpackages", "ip", "ssh-keygen")
 _BOOT_SECONDS = 90.0
 _STOP_SECONDS = 20.0
@@ -100,7 +109,9 @@ class Host:
         once = ("-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6")
         return ["ssh", "-i", str(self.key), *known, *once, *options, f"root@{self.address}"]
 
-    def ask(self, command: str, content: bytes | None = None, seconds: float = 120) -> "subprocess.CompletedProcess[str]":
+    def ask(
+        self, command: str, content: bytes | None = None, seconds: float = 120
+    ) -> "subprocess.CompletedProcess[str]":
         """Run a shell command on it, with `content` as its standard input."""
         done = subprocess.run(
             [*self.ssh_command(), command], input=content or b"", capture_output=True, timeout=seconds, check=False
@@ -113,13 +124,22 @@ class Host:
         """What a shell command on it prints. Raises `FleetError` when it fails."""
         done = self.ask(command, content, seconds)
         if done.returncode != 0:
-            raise FleetError(f"{self.name}: {command[:200]} failed ({done.returncode}): {(done.stderr or done.stdout)[-3000:]}")
+            raise FleetError(
+                f"{self.name}: {command[:200]} failed ({done.returncode}): {(done.stderr or done.stdout)[-3000:]}"
+            )
         return done.stdout
 
     def put(self, source: Path, target: str) -> None:
         """Copy a file or what is in a folder to a folder of it."""
         packed = subprocess.run(
-            ["tar", "-C", source if source.is_dir() else source.parent, "-cf", "-", "." if source.is_dir() else source.name],
+            [
+                "tar",
+                "-C",
+                source if source.is_dir() else source.parent,
+                "-cf",
+                "-",
+                "." if source.is_dir() else source.name,
+            ],
             capture_output=True,
             check=True,
         ).stdout
@@ -169,7 +189,9 @@ class Host:
         end = time.monotonic() + _BOOT_SECONDS
         while True:
             try:
-                now = self.ask("cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic", seconds=10)
+                now = self.ask(
+                    "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic", seconds=10
+                )
                 if now.returncode == 0 and now.stdout != before:
                     return
             except subprocess.TimeoutExpired:
@@ -285,7 +307,14 @@ def _close(bare: Path) -> None:
     units = bare / "etc" / "systemd" / "system"
     (units / "llm-test-network.service").write_text(_NETWORK_UNIT)
     run("systemctl", f"--root={bare}", "enable", "llm-test-network.service", "ssh.service")
-    run("systemctl", f"--root={bare}", "mask", "systemd-networkd-wait-online.service", "getty@.service", "console-getty.service")
+    run(
+        "systemctl",
+        f"--root={bare}",
+        "mask",
+        "systemd-networkd-wait-online.service",
+        "getty@.service",
+        "console-getty.service",
+    )
     for key in (bare / "etc" / "ssh").glob("ssh_host_*"):
         key.unlink()
     run("chroot", bare, "ssh-keygen", "-A")

@@ -148,5 +148,3 @@ def drop(folder: str, name: str, text: str) -> None:
 def flush() -> None:
     """Let it go at once where documents wait for company."""
     subprocess.run(["/usr/local/sbin/llmctl", "flush"], capture_output=True, timeout=30, check=False)
-
-

@@ -21,7 +21,11 @@ def main() -> None:
     for check in (_python, _systemd, _clock, _disk, _one_file_system, _names, _other_release):
         found = check(asked)
         problems.extend([found] if isinstance(found, str) else found or [])
-    print(json.dumps({"problems": problems, "release": _release(asked), "python": _version(asked["python"])}))
+    print(
+        json.dumps(
+            {"problems": problems, "release": _release(asked), "python": _version(asked["python"]), **_packager()}
+        )
+    )
 
 
 def _python(asked: dict[str, Any]) -> str | None:
@@ -132,6 +136,17 @@ def _release(asked: dict[str, Any]) -> str | None:
         return os.path.basename(os.readlink(os.path.join(asked["root"], "current")))
     except OSError:
         return None
+
+
+def _packager() -> dict[str, bool]:
+    """Whether Ansible can ask for packages here: it can't on a bare Debian host before python3-apt is there."""
+    for name in ("apt", "dnf"):
+        try:
+            __import__(name)
+        except ImportError:
+            continue
+        return {"packager": True}
+    return {"packager": False}
 
 
 def _nearest(path: str) -> str:

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs what making hosts needs, where that can be: as root on Debian. Elsewhere the tests say why they are skipped.
+set -eu
+[ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
+missing=
+for pair in mmdebstrap:mmdebstrap systemd-nspawn:systemd-container dpkg-scanpackages:dpkg-dev ip:iproute2 \
+    ssh:openssh-client promtool:prometheus; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+done
+[ -z "$missing" ] && exit 0
+echo "Installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+# No package may start what it brings.
+apt-get update -qq
+# shellcheck disable=SC2086
+apt-get install -qq --no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null
