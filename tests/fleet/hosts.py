@@ -28,6 +28,9 @@ SUITE = "bookworm"
 _BASE = "systemd,systemd-sysv,dbus,udev,openssh-server,python3,ca-certificates,iproute2,procps,curl"
 # What the roles may install, with all that it needs: it is fetched once, and served from a folder.
 _PACKAGES = [
+    "python3-apt",
+    "openssl",
+    "sudo",
     "redis-server",
     "redis-tools",
     "redis-sentinel",
@@ -154,6 +157,9 @@ class Host:
 
     def boot(self) -> None:
         """Power on. Does not wait: see `wait`."""
+        # What a machine leaves that was ended without being told.
+        subprocess.run(["ip", "link", "delete", f"vb-llm-{self.name}"], capture_output=True, check=False)
+        shutil.rmtree(Path("/run/systemd/nspawn/propagate") / f"llm-{self.name}", ignore_errors=True)
         console = (self.folder / "console").open("ab")
         process = subprocess.Popen(
             [
@@ -173,9 +179,9 @@ class Host:
         """Until it lets one in. Raises `FleetError` with what is on its console."""
         end = time.monotonic() + seconds
         while not self.answers():
-            if time.monotonic() > end:
+            if time.monotonic() > end or "systemd-nspawn" not in _command(int((self.folder / "pid").read_text())):
                 console = (self.folder / "console").read_text(errors="replace")[-2000:]
-                raise FleetError(f"{self.name} does not answer after {seconds:g} s. Its console: {console}")
+                raise FleetError(f"{self.name} does not answer. Its console: {console}")
             time.sleep(0.3)
 
     def power_off(self) -> None:
@@ -232,6 +238,7 @@ class Hosts:
             raise FleetError(refusal)
         bare = base(self.suite)
         self.down()
+        _make_room()
         self.folder.mkdir(parents=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         run("ip", "link", "add", BRIDGE, "type", "bridge")
@@ -293,6 +300,13 @@ def base(suite: str = SUITE) -> Path:
     _close(bare)
     stamp.write_text(wanted)
     return bare
+
+
+def _make_room() -> None:
+    """All hosts share this machine's root, and each systemd watches some twenty things: 128 are not enough for six."""
+    limit = Path("/proc/sys/fs/inotify/max_user_instances")
+    if int(limit.read_text()) < 1024:
+        limit.write_text("1024")
 
 
 def _close(bare: Path) -> None:
