@@ -67,9 +67,10 @@ test-fleet: $(VENV)/.test $(VENV)-fleet/.done lint-ansible wheelhouse ## Boot ho
 lint-ansible: $(VENV)-fleet/.done ## Check playbooks and roles
 	cd ansible && ../$(VENV)-fleet/bin/yamllint --strict . && ../$(VENV)-fleet/bin/ansible-lint --offline --profile production
 
+# Beside what this Python needs: pip, to install it all, and what a 3.11.2 (Debian 12) needs besides.
 wheelhouse: $(VENV)/.run ## Build what hosts install, for their Python: dist/wheelhouse (they need no network)
 	rm -rf dist/wheelhouse
-	$(BIN)/python -m pip wheel --quiet --require-hashes --wheel-dir dist/wheelhouse -r requirements.txt
+	$(BIN)/python -m pip wheel --quiet --require-hashes --wheel-dir dist/wheelhouse -r requirements.txt -r requirements-hosts.txt
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/wheelhouse .
 	@echo "dist/wheelhouse holds $$(ls dist/wheelhouse | wc -l) wheels for Python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
@@ -101,6 +102,8 @@ lock: ## Resolve the dependencies anew (needs uv)
 		--custom-compile-command "make lock" --output-file requirements-tools.txt tests/tools.in
 	uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
 		--custom-compile-command "make lock" --output-file requirements-fleet.txt tests/fleet/tools.in
+	printf 'pip\nasync-timeout\n' | uv pip compile --quiet --universal --generate-hashes --no-annotate --python-version 3.11 \
+		--custom-compile-command "make lock" --output-file requirements-hosts.txt -
 
 clean: ## Remove what tools leave behind
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
