@@ -64,7 +64,7 @@ def _folders(config: Config) -> Iterator[Check]:
             continue
         if not os.path.isdir(path):
             wrong[name] = f"{name} is not a folder. Let it name one."
-        elif not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        elif not os.access(path, os.R_OK | os.X_OK) or not _may_be_written(key, path):
             wrong[name] = f"{name} can't be written. Give the API's user the right to, or mount it read-write."
     if not wrong and len(devices) > 1:
         wrong["directories"] = (
@@ -72,6 +72,14 @@ def _folders(config: Config) -> Iterator[Check]:
         )
     message = " ".join(wrong.values()) or "All folders are there and can be written."
     yield Check("spool", not wrong, message)
+
+
+def _may_be_written(key: str, path: str) -> bool:
+    """Whether it can be written, as far as that is to be seen from here: systemd gives the API all folders but the
+    watch folders read-only, and ingest and the collector say so themselves where they can't write."""
+    if os.access(path, os.W_OK):
+        return True
+    return not key.startswith("watch") and bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 def _disk(config: Config) -> Check:
