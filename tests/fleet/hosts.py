@@ -55,7 +55,8 @@ Before=network.target network-online.target ssh.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'ip link set lo up; ip link set host0 up; ip address replace $(cat /etc/llm-test-address)/24 dev host0'
+ExecStart=/bin/sh -c "ip link set lo up; ip link set host0 up"
+ExecStart=/bin/sh -c "ip address replace $(cat /etc/llm-test-address)/24 dev host0"
 [Install]
 WantedBy=multi-user.target network-online.target
 """
@@ -73,7 +74,8 @@ def why_not() -> str | None:
         return "hosts need root"
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
-        return f"hosts need {', '.join(missing)} (apt install mmdebstrap systemd-container dpkg-dev iproute2 openssh-client)"
+        packages = "mmdebstrap systemd-container dpkg-dev iproute2 openssh-client"
+        return f"hosts need {', '.join(missing)} (apt install {packages})"
     return None
 
 
@@ -160,20 +162,21 @@ class Host:
         # What a machine leaves that was ended without being told.
         subprocess.run(["ip", "link", "delete", f"vb-llm-{self.name}"], capture_output=True, check=False)
         shutil.rmtree(Path("/run/systemd/nspawn/propagate") / f"llm-{self.name}", ignore_errors=True)
-        console = (self.folder / "console").open("ab")
-        process = subprocess.Popen(
-            [
-                *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=llm-{self.name}"),
-                *(f"--hostname={self.name}", f"--directory={self.root}", f"--network-bridge={BRIDGE}"),
-                *("--resolv-conf=off", "--timezone=off", f"--bind-ro={self.repository}:/repository", "--boot"),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=console,
-            start_new_session=True,
-        )
-        console.close()
-        (self.folder / "pid").write_text(str(process.pid))
+        command = [
+            *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=llm-{self.name}"),
+            *(f"--hostname={self.name}", f"--directory={self.root}", f"--network-bridge={BRIDGE}"),
+            *("--resolv-conf=off", "--timezone=off", f"--bind-ro={self.repository}:/repository", "--boot"),
+        ]
+        console = os.open(self.folder / "console", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        # It outlives this process: `hosts.py up` leaves it running.
+        actions = [
+            (os.POSIX_SPAWN_DUP2, source, target) for source, target in ((nothing, 0), (console, 1), (console, 2))
+        ]
+        pid = os.posix_spawnp(command[0], command, os.environ, file_actions=actions, setsid=True)
+        os.close(console)
+        os.close(nothing)
+        (self.folder / "pid").write_text(str(pid))
 
     def wait(self, seconds: float = _BOOT_SECONDS) -> None:
         """Until it lets one in. Raises `FleetError` with what is on its console."""
@@ -390,7 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif asked.command == "down":
             hosts.down()
         elif asked.name not in hosts.named:
-            raise FleetError(f"There is no host {asked.name}. There are: {', '.join(hosts.named) or 'none'}.")
+            print(f"There is no host {asked.name}. There are: {', '.join(hosts.named) or 'none'}.", file=sys.stderr)
+            return 2
         else:
             return subprocess.call([*hosts[asked.name].ssh_command(), " ".join(asked.words)])
     except FleetError as error:

@@ -1,0 +1,168 @@
+"""A deployed fleet, as a test sees it: playbooks that run against it, documents that are dropped, what came of them."""
+
+import json
+import os
+import re
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import inventory
+from hosts import Host, Hosts
+
+ROOT = Path(__file__).resolve().parents[2]
+ANSIBLE = ROOT / ".venv-fleet" / "bin" / "ansible-playbook"
+SPOOL = "/var/lib/llm"
+# What lies where, by the content of the documents: each holds its own number.
+_ACCOUNT = """
+import collections, json, os, re, sys
+counts = collections.Counter()
+numbers = collections.defaultdict(list)
+for place in ("raw", "temp", "processed", "archive", "errors"):
+    for folder, _, names in os.walk(os.path.join(sys.argv[1], place)):
+        for name in names:
+            found = re.search(r"doc-([a-z0-9]+-[0-9]+)", name)
+            if found and not name.endswith(".tmp"):
+                numbers[place].append(found[1])
+print(json.dumps(numbers))
+"""
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of a playbook. `changed`: how many tasks changed something, by host."""
+
+    status: int
+    output: str
+    seconds: float
+    changed: dict[str, int] = field(default_factory=dict)
+
+    def ok(self) -> "Played":
+        """Itself. Fails with the failed tasks when it did not run through."""
+        failed = [part for part in self.output.split("\nTASK") if "fatal:" in part or "FAILED" in part]
+        assert self.status == 0, "\n".join(failed)[-6000:] or self.output[-4000:]
+        return self
+
+
+class Fleet:
+    """The hosts of `inventory`, and what was deployed to them."""
+
+    def __init__(self, hosts: Hosts, folder: Path, **variables: Any) -> None:
+        self.hosts = hosts
+        self.folder = folder
+        self.inventory = inventory.write(hosts, folder, **variables)
+        self._secrets = folder / "secrets"
+        self._series = 0
+        self.deployed = Played(1, "not yet", 0.0)
+
+    def __getitem__(self, name: str) -> Host:
+        return self.hosts[name]
+
+    def play(self, playbook: str, *arguments: str, **variables: Any) -> Played:
+        """Run a playbook of ansible/."""
+        extra = ["--extra-vars", json.dumps(variables)] if variables else []
+        began = time.monotonic()
+        done = subprocess.run(
+            [str(ANSIBLE), "-i", str(self.inventory), f"{playbook}.yml", *arguments, *extra],
+            cwd=ROOT / "ansible",
+            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "0"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        changed = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE))
+        seconds = time.monotonic() - began
+        print(f"\n{playbook}.yml {' '.join(arguments)}: {seconds:.0f} s")
+        return Played(
+            done.returncode,
+            done.stdout + done.stderr,
+            seconds,
+            {host: int(number) for host, number in changed.items()},
+        )
+
+    def secret(self, name: str) -> str:
+        """A secret that was made on the control node."""
+        return (self._secrets / name).read_text().strip()
+
+    def secrets(self) -> list[str]:
+        """The names of all that no one but root is to see."""
+        return sorted(
+            each.name
+            for each in self._secrets.iterdir()
+            if each.is_file() and "PRIVATE" not in each.read_text() and each.suffix not in (".crt", ".srl")
+        )
+
+    def http(self) -> httpx.Client:
+        """Through the balancer, with the key of the administrator."""
+        context = ssl.create_default_context(cafile=self._secrets / "ca.crt")
+        return httpx.Client(
+            base_url=f"https://{self['ingest1'].address}",
+            verify=context,
+            headers={"X-API-Key": self.secret("api_key_admin")},
+            timeout=20,
+        )
+
+    # Documents
+
+    def drop(self, count: int, size: int = 200) -> list[str]:
+        """Drop documents into the watch folder, each with a number of its own; returns the numbers."""
+        self._series += 1
+        series = f"s{self._series}"
+        script = (
+            "import os, sys\n"
+            f"for n in range({count}):\n"
+            f"    path = '{SPOOL}/raw/doc-{series}-%d.json' % n\n"
+            f"    open(path + '.tmp', 'w').write('{{\"content\": \"%s\", \"n\": %d}}' % ('x' * {size}, n))\n"
+            "    os.chmod(path + '.tmp', 0o660); os.rename(path + '.tmp', path)\n"
+        )
+        self["ingest1"].tell("python3 -", script.encode())
+        return [f"{series}-{number}" for number in range(count)]
+
+    def account(self) -> dict[str, list[str]]:
+        """Numbers of documents by the folder that they lie in, once for each file."""
+        found: dict[str, list[str]] = json.loads(self["ingest1"].tell(f"python3 - {SPOOL}", _ACCOUNT.encode()))
+        return found
+
+    def finish(self, numbers: list[str], seconds: float = 180) -> float:
+        """Wait until all of them have their results; returns the seconds. Fails when one is lost or there twice."""
+        began = time.monotonic()
+
+        def is_done() -> bool:
+            lying = self.account()
+            return set(numbers) <= set(lying.get("processed", [])) and set(numbers) <= set(lying.get("archive", []))
+
+        wait_until(is_done, f"the results of {len(numbers)} documents", seconds, self.say)
+        lying = self.account()
+        mine = set(numbers)
+        for place in ("processed", "archive"):
+            there = [number for number in lying[place] if number in mine]
+            assert len(there) == len(set(there)), f"{place} has documents twice"
+        for place in ("raw", "temp", "errors"):
+            assert not mine & set(lying.get(place, [])), f"{place} has documents that are done"
+        return time.monotonic() - began
+
+    def say(self) -> str:
+        """How things are, for a test that fails."""
+        ask = self["ingest1"].ask
+        lying = {place: len(numbers) for place, numbers in self.account().items()}
+        status = ask("llmctl status").stdout
+        journal = ask("journalctl -u 'llm-*' -n 25 --no-pager -o short-precise").stdout
+        return f"{lying}\n{status}\n{journal}"
+
+
+def wait_until(
+    condition: Callable[[], Any], what: str, seconds: float = 60, explain: Callable[[], str] | None = None
+) -> float:
+    """Wait for `condition`, and return the seconds that it took; fail with `what` when it never is."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > seconds:
+            raise AssertionError(f"after {seconds:g} s there still was not: {what}\n{explain() if explain else ''}")
+        time.sleep(0.3)
+    return time.monotonic() - began

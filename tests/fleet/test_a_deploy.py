@@ -1,0 +1,119 @@
+"""A bare fleet, one command, and what it is then."""
+
+import re
+import subprocess
+
+from fleet import Fleet, wait_until
+
+UNITS = ("llm-ingest", "llm-collector", "llm-scheduler", "llm-api", "llm-api@8081")
+
+
+def test_what_a_check_would_change_on_bare_hosts_is_said_and_nothing_is_changed(bare: Fleet) -> None:
+    played = bare.play("deploy", "--check", "--diff").ok()
+    assert all(changed > 0 for changed in played.changed.values())
+    assert bare["ingest1"].ask("test -e /etc/llm || test -e /opt/llm").returncode != 0
+    assert bare.secret("api_key_admin") not in played.output
+
+
+def test_a_bare_fleet_is_deployed_by_one_command(fleet: Fleet) -> None:
+    played = fleet.deployed
+    print(f"deployed in {played.seconds:.0f} s")
+    assert played.seconds < 600
+    for name in fleet.secrets():
+        assert fleet.secret(name) not in played.output, name
+
+
+def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
+    assert set(fleet.play("deploy").ok().changed.values()) == {0}
+    assert set(fleet.play("deploy", "--check", "--diff").ok().changed.values()) == {0}
+
+
+def test_documents_are_done_by_workers_on_other_hosts_and_the_balancer_tells(fleet: Fleet) -> None:
+    numbers = fleet.drop(2000)
+    print(f"2,000 documents in {fleet.finish(numbers):.1f} s")
+    with fleet.http() as http:
+        page = http.get("/jobs", params={"limit": 5, "name": numbers[-1].split("-")[0]}).json()
+        assert [job["status"] for job in page["jobs"]] == ["done"] * 5
+        workers = http.get("/workers").json()["workers"]
+        assert {worker["host"] for worker in workers} == {"worker1", "worker2"}
+        assert all(worker["jobs_done"] > 0 for worker in workers if worker["queue"] == "medium")
+        detail = http.get(f"/jobs/{page['jobs'][0]['id']}").json()
+        assert [step["status"] for step in detail["timeline"]][-1] == "done"
+        del http.headers["X-API-Key"]
+        assert http.get("/jobs").status_code == 401
+    assert fleet["worker1"].ask("ls /var/lib/llm").returncode != 0, "a worker host has no folders"
+
+
+def test_events_come_through_the_balancer_as_they_happen(fleet: Fleet) -> None:
+    with fleet.http() as http, http.stream("GET", "/events", params={"seconds": 30}) as answer:
+        lines = answer.iter_lines()
+        assert answer.status_code == 200
+        next(line for line in lines if line.startswith(": following"))
+        fleet.finish(fleet.drop(1))
+        told = next(line for line in lines if line.startswith("data:"))
+        assert "status" in told
+
+
+def test_units_are_sound_and_closed(fleet: Fleet) -> None:
+    for host, units in (("ingest1", UNITS), ("worker1", ("llm-worker@high", "llm-worker@low"))):
+        said = fleet[host].ask("systemd-analyze verify /etc/systemd/system/llm*.{service,timer,target,slice} 2>&1")
+        assert (said.returncode, said.stdout) == (0, ""), said.stdout
+        for unit in (*units, "llm-autoscale", "llm-backup"):
+            fleet[host].tell(f"systemd-analyze security --no-pager --threshold=15 {unit}.service")
+        for unit in units:
+            shown = fleet[host].tell(f"systemctl show {unit} -p ActiveState -p StatusText -p Type --value").split("\n")
+            assert "active" in shown
+            assert any(re.search(r"[a-z]{3}", line) for line in shown), "systemctl status says what it is doing"
+
+
+def test_a_unit_writes_where_it_has_to_and_nowhere_else(fleet: Fleet) -> None:
+    probe = (
+        "for place in / /etc /etc/llm /usr /opt/llm /root /home /srv /var /var/tmp /var/log /run /dev /dev/shm /boot "
+        "/var/lib /var/lib/llm /var/lib/llm/raw /var/lib/llm/temp /var/lib/llm/processed /var/lib/llm/archive "
+        "/var/lib/llm/errors; do nsenter -t {pid} -m -S follow -G follow sh -c 'true' 2>/dev/null; "
+        "nsenter -t {pid} -m setpriv --reuid llm --regid llm --clear-groups sh -c "
+        '\'touch "$0/.probe" 2>/dev/null && rm "$0/.probe" && echo "$0"\' $place; done'
+    )
+    spool = {f"/var/lib/llm{part}" for part in ("", "/raw", "/temp", "/processed", "/archive", "/errors")}
+    private = {"/var/tmp"}  # PrivateTmp: it is gone with the unit
+    may = {"llm-ingest": spool, "llm-collector": spool, "llm-scheduler": set(), "llm-api": {"/var/lib/llm/raw"}}
+    for unit, expected in may.items():
+        pid = fleet["ingest1"].tell(f"systemctl show {unit} -p MainPID --value").strip()
+        assert set(fleet["ingest1"].tell(probe.format(pid=pid)).split()) - private == expected, unit
+    pid = fleet["worker1"].tell("systemctl show llm-worker@high -p MainPID --value").strip()
+    assert set(fleet["worker1"].tell(probe.format(pid=pid)).split()) - private == set()
+
+
+def test_no_secret_is_to_be_seen_on_a_host(fleet: Fleet) -> None:
+    secrets = [fleet.secret(name) for name in fleet.secrets()]
+    look = (
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; journalctl --no-pager -o export; "
+        "find / -xdev -type f -perm -o=r -size -2M -not -path '/proc/*' -not -path '/repository/*' -not -path '/usr/*' "
+        "-exec cat {} + 2>/dev/null"
+    )
+    for host in fleet.hosts.named.values():
+        seen = subprocess.run([*host.ssh_command(), look], capture_output=True, check=False).stdout
+        assert len(seen) > 10_000
+        for number, secret in enumerate(secrets):
+            assert secret.encode() not in seen, f"{host.name}: secret {fleet.secrets()[number]}"
+
+
+def test_redis_answers_inside_only_and_asks_who_it_is(fleet: Fleet) -> None:
+    redis = fleet["redis1"].address
+    ping = (
+        f"import socket; s = socket.create_connection(('{redis}', 6379), 3); s.send(b'PING\\r\\n'); print(s.recv(99))"
+    )
+    assert "NOAUTH" in fleet["worker1"].tell(f'python3 -c "{ping}"')
+    outside = subprocess.run(["python3", "-c", ping], capture_output=True, text=True, check=False)
+    assert outside.returncode != 0, "this machine is no host of the fleet"
+    assert "timed out" in outside.stderr or "refused" in outside.stderr or "No route" in outside.stderr
+
+
+def test_the_journal_has_priorities_and_fields(fleet: Fleet) -> None:
+    with fleet.http() as http:
+        job = http.post("/jobs", content=b"not JSON", headers={"Content-Type": "application/json"}).json()["id"]
+        wait_until(lambda: http.get(f"/jobs/{job}").json()["status"] == "rejected", "a refused document")
+    entries = fleet["ingest1"].tell(f"journalctl DOCUMENT_ID={job} --no-pager -o json")
+    assert f'"DOCUMENT_ID":"{job}"' in entries
+    assert '"PRIORITY":"' in entries
+    assert fleet["ingest1"].tell("journalctl -u llm-ingest -p err --no-pager -q") == ""
