@@ -1,0 +1,158 @@
+"""What goes wrong on hosts, while documents go on: nothing is lost, nothing is there twice, all comes back by itself."""
+
+import time
+
+import pytest
+from fleet import Fleet, wait_until
+
+INGEST_UNITS = ["llm-ingest", "llm-collector", "llm-scheduler", "llm-api", "llm-api@8081"]
+WORKER_UNITS = ["llm-worker@high", "llm-worker@medium", "llm-worker@low"]
+
+
+def main_pid(fleet: Fleet, host: str, unit: str) -> str:
+    return fleet[host].tell(f"systemctl show {unit} -p MainPID --value").strip()
+
+
+def is_back(fleet: Fleet, host: str, unit: str, before: str) -> bool:
+    """Whether the unit is ready again, with another main process."""
+    is_active = fleet[host].ask(f"systemctl is-active {unit}").stdout.strip() == "active"
+    return is_active and main_pid(fleet, host, unit) not in (before, "0")
+
+
+@pytest.mark.parametrize(
+    ("host", "unit"),
+    [("ingest1", unit) for unit in INGEST_UNITS] + [("worker1", unit) for unit in WORKER_UNITS],
+)
+def test_a_unit_is_killed_under_load(fleet: Fleet, host: str, unit: str) -> None:
+    numbers = fleet.drop(300)
+    before = main_pid(fleet, host, unit)
+    fleet[host].tell(f"systemctl kill --signal=KILL {unit}")
+    back = wait_until(lambda: is_back(fleet, host, unit, before), f"{unit} running again")
+    print(f"{unit}: back after {back:.1f} s, all documents after {fleet.finish(numbers):.1f} s more")
+
+
+@pytest.mark.parametrize(("host", "unit"), [("ingest1", "llm-ingest"), ("worker1", "llm-worker@medium")])
+def test_a_process_that_hangs_is_found_out_and_replaced(fleet: Fleet, host: str, unit: str) -> None:
+    fleet[host].tell(f"mkdir -p /run/systemd/system/{unit}.service.d")
+    fleet[host].tell(f"printf '[Service]\\nWatchdogSec=4\\n' > /run/systemd/system/{unit}.service.d/90-test.conf")
+    try:
+        fleet[host].tell(f"systemctl daemon-reload && systemctl restart {unit}")
+        before = main_pid(fleet, host, unit)
+        numbers = fleet.drop(50)
+        fleet.finish(numbers)
+        time.sleep(6)  # longer than the watchdog: a process that works is left alone
+        assert main_pid(fleet, host, unit) == before
+        fleet[host].tell(f"kill -STOP {before}")
+        numbers = fleet.drop(50)
+        back = wait_until(lambda: is_back(fleet, host, unit, before), "another process")
+        print(f"{unit} hung: replaced after {back:.1f} s (WatchdogSec=4)")
+        fleet.finish(numbers)
+    finally:
+        fleet[host].tell(f"rm -r /run/systemd/system/{unit}.service.d && systemctl daemon-reload")
+        fleet[host].tell(f"systemctl restart {unit}")
+
+
+def test_a_restart_of_all_loses_nothing(fleet: Fleet) -> None:
+    numbers = fleet.drop(1500)
+    before = {unit: main_pid(fleet, "ingest1", unit) for unit in INGEST_UNITS}
+    fleet["worker1"].tell("systemctl restart llm.target")
+    fleet["ingest1"].tell("systemctl restart llm.target")
+    fleet["worker2"].tell("systemctl restart llm.target")
+    for unit, pid in before.items():
+        wait_until(lambda unit=unit, pid=pid: main_pid(fleet, "ingest1", unit) not in (pid, "0"), f"another {unit}")  # type: ignore[misc]
+    print(f"all restarted: documents done after {fleet.finish(numbers):.1f} s")
+
+
+def test_a_worker_is_added_and_taken_away(fleet: Fleet) -> None:
+    fleet["worker1"].tell("systemctl start llm-worker@high.2")
+    with fleet.http() as http:
+        there = lambda: sum(  # noqa: E731
+            each["queue"] == "high" and each["host"] == "worker1" for each in http.get("/workers").json()["workers"]
+        )
+        wait_until(lambda: there() == 2, "a second worker of high")
+        fleet["worker1"].tell("systemctl stop llm-worker@high.2")
+        wait_until(lambda: there() == 1, "the second worker gone")
+
+
+def test_a_configuration_that_can_not_be_used_is_told_and_not_tried_again(fleet: Fleet) -> None:
+    host = fleet["worker2"]
+    host.tell("cp -p /etc/llm/scheduler_config.json /root/kept.json")
+    try:
+        host.tell('sed -i \'s/"queue"/"queu"/\' /etc/llm/scheduler_config.json')
+        assert host.ask("systemctl restart llm-worker@low").returncode != 0
+        said = host.tell("systemctl show llm-worker@low -p ExecMainStatus -p ActiveState -p NRestarts")
+        assert "ExecMainStatus=78" in said
+        assert "ActiveState=failed" in said
+        assert "queu" in host.tell("journalctl -u llm-worker@low -n 20 --no-pager -o cat")
+    finally:
+        host.tell("cp -p /root/kept.json /etc/llm/scheduler_config.json; rm /root/kept.json")
+        host.tell("systemctl restart llm-worker@low")
+
+
+def test_a_worker_host_is_cut_from_the_network(fleet: Fleet) -> None:
+    numbers = fleet.drop(500)
+    fleet["worker1"].cut()
+    try:
+        print(f"worker1 cut off: documents done after {fleet.finish(numbers):.1f} s")
+    finally:
+        fleet["worker1"].join()
+    with fleet.http() as http:
+        took = wait_until(
+            lambda: "worker1" in {each["host"] for each in http.get("/workers").json()["workers"]}, "worker1 back"
+        )
+    print(f"worker1 back in the network: works after {took:.1f} s")
+
+
+def test_the_redis_primary_dies(fleet: Fleet) -> None:
+    primary = fleet["ingest1"].tell("llm-sentinel-cli sentinel get-master-addr-by-name llm").split()[0]
+    host = next(each for each in fleet.hosts.named.values() if each.address == primary)
+    numbers = fleet.drop(500)
+    host.power_off()
+    try:
+        took = wait_until(
+            lambda: (
+                fleet["ingest1"].tell("llm-sentinel-cli sentinel get-master-addr-by-name llm").split()[0] != primary
+            ),
+            "another primary",
+        )
+        print(f"{host.name} lost its power: another primary after {took:.1f} s")
+        print(f"all documents after {fleet.finish(numbers, 120):.1f} s more")
+    finally:
+        host.boot()
+        host.wait()
+    wait_until(
+        lambda: (
+            "role:slave" in host.ask("llm-redis-cli info replication").stdout
+            and "master_link_status:up" in host.ask("llm-redis-cli info replication").stdout
+        ),
+        "the former primary following",
+    )
+    fleet.finish(fleet.drop(100))
+
+
+def test_the_host_with_the_folders_loses_its_power(fleet: Fleet) -> None:
+    numbers = fleet.drop(500)
+    fleet["ingest1"].power_off()
+    began = time.monotonic()
+    fleet["ingest1"].boot()
+    fleet["ingest1"].wait()
+    fleet.finish(numbers)
+    print(f"ingest1 lost its power: all documents {time.monotonic() - began:.1f} s after it was switched on again")
+
+
+def test_a_host_is_rebooted(fleet: Fleet) -> None:
+    numbers = fleet.drop(300)
+    began = time.monotonic()
+    fleet["worker2"].reboot()
+    fleet.finish(numbers)
+    with fleet.http() as http:
+        wait_until(
+            lambda: sum(each["host"] == "worker2" for each in http.get("/workers").json()["workers"]) == 3,
+            "the workers of worker2",
+        )
+    print(f"worker2 rebooted: works again after {time.monotonic() - began:.1f} s")
+
+
+def test_a_second_run_still_changes_nothing(fleet: Fleet) -> None:
+    """After a failover, too: what Sentinel decided is not taken back."""
+    assert set(fleet.play("deploy").ok().changed.values()) == {0}
