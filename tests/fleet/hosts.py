@@ -52,13 +52,22 @@ _NETWORK_UNIT = """
 Description=The address of this test host
 DefaultDependencies=no
 Before=network.target network-online.target ssh.service
+StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c "ip link set lo up; ip link set host0 up"
-ExecStart=/bin/sh -c "ip address replace $(cat /etc/llm-test-address)/24 dev host0"
+# So early, a start fails now and then: its control group is not there yet.
+Restart=on-failure
+RestartSec=200ms
+ExecStart=/usr/local/sbin/llm-test-network
 [Install]
 WantedBy=multi-user.target network-online.target
+"""
+_NETWORK = """#!/bin/sh
+set -e
+ip link set lo up
+ip link set host0 up
+ip address replace "$(cat /etc/llm-test-address)/24" dev host0
 """
 
 
@@ -285,7 +294,7 @@ class Hosts:
 def base(suite: str = SUITE) -> Path:
     """The bare system, made anew when what belongs into it has changed."""
     bare, packages, stamp = (cache() / f"{name}-{suite}" for name in ("base", "packages", "made"))
-    wanted = json.dumps([_BASE, _PACKAGES, _NETWORK_UNIT])
+    wanted = json.dumps([_BASE, _PACKAGES, _NETWORK_UNIT, _NETWORK])
     if stamp.exists() and stamp.read_text() == wanted:
         return bare
     stamp.unlink(missing_ok=True)
@@ -323,6 +332,9 @@ def _close(bare: Path) -> None:
     (bare / "etc" / "machine-id").write_text("")
     units = bare / "etc" / "systemd" / "system"
     (units / "llm-test-network.service").write_text(_NETWORK_UNIT)
+    script = bare / "usr" / "local" / "sbin" / "llm-test-network"
+    script.write_text(_NETWORK)
+    script.chmod(0o755)
     run("systemctl", f"--root={bare}", "enable", "llm-test-network.service", "ssh.service")
     run(
         "systemctl",

@@ -1,4 +1,4 @@
-"""What goes wrong on hosts, while documents go on: nothing is lost, nothing is there twice, all comes back by itself."""
+"""What goes wrong on hosts while documents go on: nothing is lost, nothing is there twice, all comes back by itself."""
 
 import time
 
