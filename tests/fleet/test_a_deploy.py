@@ -71,7 +71,7 @@ def test_a_unit_writes_where_it_has_to_and_nowhere_else(fleet: Fleet) -> None:
         "for place in / /etc /etc/llm /usr /opt/llm /root /home /srv /var /var/tmp /var/log /run /dev /dev/shm /boot "
         "/var/lib /var/lib/llm /var/lib/llm/raw /var/lib/llm/temp /var/lib/llm/processed /var/lib/llm/archive "
         "/var/lib/llm/errors; do nsenter -t {pid} -m setpriv --reuid llm --regid llm --clear-groups sh -c "
-        '\'touch "$0/.probe" 2>/dev/null && rm "$0/.probe" && echo "$0"\' $place; done'
+        '\'touch "$0/.probe" 2>/dev/null && rm "$0/.probe" && echo "$0"\' $place; done; true'
     )
     spool = {f"/var/lib/llm{part}" for part in ("", "/raw", "/temp", "/processed", "/archive", "/errors")}
     private = {"/var/tmp"}  # PrivateTmp: it is gone with the unit

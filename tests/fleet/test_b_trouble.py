@@ -26,7 +26,7 @@ def is_back(fleet: Fleet, host: str, unit: str, before: str) -> bool:
 def test_a_unit_is_killed_under_load(fleet: Fleet, host: str, unit: str) -> None:
     numbers = fleet.drop(300)
     before = main_pid(fleet, host, unit)
-    fleet[host].tell(f"systemctl kill --signal=KILL {unit}")
+    fleet[host].tell(f"kill -KILL {before}")
     back = wait_until(lambda: is_back(fleet, host, unit, before), f"{unit} running again")
     print(f"{unit}: back after {back:.1f} s, all documents after {fleet.finish(numbers):.1f} s more")
 
