@@ -11,6 +11,7 @@ than the bridge between them.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -350,7 +351,7 @@ def _close(bare: Path) -> None:
 
 
 def _end(record: Path) -> None:
-    """End the machine whose pid is on record, and wait for it."""
+    """End the machine whose pid is on record, and wait for its end."""
     try:
         pid = int(record.read_text())
     except (FileNotFoundError, ValueError):
@@ -358,13 +359,15 @@ def _end(record: Path) -> None:
     record.unlink()
     if "systemd-nspawn" not in _command(pid):
         return
-    os.kill(pid, signal.SIGKILL)
+    # Its first process: with that the kernel ends all others, which would outlive systemd-nspawn.
+    inside = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    for each in (*inside, pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
     end = time.monotonic() + _STOP_SECONDS
-    while "systemd-nspawn" in _command(pid) and time.monotonic() < end:
-        try:
+    while any(_command(each) for each in (*inside, pid)) and time.monotonic() < end:
+        with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            pass
         time.sleep(0.05)
 
 

@@ -64,9 +64,8 @@ def test_another_version_comes_into_service_under_load(fleet: Fleet, tmp_path_fa
     wheelhouse = make_release(folder, "9.1.0")
     with load(fleet) as numbers:
         played = fleet.play("upgrade", llm_wheelhouse=str(wheelhouse)).ok()
-    print(
-        f"upgraded in {played.seconds:.0f} s, {len(numbers)} documents meanwhile; done after {fleet.finish(numbers):.1f} s"
-    )
+    done = fleet.finish(numbers)
+    print(f"upgraded in {played.seconds:.0f} s, {len(numbers)} documents meanwhile; done after {done:.1f} s")
     assert {version_of(fleet, host) for host in ("ingest1", "worker1", "worker2")} == {"9.1.0"}
     with fleet.http() as http:
         assert {each["version"] for each in http.get("/workers").json()["workers"]} == {"9.1.0"}
