@@ -25,7 +25,7 @@ options:
         description: The text of the file. Left out, and no C(secret) either, the file is removed.
         type: str
       secret:
-        description: The text of a file that nobody is shown, whether it is one secret or holds some. Its diff says only that.
+        description: The text of a file that nobody is shown, whether it is a secret or holds some. Its diff says so only.
         type: str
       mode:
         description: Its permissions, as an octal number.
@@ -44,7 +44,7 @@ options:
         type: bool
         default: false
       validate:
-        description: A command that has to succeed before the file is put in its place; C(%s) is a copy of it. Not in check mode.
+        description: A command that has to succeed before the file gets its place; C(%s) is a copy. Not in check mode.
         type: str
 author: LLM JSON scheduler
 """

@@ -1,6 +1,6 @@
 """Whether the fleet is ready and gets documents done: run by the role `gate` on the host with the folders.
 
-Gets what to look for as JSON in the line below this text; ends with status 1 and a sentence when there is no way through.
+Gets what to look for as JSON in the line below this text; ends with status 1 and a sentence where nothing gets through.
 """
 
 import contextlib
@@ -87,8 +87,8 @@ def not_manned(gate: Gate) -> str | None:
         found = sum(each["queue"] == queue for each in there)
         if found < count:
             return (
-                f"{gate.asked['host']} has {found} of {count} workers of {queue} in version {gate.asked['version']}. Look at "
-                f"them there: journalctl -u 'llm-worker@{queue}*'"
+                f"{gate.asked['host']} has {found} of {count} workers of {queue} in version {gate.asked['version']}. Look "
+                f"at them there: journalctl -u 'llm-worker@{queue}*'"
             )
     return None
 
@@ -123,8 +123,8 @@ def not_done(gate: Gate, queue: str, name: str) -> str | None:
         with open(report) as file:
             found = json.load(file)
         refuse(
-            f"A document of {queue} was rejected: {found.get('code')}: {found.get('message')} If your handlers need other "
-            "documents than this one, set llm_gate_document."
+            f"A document of {queue} was rejected: {found.get('code')}: {found.get('message')} If your handlers need "
+            "other documents than this one, set llm_gate_document."
         )
     if os.path.exists(os.path.join(gate.asked["output"], name)):
         return None

@@ -40,7 +40,7 @@ def _python(asked: dict[str, Any]) -> str | None:
         )
     if tuple(map(int, version.split("."))) < (3, 11):
         return (
-            f"{path} is Python {version}; 3.11 or newer is needed. Install one beside it (it may stay as it is), and let "
+            f"{path} is Python {version}; 3.11 or newer is needed. Install one beside it (it may stay), and let "
             "llm_python name that."
         )
     return None
@@ -126,7 +126,7 @@ def _other_release(asked: dict[str, Any]) -> str | None:
     if release in (None, asked["release"]) or asked["any_release"]:
         return None
     return (
-        f"Release {release} runs here, and the wheelhouse holds {asked['release']}. deploy.yml changes no versions: run "
+        f"Release {release} runs here, and the wheelhouse holds {asked['release']}. deploy.yml changes no version: run "
         f"upgrade.yml first, or say -e llm_version={release.split('-')[0]} to change only the configuration."
     )
 
