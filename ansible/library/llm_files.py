@@ -25,7 +25,7 @@ options:
         description: The text of the file. Left out, and no C(secret) either, the file is removed.
         type: str
       secret:
-        description: The text of a file that nobody is shown, whether it is a secret or holds some. Its diff says so only.
+        description: The text of a file that nobody is shown, be it a secret or hold some. Its diff says so only.
         type: str
       mode:
         description: Its permissions, as an octal number.

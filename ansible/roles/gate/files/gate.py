@@ -87,7 +87,7 @@ def not_manned(gate: Gate) -> str | None:
         found = sum(each["queue"] == queue for each in there)
         if found < count:
             return (
-                f"{gate.asked['host']} has {found} of {count} workers of {queue} in version {gate.asked['version']}. Look "
+                f"{gate.asked['host']} has {found} of {count} workers of {queue} in {gate.asked['version']}. Look "
                 f"at them there: journalctl -u 'llm-worker@{queue}*'"
             )
     return None
