@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +30,14 @@ from jobs.connection import connect
 DEADLINE = 60.0
 LEVELS = ["high", "medium", "low"]
 LLMCTL = str(Path(sys.executable).with_name("llmctl"))
+
+
+def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
+    """Cases of which the first stand for all in `make test`; the others are among the slow tests."""
+    return [
+        case if number < quick else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
+        for number, case in enumerate(cases)
+    ]
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE, every: float = 0.02) -> Any:

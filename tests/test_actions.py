@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Fleet, Server, serve, wait_until
+from conftest import Fleet, Server, mostly_slow, serve, wait_until
 
 from api.app import make_app
 from jobs import orders
@@ -164,7 +164,7 @@ def test_many_are_tried_again_after_a_dry_run(acting: Acting) -> None:
     acting.post("/bulk/retry", 422, status="done")
 
 
-@pytest.mark.parametrize("point", ["retry.manifest_written", "retry.moved"])
+@pytest.mark.parametrize("point", mostly_slow(["retry.moved", "retry.manifest_written"]))
 def test_a_retry_that_is_killed_between_two_steps_is_finished(acting: Acting, point: str) -> None:
     acting.flag("broken")
     environment = {"PYTHONPATH": str(acting.fleet.folder)}
@@ -241,6 +241,7 @@ def test_a_paused_queue_waits(acting: Acting) -> None:
     acting.becomes(held, "done")
 
 
+@pytest.mark.slow
 def test_a_restart_loses_nothing(acting: Acting) -> None:
     """Every process ends by itself, with 0, once it has finished what it has in hand."""
     acting.flag("slow")

@@ -20,7 +20,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
-from conftest import Fleet, Server, listen, wait_until
+from conftest import Fleet, Server, listen, mostly_slow, wait_until
 from redis import Redis
 from rq import Worker
 
@@ -807,6 +807,7 @@ def start_process(tmp_path: Path, redis_server: Server) -> Iterator[Callable[...
         each.process.wait()
 
 
+@pytest.mark.slow
 def test_the_process_outlives_redis_and_stops_when_told_to(
     start_process: Callable[..., Process], redis_server: Server
 ) -> None:
@@ -872,6 +873,7 @@ def test_a_second_instance_on_another_port(start_process: Callable[..., Process]
     assert "'80800' is no port" in said.stderr
 
 
+@pytest.mark.slow
 def test_in_development_it_takes_up_changed_code(start_process: Callable[..., Process]) -> None:
     running = start_process(api={"reload": True})
     code = running.log.parent / "rates.py"
@@ -888,7 +890,7 @@ def test_in_development_it_takes_up_changed_code(start_process: Callable[..., Pr
     assert running.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", mostly_slow([2, 1]))
 def test_a_restart_of_the_fleet_is_one_of_the_api_too(start_process: Callable[..., Process], workers: int) -> None:
     running = start_process(api={"workers": workers})
     running.until_health(lambda health: health["status"] == "ok", "a healthy API")
@@ -920,6 +922,7 @@ def test_no_restart_into_a_configuration_that_can_not_be_used(start_process: Cal
     assert running.stop() == 0
 
 
+@pytest.mark.slow
 def test_the_processes_die_with_their_parent(start_process: Callable[..., Process]) -> None:
     running = start_process(api={"workers": 2})
     running.until_health(lambda health: health["status"] == "ok", "a healthy API")

@@ -516,6 +516,7 @@ def test_demo_says_once_that_redis_has_gone(
     assert capsys.readouterr().err.count("Redis unreachable") == 1
 
 
+@pytest.mark.slow
 def test_demo_says_where_missing_documents_are(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.start("ingest")
     wait_until(lambda: fleet.server.client().exists("llm:process:ingest"), "ingest's word")

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 
+import pytest
 from conftest import Fleet, files, wait_until
 
 from ingest.collector import GROUP, READ, Collector
@@ -63,6 +64,7 @@ def test_a_backlog_shares_few_syncs(fleet: Fleet) -> None:
     assert syncs < collector.points.count("commit.written"), "and is written in parts"
 
 
+@pytest.mark.slow
 def test_an_urgent_document_waits_for_one_part_of_a_backlog(fleet: Fleet) -> None:
     total = backlog(fleet, low=2 * GROUP, high=1)
     fleet.start("collector", faults=f"commit.original_moved:{2 * READ}")

@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import Fleet, account, mostly_slow, wait_until
 
 INGEST_POINTS = [
     "claim.folder_made",
@@ -14,10 +14,10 @@ INGEST_POINTS = [
     "ingest.submitted",
 ]
 COMMIT_POINTS = [
-    "commit.written",
-    "commit.synced",
     "commit.report_in_place",
     "commit.original_moved",
+    "commit.written",
+    "commit.synced",
     "commit.done",
     "collector.acknowledged",
 ]
@@ -38,7 +38,7 @@ def drop_all(fleet: Fleet, dropped: dict[str, bytes]) -> None:
         fleet.drop(name, content)
 
 
-@pytest.mark.parametrize("point", INGEST_POINTS)
+@pytest.mark.parametrize("point", mostly_slow(INGEST_POINTS))
 def test_ingest_killed_at_each_step_of_a_claim(fleet: Fleet, point: str) -> None:
     dropped = documents(12)
     drop_all(fleet, dropped)
@@ -51,8 +51,8 @@ def test_ingest_killed_at_each_step_of_a_claim(fleet: Fleet, point: str) -> None
     wait_until(lambda: not fleet.temp_groups(), "no claim group left behind")
 
 
-@pytest.mark.parametrize("point", COMMIT_POINTS)
-@pytest.mark.parametrize("passage", [1, 4])
+@pytest.mark.parametrize("point", mostly_slow(COMMIT_POINTS, 2))
+@pytest.mark.parametrize("passage", mostly_slow([4, 1]))
 def test_collector_killed_at_each_step_of_the_commit(fleet: Fleet, point: str, passage: int) -> None:
     dropped = documents(12)
     drop_all(fleet, dropped)
@@ -114,6 +114,7 @@ def test_random_kills_of_every_process_and_the_server(fleet: Fleet) -> None:
     account(fleet, dropped)
 
 
+@pytest.mark.slow
 def test_flushall_with_a_thousand_in_flight(fleet: Fleet) -> None:
     dropped = documents(1000)
     drop_all(fleet, dropped)

@@ -464,6 +464,7 @@ def test_a_mixed_drop_of_two_thousand(drop: Drop) -> None:
 # One at a time, where the mix leaves it to chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "more", "code"),
     [

@@ -42,6 +42,7 @@ def status(fleet: Fleet) -> dict[str, Any]:
     return shown
 
 
+@pytest.mark.slow
 def test_a_full_server_is_emptied_and_nothing_more_goes_in(fleet: Fleet, redis: Redis) -> None:
     (fleet.folder / "my_handlers.py").write_text(GATED)
     fleet.configure(

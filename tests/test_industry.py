@@ -353,6 +353,7 @@ def test_the_same_rows_make_the_same_file(tmp_path: Path) -> None:
     assert one.read_bytes() != other.read_bytes()
 
 
+@pytest.mark.slow
 def test_sections_and_divisions_are_learned_together() -> None:
     rows = [
         Row(f"{name} of {word}", division) for division, name in DIVISIONS.items() for word in ("one", "two", "six")

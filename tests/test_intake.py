@@ -296,6 +296,7 @@ def test_no_text_takes_long_or_much(name: str, tmp_path: Path) -> None:
 MEASURED_BY_ITSELF = 40 * 1024  # the interpreter and its libraries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOSEN)
 def test_no_text_holds_up_whoever_splits_it(name: str) -> None:
     raw = {**HOSTILE, **SLOW}[name]

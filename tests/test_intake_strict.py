@@ -207,6 +207,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_text_holds_intake_up(name: str) -> None:
     began = time.process_time()

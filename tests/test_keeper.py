@@ -104,6 +104,7 @@ def kept(tmp_path: Path, redis_server: Server) -> Iterator[Callable[[str], Kept]
         each.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_however_often_it_is_asked_its_worker_is_asked_once(kept: Callable[[str], Kept], how: signal.Signals) -> None:
     keeper = kept("until_asked")

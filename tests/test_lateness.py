@@ -162,6 +162,7 @@ jobs.scheduler.main()
 """
 
 
+@pytest.mark.slow
 def test_a_queue_without_a_worker_in_a_fleet(fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The alert comes, survives a takeover without a second word, and goes once the document has run: well."""
     (fleet.folder / "attentive.py").write_text(ATTENTIVE)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Fleet, Server, wait_until
+from conftest import Fleet, Server, mostly_slow, wait_until
 
 from jobs.journal import JournalHandler
 from jobs.keeper import Pulse
@@ -54,7 +54,7 @@ def manager(redis_server: Server) -> Iterator[Manager]:
     made.close()
 
 
-@pytest.mark.parametrize("name", ["ingest", "collector", "scheduler", "medium"])
+@pytest.mark.parametrize("name", mostly_slow(["medium", "ingest", "collector", "scheduler"]))
 def test_a_daemon_is_ready_says_what_it_does_and_that_it_lives(fleet: Fleet, manager: Manager, name: str) -> None:
     fleet.start(name, env={"NOTIFY_SOCKET": manager.address, **WATCHDOG})
     wait_until(lambda: manager.hears("READY=1"), "a daemon that is ready")
@@ -66,7 +66,7 @@ def test_a_daemon_is_ready_says_what_it_does_and_that_it_lives(fleet: Fleet, man
     assert manager.hears("STOPPING=1")
 
 
-@pytest.mark.parametrize("name", ["ingest", "collector", "scheduler", "medium"])
+@pytest.mark.parametrize("name", mostly_slow(["ingest", "collector", "scheduler", "medium"]))
 def test_without_redis_it_is_ready_waits_and_lives(
     fleet: Fleet, manager: Manager, redis_server: Server, name: str
 ) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import Fleet, account, mostly_slow, wait_until
 from redis import Redis
 
 from jobs import ledger
@@ -92,7 +92,7 @@ POISONS = {
 }
 
 
-@pytest.mark.parametrize("kind", POISONS)
+@pytest.mark.parametrize("kind", mostly_slow(POISONS, 2))
 def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis, kind: str) -> None:
     """Without a scheduler: the keeper alone gives the work back."""
     poisoned.configure(
@@ -223,6 +223,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("helped_by", ["its successor", "the reaper"])
 def test_keeper_and_worker_die_together(poisoned: Fleet, redis: Redis, helped_by: str) -> None:
     pid = in_hand(poisoned, redis, *(["scheduler"] if helped_by == "the reaper" else []))

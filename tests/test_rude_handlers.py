@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import Fleet, account, mostly_slow, wait_until
 from redis import Redis
 
 HANDLERS = """
@@ -52,7 +52,7 @@ def stop_in_time(fleet: Fleet) -> None:
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("kind", ["ignore", "block", "thread"])
+@pytest.mark.parametrize("kind", mostly_slow(["ignore", "block", "thread"]))
 def test_a_worker_stops_when_asked_whatever_its_handlers_have_done(rude: Fleet, redis: Redis, kind: str) -> None:
     rude.drop("a.json", b'{"kind": "%s"}' % kind.encode())
     rude.start("ingest", "collector", "medium")
@@ -64,7 +64,9 @@ def test_a_worker_stops_when_asked_whatever_its_handlers_have_done(rude: Fleet, 
 
 
 @pytest.mark.parametrize(
-    ("kind", "result"), [("pool", [1, 2]), ("own", 7), ("fork", 1), ("fork and fail", 1)], ids=lambda value: str(value)
+    ("kind", "result"),
+    mostly_slow([("pool", [1, 2]), ("own", 7), ("fork", 1), ("fork and fail", 1)]),
+    ids=lambda value: str(value),
 )
 def test_what_a_handler_forks_is_no_worker(rude: Fleet, kind: str, result: object) -> None:
     rude.configure(processing={"worker_timeout": 20})
@@ -90,6 +92,7 @@ def test_a_handler_that_exits_when_imported_stops_no_other(fleet: Fleet) -> None
     stop_in_time(fleet)
 
 
+@pytest.mark.slow
 def test_a_worker_whose_import_never_ends_can_be_stopped(fleet: Fleet) -> None:
     (fleet.folder / "endless.py").write_text("import time\nopen('importing', 'w').close()\ntime.sleep(600)\n")
     fleet.configure(handlers={"default": "endless:handle"})

@@ -292,6 +292,7 @@ def test_the_successor_of_a_killed_scheduler_begins_at_once(
     wait_until(lambda: queue(redis), "the flush", 15)
 
 
+@pytest.mark.slow
 def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
     fleet: Fleet, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,6 +399,7 @@ def test_flushall_and_an_outage_are_survived(fleet: Fleet, redis_server: Server,
     assert not redis.exists(LOCK), "a scheduler that stops gives the lock up"
 
 
+@pytest.mark.slow
 def test_batches_in_a_fleet_outlive_flushall(fleet: Fleet, redis: Redis) -> None:
     fleet.configure(processing={"mode": "batch", "batch_timeout": 2})
     fleet.start("ingest", "collector", "scheduler", "medium")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Fleet, files, is_report, wait_until
+from conftest import Fleet, files, is_report, mostly_slow, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
@@ -221,6 +221,7 @@ def everything_in(redis: Redis) -> bytes:
     return b"\n".join(found)
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_redis_in_results_in_reports_or_in_logs(fleet: Fleet, redis: Redis) -> None:
     secret_fleet(fleet, encrypt_originals=True)
     for name, text in DROPPED.items():
@@ -293,7 +294,7 @@ def test_results_are_sealed_and_originals_left_as_they_came_by_default(fleet: Fl
     assert b'"b": 1.50}' in text, "what is not sensitive stays as it was written"
 
 
-@pytest.mark.parametrize("point", ["commit.written", "commit.report_in_place", "original.sealed_in_place"])
+@pytest.mark.parametrize("point", mostly_slow(["original.sealed_in_place", "commit.written", "commit.report_in_place"]))
 def test_a_crash_while_originals_are_sealed_leaves_one_of_each(fleet: Fleet, point: str) -> None:
     secret_fleet(fleet, encrypt_originals=True)
     dropped = {f"{number}.json": f'{{"Name": "Zebulon-4711", "n": {number}}}' for number in range(8)}
@@ -313,7 +314,7 @@ def test_a_crash_while_originals_are_sealed_leaves_one_of_each(fleet: Fleet, poi
     assert len(files(fleet.archive)) == len(fleet.results()) == 8
 
 
-@pytest.mark.parametrize("point", ["split.written", "original.sealed_in_place", "split.archived"])
+@pytest.mark.parametrize("point", mostly_slow(["original.sealed_in_place", "split.written", "split.archived"]))
 def test_a_crash_while_a_sealed_file_is_taken_apart(fleet: Fleet, point: str) -> None:
     secret_fleet(fleet, encrypt_originals=True)
     fleet.drop("day.jsonl", DROPPED["day.jsonl"])

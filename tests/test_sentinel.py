@@ -462,6 +462,7 @@ def test_a_submission_that_was_lost_is_made_again_at_once(
     account(fleet, claimed)
 
 
+@pytest.mark.slow
 def test_jobs_that_were_lost_are_made_again_after_a_grace(
     fleet: Fleet, redis: Redis, claimed: dict[str, bytes]
 ) -> None:
@@ -488,6 +489,7 @@ def test_members_of_a_batch_that_were_lost_are_submitted_again(fleet: Fleet, red
     assert redis.llen(batch.key("medium")) == len(dropped)
 
 
+@pytest.mark.slow
 def test_a_job_whose_end_was_lost_is_run_again_although_its_worker_lives(fleet: Fleet, redis: Redis) -> None:
     (fleet.folder / "slow.py").write_text("import time\ndef handle(document, context):\n    time.sleep(1)\n")
     fleet.configure(handlers={"default": "slow:handle"})

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import Fleet, wait_until
+from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
 
 from ingest.daemon import Ingest
@@ -134,7 +134,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("point", ["claim.moved", "ingest.claimed", "split.written", "split.archived"])
+@pytest.mark.parametrize("point", mostly_slow(["split.written", "claim.moved", "ingest.claimed", "split.archived"]))
 def test_a_kill_at_any_step_takes_a_file_apart_once(fleet: Fleet, redis: Redis, point: str) -> None:
     raw = b'{"n": 1}\n{"n": 2}\n{"n": 3}\n'
     fleet.drop("a.jsonl", raw)

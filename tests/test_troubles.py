@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import LEVELS, Fleet, Server, account, files, wait_until
+from conftest import LEVELS, Fleet, Server, account, files, mostly_slow, wait_until
 
 ROOT = os.geteuid() == 0
 needs_root = [pytest.mark.root, pytest.mark.skipif(not ROOT, reason="needs root to mount a small file system")]
@@ -54,6 +54,7 @@ def test_the_server_is_away_at_the_start(fleet: Fleet) -> None:
     assert all(process.poll() is None for process in fleet.running.values()), "no process has ended"
 
 
+@pytest.mark.slow
 def test_the_server_is_away_in_the_middle(fleet: Fleet) -> None:
     dropped = documents(600)
     names = list(dropped)
@@ -73,7 +74,7 @@ def test_the_server_is_away_in_the_middle(fleet: Fleet) -> None:
 # Folders
 
 
-@pytest.mark.parametrize("role", ["ingest", "collector"])
+@pytest.mark.parametrize("role", mostly_slow(["ingest", "collector"]))
 def test_a_second_daemon_on_the_spool_waits_and_takes_over(fleet: Fleet, role: str) -> None:
     fleet.start()
     fleet.drop("first.json", b"[1]")
@@ -197,6 +198,7 @@ class TestSmallDisk:
 # Back-pressure
 
 
+@pytest.mark.slow
 def test_ingest_stops_claiming_at_max_queue_size(fleet: Fleet) -> None:
     fleet.configure(queue={"max_queue_size": 100})
     dropped = documents(1000)

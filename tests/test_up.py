@@ -18,7 +18,7 @@ import httpx
 import msgspec
 import psutil
 import pytest
-from conftest import LLMCTL, SWITCHED_OFF, files, wait_until
+from conftest import LLMCTL, SWITCHED_OFF, files, mostly_slow, wait_until
 
 from api.local.crew import first_workers
 from api.scaling.acting import instance_name
@@ -101,6 +101,7 @@ def home() -> Iterator[Home]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_read_its_data_starts_without_them(home: Home) -> None:
     """Its file is damaged in the middle, which no option of the server's gets past."""
     home.settings["handlers"] = {"default": "slow:handle"}
@@ -135,7 +136,7 @@ def named(home: Home, session: int, words: str) -> psutil.Process | None:
     return None
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", mostly_slow([signal.SIGINT, signal.SIGTERM]))
 def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals) -> None:
     del home.settings["intelligent_routing"]
     process = home.started()
@@ -158,6 +159,7 @@ def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals)
     assert "Task completed" in log
 
 
+@pytest.mark.slow
 def test_what_was_in_flight_goes_on_at_the_next_start(home: Home) -> None:
     (home.folder / "slow.py").write_text(
         "import time\ndef handle(document, context):\n    time.sleep(0.05)\n    return 1\n"
@@ -175,6 +177,7 @@ def test_what_was_in_flight_goes_on_at_the_next_start(home: Home) -> None:
     assert len({json.loads(path.read_bytes())["document"]["n"] for path in files(home.spool / "processed")}) == 100
 
 
+@pytest.mark.slow
 def test_a_killed_child_is_started_again(home: Home) -> None:
     process = home.started()
     for words in (
@@ -196,6 +199,7 @@ def test_a_killed_child_is_started_again(home: Home) -> None:
     wait_until(lambda: home.done() == 1, "a result all the same")
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_orphans_and_a_new_start_goes_on(home: Home) -> None:
     process = home.started()
     for number in range(200):
@@ -296,6 +300,7 @@ def test_workers_come_with_a_backlog_and_go_after_it(home: Home) -> None:
     assert not home.family(process.pid)
 
 
+@pytest.mark.slow
 def test_an_outage_of_redis_changes_no_number_of_workers(home: Home) -> None:
     home.settings["processing"] |= {"max_workers": "auto", "autoscale": {"look_every": 0.2}}
     process = home.started()

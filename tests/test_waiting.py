@@ -108,6 +108,7 @@ def test_no_more_than_a_moment_is_waited_for_when_nobody_asks(redis: Redis) -> N
     wait.close()
 
 
+@pytest.mark.slow
 def test_an_idle_fleet_asks_redis_seldom_and_stops_soon(fleet: Fleet, redis: Redis) -> None:
     fleet.configure(processing={"scan_interval": 5})
     fleet.start()
