@@ -6,6 +6,8 @@ CONFIG ?=
 # Tests at once: most of a test is waiting for processes, so more than there are cores.
 JOBS   ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start hundreds of processes: none of them should have to compile what another has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: artefacts help run test test-fleet test-long check lint types layers unit fuzz bench lock wheelhouse lint-ansible clean distclean
 

@@ -871,6 +871,7 @@ def test_a_broken_file_of_keys_is_not_written_over(tmp_path: Path) -> None:
     assert path.read_text() == "{"
 
 
+@pytest.mark.slow
 def test_a_running_api_hears_of_keys_by_itself(tmp_path: Path, redis_server: Server) -> None:
     folder = tmp_path / "spool"
     with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -164,6 +164,7 @@ def test_many_are_tried_again_after_a_dry_run(acting: Acting) -> None:
     acting.post("/bulk/retry", 422, status="done")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", mostly_slow(["retry.moved", "retry.manifest_written"]))
 def test_a_retry_that_is_killed_between_two_steps_is_finished(acting: Acting, point: str) -> None:
     acting.flag("broken")
@@ -183,6 +184,7 @@ def test_a_retry_that_is_killed_between_two_steps_is_finished(acting: Acting, po
     assert len(acting.fleet.results()) == 1
 
 
+@pytest.mark.slow
 def test_a_late_duplicate_of_an_earlier_try_is_no_news(acting: Acting, redis_server: Server) -> None:
     """A worker was taken for dead; what it says afterwards must not end the document's second life."""
     acting.flag("broken")
@@ -209,6 +211,7 @@ def test_a_late_duplicate_of_an_earlier_try_is_no_news(acting: Acting, redis_ser
     acting.becomes(job_id, "done")
 
 
+@pytest.mark.slow
 def test_an_order_that_can_not_be_carried_out_holds_up_nobody(acting: Acting, redis_server: Server) -> None:
     acting.flag("broken")
     acting.fleet.start(env={"PYTHONPATH": str(acting.fleet.folder)})

@@ -831,6 +831,7 @@ def test_the_process_outlives_redis_and_stops_when_told_to(
     assert re.search(r"INFO +api: Listening on http://127\.0\.0\.1:\d+", log)
 
 
+@pytest.mark.slow
 def test_it_starts_without_redis_and_stops_on_ctrl_c(start_process: Callable[..., Process], tmp_path: Path) -> None:
     running = start_process(f"unix://{tmp_path}/nothing", api={"access_log": False})
     running.until_health(lambda health: health["status"] == "degraded", "an API without Redis")
@@ -845,6 +846,7 @@ def test_it_starts_without_redis_and_stops_on_ctrl_c(start_process: Callable[...
     assert "Traceback" not in running.log.read_text()
 
 
+@pytest.mark.slow
 def test_several_processes_serve_one_port(start_process: Callable[..., Process]) -> None:
     running = start_process(api={"workers": 2})
     running.until_health(lambda health: health["status"] == "ok", "a healthy API")
@@ -858,6 +860,7 @@ def test_several_processes_serve_one_port(start_process: Callable[..., Process])
     assert "Traceback" not in running.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_second_instance_on_another_port(start_process: Callable[..., Process], tmp_path: Path) -> None:
     first = start_process()
     first.until_health(lambda health: health["status"] == "ok", "a healthy API")
@@ -890,6 +893,7 @@ def test_in_development_it_takes_up_changed_code(start_process: Callable[..., Pr
     assert running.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", mostly_slow([2, 1]))
 def test_a_restart_of_the_fleet_is_one_of_the_api_too(start_process: Callable[..., Process], workers: int) -> None:
     running = start_process(api={"workers": workers})

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import mostly_slow
 
 DAEMONS = {
     "llm-ingest": "ingest.daemon",
@@ -20,7 +21,7 @@ def run(module: str, folder: Path, *arguments: str) -> "subprocess.CompletedProc
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
 
 
-@pytest.mark.parametrize("program", DAEMONS)
+@pytest.mark.parametrize("program", mostly_slow(DAEMONS, 2))
 def test_a_misspelt_option_starts_nothing(program: str, tmp_path: Path) -> None:
     queue = ["high"] if program == "llm-worker" else []
     said = run(DAEMONS[program], tmp_path, *queue, "--conifg", "x.json")
@@ -41,15 +42,18 @@ def test_help_and_version(program: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
-    [
-        (["high", "--config"], 2, "expected one argument"),
-        ([], 2, "QUEUE"),
-        (["high", "low"], 2, "unrecognized"),
-        (["high.x"], 78, "'high.x' is not a queue. Allowed: high, medium, low"),
-        (["high.2.3"], 78, "'high.2.3' is not a queue"),
-        (["high."], 78, "'high.' is not a queue"),
-        (["hihg.2"], 78, "'hihg.2' is not a queue"),
-    ],
+    mostly_slow(
+        [
+            (["high", "--config"], 2, "expected one argument"),
+            ([], 2, "QUEUE"),
+            (["high", "low"], 2, "unrecognized"),
+            (["high.x"], 78, "'high.x' is not a queue. Allowed: high, medium, low"),
+            (["high.2.3"], 78, "'high.2.3' is not a queue"),
+            (["high."], 78, "'high.' is not a queue"),
+            (["hihg.2"], 78, "'hihg.2' is not a queue"),
+        ],
+        4,
+    ),
 )
 def test_a_worker_says_what_it_can_not_do(arguments: list[str], status: int, words: str, tmp_path: Path) -> None:
     said = run("jobs.worker", tmp_path, *arguments)

@@ -727,6 +727,7 @@ def test_the_command_starts_and_stops_units(tmp_path: Path, server_url: str, sys
     assert (refused.returncode, "Access denied" in refused.stderr) == (1, True)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_would_do(tmp_path: Path, redis: Redis, server_url: str) -> None:
     import socket
 

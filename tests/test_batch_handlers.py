@@ -268,6 +268,7 @@ def handle_batch(documents, context):
 """
 
 
+@pytest.mark.slow
 def test_a_retry_in_a_job_of_fifty_is_one_documents_own_matter(fleet: Fleet) -> None:
     """Through the whole fleet: 50 documents in one call, and those that come to nothing tried again alone, later."""
     (fleet.folder / "my_handlers.py").write_text(HANDLERS)

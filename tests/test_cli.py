@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, Server, files, wait_until
+from conftest import Fleet, Server, files, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
@@ -187,6 +187,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.slow
 def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(SECRETS))
@@ -212,7 +213,9 @@ def test_an_unset_secret_is_shown_as_unset() -> None:
 # Redis away
 
 
-@pytest.mark.parametrize("arguments", [["tasks"], ["show", new_id(1)], ["flush"], ["demo", "5"], ["status"]])
+@pytest.mark.parametrize(
+    "arguments", mostly_slow([["status"], ["show", new_id(1)], ["tasks"], ["flush"], ["demo", "5"]], 2)
+)
 def test_without_redis_commands_say_so_and_exit_69(tmp_path: Path, arguments: list[str]) -> None:
     configure(tmp_path, NOBODY)
     shown = llmctl("--config", "config.json", *arguments, cwd=tmp_path)
@@ -463,6 +466,7 @@ def test_show_finds_the_files_of_real_documents(fleet: Fleet) -> None:
             }
 
 
+@pytest.mark.slow
 def test_demo_accounts_for_every_document(fleet: Fleet) -> None:
     # Batches that would never go by themselves: the demo has to flush them.
     fleet.configure(processing={"mode": "batch", "batch_timeout": 3600, "batch_size": 1000}).start()

@@ -51,7 +51,7 @@ def test_ingest_killed_at_each_step_of_a_claim(fleet: Fleet, point: str) -> None
     wait_until(lambda: not fleet.temp_groups(), "no claim group left behind")
 
 
-@pytest.mark.parametrize("point", mostly_slow(COMMIT_POINTS, 2))
+@pytest.mark.parametrize("point", mostly_slow(COMMIT_POINTS))
 @pytest.mark.parametrize("passage", mostly_slow([4, 1]))
 def test_collector_killed_at_each_step_of_the_commit(fleet: Fleet, point: str, passage: int) -> None:
     dropped = documents(12)
@@ -160,6 +160,7 @@ def test_a_worker_killed_with_a_document_in_hand(fleet: Fleet) -> None:
     assert fleet.results()[0]["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_the_server_loses_its_last_second(fleet: Fleet) -> None:
     """What everysec may lose: a claim that Redis no longer knows is submitted again, without anyone asking."""
     dropped = documents(50)

@@ -505,6 +505,7 @@ def test_copies_of_a_file_that_carries_an_id(drop: Drop) -> None:
     assert ids.count(document_id) == 1
 
 
+@pytest.mark.slow
 def test_a_name_that_turns_from_broken_file_to_folder_leaves_ingest_at_rest(drop: Drop) -> None:
     fleet = drop.fleet
     fleet.start()

@@ -17,7 +17,7 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from conftest import Server, listen, wait_until
+from conftest import Server, listen, mostly_slow, wait_until
 from redis import Redis
 from test_api import PROBLEM, SOME_ID, Process, ToldClock, configuration
 
@@ -645,7 +645,7 @@ def threads_of_readers() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "llm-following"]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", mostly_slow([2, 1]))
 def test_streams_and_waits_end_when_the_server_is_told_to_stop(
     tmp_path: Path, redis_server: Server, redis: Redis, workers: int
 ) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server, wait_until
+from conftest import Server, mostly_slow, wait_until
 
 from jobs.keeper import BEAT_SECONDS, Pulse
 
@@ -121,7 +121,7 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("work", ["quiet", "with_a_child", "talkative"])
+@pytest.mark.parametrize("work", mostly_slow(["with_a_child", "quiet", "talkative"]))
 def test_stderr_is_passed_on_whatever_is_done_with_it(kept: Callable[[str], Kept], work: str) -> None:
     keeper = kept(work)
     keeper.wait_for("working")

@@ -53,6 +53,7 @@ def test_a_router_takes_up_a_new_model_and_keeps_the_old_one_when_that_is_broken
     assert router.route(document).industry == "Metall"
 
 
+@pytest.mark.slow
 def test_a_running_ingest_takes_up_a_new_model(fleet: Fleet) -> None:
     model = taught(fleet.folder, "model.npz", {"fruit": "Fruit", "metal": "Metal"})
     parts = {"industry_classification": True, "industry_model": str(model)}

@@ -1,7 +1,7 @@
 """`processing.mode`: who is submitted at once and who waits for company."""
 
 import pytest
-from conftest import Fleet, wait_until
+from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
 
 HIGH = b'{"content": "this is urgent"}'
@@ -10,11 +10,13 @@ MEDIUM = b'{"content": "nothing special"}'
 
 @pytest.mark.parametrize(
     ("mode", "queued", "batched"),
-    [
-        ("real_time", {"high", "medium"}, set()),
-        ("batch", set(), {"high", "medium"}),
-        ("hybrid", {"high"}, {"medium"}),
-    ],
+    mostly_slow(
+        [
+            ("real_time", {"high", "medium"}, set()),
+            ("batch", set(), {"high", "medium"}),
+            ("hybrid", {"high"}, {"medium"}),
+        ]
+    ),
 )
 def test_who_waits_for_company(fleet: Fleet, redis: Redis, mode: str, queued: set[str], batched: set[str]) -> None:
     fleet.configure(processing={"mode": mode, "batch_timeout": 3600})

@@ -78,6 +78,7 @@ def test_without_redis_it_is_ready_waits_and_lives(
     wait_until(lambda: manager.beats() >= beats + 2, "a daemon that waits and lives")
 
 
+@pytest.mark.slow
 def test_a_worker_lives_while_its_handler_takes_its_time(fleet: Fleet, manager: Manager) -> None:
     (fleet.folder / "slow.py").write_text("import time\ndef handle(document, context):\n    time.sleep(4)\n")
     fleet.configure(handlers={"default": "slow:handle"})

@@ -92,7 +92,7 @@ POISONS = {
 }
 
 
-@pytest.mark.parametrize("kind", mostly_slow(POISONS, 2))
+@pytest.mark.parametrize("kind", mostly_slow(POISONS))
 def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis, kind: str) -> None:
     """Without a scheduler: the keeper alone gives the work back."""
     poisoned.configure(
@@ -136,6 +136,7 @@ def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis,
     assert poisoned.running["medium"].poll() is None, "its keeper has lived through all of it"
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_its_other_documents_none_of_their_retries(poisoned: Fleet) -> None:
     """The neighbour's worker dies, then its handler fails: that is one failure, and it may fail once."""
     poisoned.configure(
@@ -163,6 +164,7 @@ def test_a_regular_expression_that_never_ends_costs_no_worker(poisoned: Fleet) -
     assert "died" not in poisoned.log("medium")
 
 
+@pytest.mark.slow
 def test_a_worker_that_holds_the_interpreter_lock_keeps_its_lease(
     poisoned: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +257,7 @@ def test_the_document_of_a_machine_that_is_gone(poisoned: Fleet, redis: Redis, m
     assert 2 < seconds < 10
 
 
+@pytest.mark.slow
 def test_a_crash_while_redis_is_away_is_handed_back_when_it_is_there_again(poisoned: Fleet, redis: Redis) -> None:
     pid = in_hand(poisoned, redis)
     poisoned.server.kill()

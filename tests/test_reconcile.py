@@ -261,6 +261,7 @@ def test_a_finished_document_of_a_level_that_is_no_more_is_no_orphan(ground: Gro
     assert ground.looks(0) == [0]
 
 
+@pytest.mark.slow
 def test_a_level_is_removed_while_documents_wait_there(fleet: Fleet, redis: Redis) -> None:
     """Some on the queue, some in the batch."""
     levels = ("high", "medium", "low")

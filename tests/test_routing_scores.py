@@ -111,6 +111,7 @@ def _page() -> Iterator[str]:
         yield f"| {kind} | {what} | {each.number} | {each.precision} | {each.recall} | {each.right} |\n"
 
 
+@pytest.mark.slow
 def test_no_score_has_dropped() -> None:
     if os.environ.get("LLM_UPDATE_SCORES"):
         PAGE.write_text("".join(_page()))

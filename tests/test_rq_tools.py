@@ -83,6 +83,7 @@ def test_rq_info(busy: Fleet) -> None:
     assert "busy" in told
 
 
+@pytest.mark.slow
 def test_rq_dashboard(busy: Fleet) -> None:
     with running(
         str(TOOLS / "rq-dashboard"), "--bind", "127.0.0.1", "--port", "{port}", "--redis-url", busy.server.url

@@ -235,6 +235,7 @@ def test_batch_timeout_holds_within_a_second(fleet: Fleet, redis: Redis) -> None
     assert 1.5 <= time.time() - began < 2.5
 
 
+@pytest.mark.slow
 def test_no_schedule_is_lost_or_done_twice_under_kill_9(fleet: Fleet, redis: Redis) -> None:
     chance = random.Random(7)
     now = time.time()

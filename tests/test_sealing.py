@@ -294,6 +294,7 @@ def test_results_are_sealed_and_originals_left_as_they_came_by_default(fleet: Fl
     assert b'"b": 1.50}' in text, "what is not sensitive stays as it was written"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", mostly_slow(["original.sealed_in_place", "commit.written", "commit.report_in_place"]))
 def test_a_crash_while_originals_are_sealed_leaves_one_of_each(fleet: Fleet, point: str) -> None:
     secret_fleet(fleet, encrypt_originals=True)

@@ -74,6 +74,7 @@ def test_the_server_is_away_in_the_middle(fleet: Fleet) -> None:
 # Folders
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", mostly_slow(["ingest", "collector"]))
 def test_a_second_daemon_on_the_spool_waits_and_takes_over(fleet: Fleet, role: str) -> None:
     fleet.start()
@@ -215,6 +216,7 @@ def test_ingest_stops_claiming_at_max_queue_size(fleet: Fleet) -> None:
     account(fleet, dropped)
 
 
+@pytest.mark.slow
 def test_a_queue_with_no_room_for_a_whole_batch_does_not_stand_still(fleet: Fleet) -> None:
     """The batches wait for company that there is no room for."""
     fleet.configure(queue={"max_queue_size": 10}, processing={"mode": "batch", "batch_size": 50, "batch_timeout": 600})
@@ -231,6 +233,7 @@ def test_a_queue_with_no_room_for_a_whole_batch_does_not_stand_still(fleet: Flee
     wait_until(lambda: fleet.finished() >= 30, "those before the last to be finished")
 
 
+@pytest.mark.slow
 def test_batches_go_on_waiting_behind_a_full_queue(fleet: Fleet) -> None:
     fleet.configure(queue={"max_queue_size": 100}, processing={"mode": "batch", "batch_size": 20, "batch_timeout": 600})
     drop_all(fleet, {f"{n}.json": b'{"n": %d, "metadata": {"priority": "low"}}' % n for n in range(200)})

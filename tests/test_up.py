@@ -212,6 +212,7 @@ def test_kill_9_leaves_no_orphans_and_a_new_start_goes_on(home: Home) -> None:
     assert len({json.loads(path.read_bytes())["document"]["n"] for path in files(home.spool / "processed")}) == 200
 
 
+@pytest.mark.slow
 def test_a_second_one_on_the_same_spool_says_so(home: Home) -> None:
     process = home.started()
     second = home.up()

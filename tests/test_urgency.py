@@ -5,6 +5,7 @@ import os
 import threading
 from pathlib import Path
 
+import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
@@ -59,6 +60,7 @@ def test_urgent_ones_without_end_let_the_others_through(fleet: Fleet, redis: Red
     assert len(left) == 3 * GROUP + 2, "every second step took a whole group"
 
 
+@pytest.mark.slow
 def test_an_urgent_document_overtakes_a_flood(fleet: Fleet, tmp_path: Path) -> None:
     """Four thousand in one folder, moved in at once; a drop while most of them have not been read."""
     fleet.configure(processing={"mode": "real_time"})
