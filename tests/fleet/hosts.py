@@ -72,6 +72,19 @@ ip address replace "$(cat /etc/llm-test-address)/24" dev host0
 """
 
 
+# Each host has control groups of its own: two with the same units would else end each other's processes.
+_IN_GROUPS = """
+name=$1; shift
+for root in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
+    [ -e "$root/cgroup.procs" ] || continue
+    find "$root" -path "$root/$name-*" -depth -type d -exec rmdir {} + 2>/dev/null
+    mkdir "$root/$name-$$"
+    echo $$ >"$root/$name-$$/cgroup.procs"
+done
+exec "$@"
+"""
+
+
 class FleetError(Exception):
     """A host can't be made or reached; the message says why."""
 
@@ -173,6 +186,7 @@ class Host:
         subprocess.run(["ip", "link", "delete", f"vb-llm-{self.name}"], capture_output=True, check=False)
         shutil.rmtree(Path("/run/systemd/nspawn/propagate") / f"llm-{self.name}", ignore_errors=True)
         command = [
+            *("sh", "-c", _IN_GROUPS, "sh", f"llm-{self.name}"),
             *("systemd-nspawn", "--quiet", "--register=no", "--keep-unit", f"--machine=llm-{self.name}"),
             *(f"--hostname={self.name}", f"--directory={self.root}", f"--network-bridge={BRIDGE}"),
             *("--resolv-conf=off", "--timezone=off", f"--bind-ro={self.repository}:/repository", "--boot"),
@@ -202,22 +216,16 @@ class Host:
         _end(self.folder / "pid")
 
     def reboot(self) -> None:
-        """In order; back when this returns."""
-        before = self.tell("cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic")
-        self.ask("systemctl --no-block reboot")
+        """In order; back when this returns. It gets new control groups, as a machine gets a new kernel."""
+        self.ask("systemctl --no-block poweroff")
+        pid = int((self.folder / "pid").read_text())
         end = time.monotonic() + _BOOT_SECONDS
-        while True:
-            try:
-                now = self.ask(
-                    "cat /proc/sys/kernel/random/boot_id; systemctl show -p UserspaceTimestampMonotonic", seconds=10
-                )
-                if now.returncode == 0 and now.stdout != before:
-                    return
-            except subprocess.TimeoutExpired:
-                pass
+        while "systemd-nspawn" in _command(pid):
             if time.monotonic() > end:
-                raise FleetError(f"{self.name} has not come back from a reboot after {_BOOT_SECONDS:g} s")
-            time.sleep(0.3)
+                raise FleetError(f"{self.name} has not gone down after {_BOOT_SECONDS:g} s")
+            time.sleep(0.1)
+        self.boot()
+        self.wait()
 
     def cut(self) -> None:
         """Out of the network: what is sent to it and from it is lost."""
