@@ -18,6 +18,7 @@ from ingest.reconcile import Reconcile
 from ingest.router import Asked, Router
 from ingest.splitting import Splitter
 from ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
+from ingest.spool.gate import Gate
 from ingest.submitting import Submitted, Submitter
 from ingest.watching import Hints
 from jobs import arguments, faults, ledger
@@ -44,6 +45,7 @@ _FAIR_SECONDS = 1.0  # of work in flight, with fairness
 _PEEKS = 64  # files read in one step while a level is full, only to learn their level
 _STANDSTILL = 0.75  # of all in flight; when so many wait in batches, hardly anything is left that makes room
 _PEEK_SECONDS = 0.05
+_GATE_LOOK_SECONDS = 0.02
 _NEWEST = 16  # newcomers that are looked at in one step ahead of those that came before them
 
 
@@ -126,6 +128,7 @@ class Ingest:
         self._outage = Outage(log, told=self._notify.turn)
         self._note = OutageNote(self._folders.temp)
         self._lock = SpoolLock(self._folders.temp, "ingest")
+        self._gate = Gate(self._folders.temp, "moves")
         self._scan: Iterator[Place] | None = None
         self._next_scan = self._next_reconcile = float("-inf")
         self._word = Word(finishing(redis), "ingest", clock, self._folders.temp)
@@ -152,6 +155,7 @@ class Ingest:
         finally:
             self._notify.stopping()
             self._hints.stop()
+            self._gate.close()
             self._lock.release()
             self._word.take_back()
 
@@ -166,6 +170,10 @@ class Ingest:
             )
         while not self._stop:
             self._hints.watch()
+            if not self._gate.passes():
+                self._notify.turn("Waits for a moment, while a backup begins")
+                self._stop.wait(_GATE_LOOK_SECONDS)
+                continue
             try:
                 self._check_in()
                 idle = not self._orders.carry_out() and not self._take_documents()
@@ -174,6 +182,8 @@ class Ingest:
                 self._stop.wait(self._outage.failed(error))
                 self._next_reconcile = float("-inf")
                 continue
+            finally:
+                self._gate.leave()
             self._trouble = ""
             self._notify.turn(f"Takes documents: {self._on_hand()}")
             if idle:

@@ -16,6 +16,7 @@ from ingest.router import Router
 from ingest.spool import Claim, Claims, Folders, Found, explain
 from ingest.spool.claims import Seen
 from ingest.spool.finished import find
+from ingest.spool.gate import Gate
 from ingest.spool.originals import is_at_rest
 from ingest.spool.renaming import within
 from ingest.submitting import Submitted, Submitter
@@ -48,6 +49,7 @@ class Orders:
     ) -> None:
         self._redis = redis
         self._folders = Folders.of(config.directories)
+        self._gate = Gate(self._folders.temp, "retries")
         self._claims = claims
         self._router = router
         self._submitter = submitter
@@ -63,15 +65,23 @@ class Orders:
         now = self._clock.monotonic()
         if now < self._next_look:
             return 0
-        waiting = orders.waiting(self._redis)
-        for place, order in waiting:
+        carried_out = 0
+        for place, order in orders.waiting(self._redis):
             if order is None:
                 self._log.error("An order in %s can't be read and was passed over", orders.STREAM)
-            else:
+            elif order.kind != "retry":
                 self._try(order)
+            elif self._gate.passes():
+                try:
+                    self._try(order)
+                finally:
+                    self._gate.leave()
+            else:
+                continue  # a backup is reading the finished originals: they stay where they are until it has
             orders.carried_out(self._redis, place)
-        self._next_look = now if waiting else now + LOOK_EVERY
-        return len(waiting)
+            carried_out += 1
+        self._next_look = now if carried_out else now + LOOK_EVERY
+        return carried_out
 
     def _try(self, order: Order) -> None:
         """What is wrong with the disk must hold up no document: the order is given up, and can be given again."""

@@ -136,6 +136,18 @@ return revived
 """
 )
 
+# Puts finished documents back that the ledger has forgotten; nobody who follows hears of it: it is long ago.
+# ARGV: entries, each an id, its status, when it came to that (ms), and its fields. Returns how many it did not know.
+_REMEMBER = (
+    LUA
+    + """
+for _, entry in ipairs(cmsgpack.unpack(ARGV[1])) do
+  if not ledger.get(entry[1]) then ledger.move(entry[1], entry[4], entry[2], entry[3]) end
+end
+return #ledger.moved
+"""
+)
+
 # KEYS: sets. ARGV: from and to (lexicographic, from the newest on), how many, whether to count all. The newest members
 # of all sets together with their records, and how many there are in all. Of each set the newest is looked at first, and
 # then a few at a time of those sets in which the newest of all lie: most often that is one or two.
@@ -320,6 +332,24 @@ def move(redis: "Redis | Pipeline", status: Status, at: float, entries: Iterable
 def receive(redis: Redis, entries: Iterable[tuple[str, Fields]]) -> None:
     """Tell of received documents; their fields say their priority and `received_at`. Those known already stay."""
     redis.eval(_RECEIVE, 0, _packed(entries))
+
+
+class Remembered(NamedTuple):
+    """A finished document that the ledger has forgotten: since when (epoch seconds) it is under its final status."""
+
+    id: str
+    status: Status
+    at: float
+    fields: Fields
+
+
+def remember(redis: Redis, forgotten: Iterable[Remembered]) -> int:
+    """Put finished documents back into the ledger. What it knows stays as it is. Returns how many it did not know."""
+    entries = [
+        (each.id, each.status.value, int(each.at * 1000), {_SHORT[name]: value for name, value in each.fields.items()})
+        for each in forgotten
+    ]
+    return int(redis.eval(_REMEMBER, 0, _pack(entries))) if entries else 0
 
 
 def counts(redis: Redis, levels: Sequence[str]) -> dict[str, dict[str, int]]:

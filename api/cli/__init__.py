@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from api.cli import (
+    accounting,
     autoscaling,
+    backing_up,
     checking,
     comparing,
     configuring,
@@ -95,6 +97,9 @@ app.command()(autoscaling.autoscale)
 app.command()(generate.generate)
 app.command()(demo.demo)
 app.command()(torturing.torture)
+app.command()(accounting.reconcile)
+app.command()(backing_up.backup)
+app.command()(backing_up.restore)
 app.add_typer(config, name="config")
 app.add_typer(router, name="router")
 app.add_typer(key, name="key")

@@ -1,0 +1,383 @@
+"""A backup of a spool in which everything moves is as whole as one of a spool that stands still."""
+
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tarfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LLMCTL, Fleet, account, files, wait_until
+from redis import Redis
+
+from ingest.spool import Folders, SpoolLock, backup
+from ingest.spool.backup import BackupError, look_through, make, restore
+from ingest.spool.gate import Gate, GateBusy
+
+BROKEN = b'{"a": nonsense nonsense'
+
+
+def llmctl(fleet: Fleet, *arguments: str, status: int = 0) -> str:
+    fleet.config()
+    done = subprocess.run(
+        [LLMCTL, "--config", str(fleet.config_path), *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+def folders_of(fleet: Fleet) -> Folders:
+    return Folders.of(fleet.config().directories)
+
+
+def contents(fleet: Fleet) -> dict[str, bytes]:
+    """Every file of the spool but the hidden ones."""
+    return {str(path.relative_to(fleet.folder)): path.read_bytes() for path in files(fleet.folder) if path.is_file()}
+
+
+def destroy(fleet: Fleet) -> None:
+    for folder in (fleet.raw, fleet.temp, fleet.archive, fleet.errors, fleet.processed):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def numbered(first: int, count: int) -> dict[str, bytes]:
+    return {f"{number:04d}.json": b'{"number": %d}' % number for number in range(first, first + count)}
+
+
+def test_what_is_backed_up_is_restored(fleet: Fleet, tmp_path: Path, redis: Redis) -> None:
+    dropped = numbered(0, 6) | {"sub/dir/é.json": b'"deep"', "bad.json": BROKEN}
+    for name, content in dropped.items():
+        fleet.drop(name, content)
+    lines = b'{"line": 1}\n{"line": 2}\n{"line": 3}\n'
+    fleet.drop("three.jsonl", lines)
+    fleet.start()
+    fleet.wait_finished(len(dropped) + 4)
+    fleet.stop()
+    fleet.drop("waits.json", b'"waits"')
+    before = contents(fleet)
+    made = make(folders_of(fleet), str(tmp_path / "backups"))
+    assert (made.count.waiting, made.count.in_flight, made.count.in_error, made.count.results) == (1, 0, 1, 10)
+    assert made.count.archived == 11, "ten and the file that was taken apart"
+    assert contents(fleet) == before, "nothing has changed by it"
+    assert not (fleet.temp / ".backup").exists()
+    assert os.stat(made.path).st_mode & 0o077 == 0
+    destroy(fleet)
+    restored = restore(made.path, folders_of(fleet))
+    assert restored.count == made.count
+    del before["config.json"]
+    after = contents(fleet)
+    del after["config.json"]
+    assert {name: content for name, content in before.items() if not name.endswith(".log")} == {
+        name: content for name, content in after.items() if not name.endswith(".log")
+    }
+    redis.flushall()
+    fleet.start()
+    fleet.wait_finished(len(dropped) + 5)
+    wait_until(lambda: fleet.ledger_total("done") == 1, "what waited is done")
+    assert "10  finished, and unknown to Redis" in llmctl(fleet, "reconcile")
+    assert "10  finished, and told to Redis now" in llmctl(fleet, "reconcile", "--record")
+    assert fleet.ledger_total("done", "rejected") == 11
+    told = json.loads(llmctl(fleet, "show", "bad.json", "--json"))
+    assert told["status"] == "rejected"
+
+
+def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: Path, redis: Redis) -> None:
+    """While documents stream through, and rejected ones are tried again, backups are made; each is whole."""
+    fleet.configure(processing={"mode": "hybrid", "batch_size": 10, "batch_timeout": 1})
+    fleet.start()
+    dropped: dict[str, bytes] = {}
+    stop = threading.Event()
+
+    def produce() -> None:
+        number = 0
+        while not stop.is_set() and number < 6000:
+            for name, content in numbered(number, 25).items():
+                dropped[name] = content
+                fleet.drop(name, content)
+            number += 25
+            if number % 100 == 0:
+                fleet.drop(f"bad-{number}.json", b'{"bad": nonsense %d' % number)
+            if number % 200 == 0:
+                fleet.drop(f"lines-{number}.jsonl", b"".join(b'{"line": %d}\n' % (number + n) for n in range(5)))
+            stop.wait(0.02)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    wait_until(lambda: fleet.finished() > 100, "documents stream")
+    made = []
+    promised = []
+    for number in range(4):
+        promised.append(set(dropped))  # these had been dropped before the instant
+        made.append(make(folders_of(fleet), str(tmp_path / f"backups-{number}")))
+    stop.set()
+    producer.join()
+    assert sum(each.count.in_flight + each.count.waiting for each in made) > 0, "something was on its way"
+    fleet.stop()
+    for each, names in zip(made, promised, strict=True):
+        redis.flushall()
+        destroy(fleet)
+        restore(each.path, folders_of(fleet))
+        assert len({name for name in names}) > 0
+        fleet.start()
+        in_backup = {path: 0 for path in names}
+        wait_until(lambda: not fleet.in_flight() and not files(fleet.raw), "all that was restored is finished")
+        originals = [path.name for path in files(fleet.archive)]
+        for name in in_backup:
+            assert originals.count(name) == 1, f"{name} was dropped before the backup, and is there {originals.count(name)} times"
+        assert len(originals) == len(set(map(str, files(fleet.archive))))
+        assert not [name for name in originals if name.count(".") > 1 and "lines" not in name], "nothing is there twice"
+        fleet.stop()
+        assert json.loads(llmctl(fleet, "reconcile", "--verify", "--json"))["balanced"]
+
+
+def test_ingest_moves_nothing_behind_a_shut_gate(fleet: Fleet) -> None:
+    fleet.start("ingest", "collector", "medium")
+    fleet.drop("first.json", b"1")
+    fleet.wait_finished(1)
+    gate = Gate(str(fleet.temp), "moves")
+    with gate.shut(10):
+        path = fleet.drop("second.json", b"2")
+        with pytest.raises(AssertionError):
+            wait_until(lambda: not path.exists(), "the claim", deadline=1.5)
+    fleet.wait_finished(2)
+
+
+def test_a_retry_waits_for_a_backup(fleet: Fleet, redis: Redis) -> None:
+    from jobs import orders
+
+    fleet.drop("bad.json", BROKEN)
+    fleet.start("ingest", "collector", "medium")
+    fleet.wait_finished(1)
+    wait_until(lambda: fleet.ledger_total("rejected") == 1, "the ledger knows")
+    first = fleet.reports()[0]
+    gate = Gate(str(fleet.temp), "retries")
+    with gate.shut(10):
+        orders.give(redis, "retry", [first["id"]], "a test")
+        fleet.drop("good.json", b"1")
+        fleet.wait_finished(2)
+        assert fleet.reports() == [first], "it lies where it lay"
+    wait_until(lambda: [r for r in fleet.reports() if r["failed_at"] != first["failed_at"]], "it was tried again")
+
+
+def test_the_gate_is_passed_and_shut_in_turn(tmp_path: Path) -> None:
+    """A gate that is passed all the time is shut all the same."""
+    stop = threading.Event()
+
+    def pass_all_the_time() -> None:
+        gate = Gate(str(tmp_path), "moves")
+        while not stop.is_set():
+            if gate.passes():
+                gate.leave()
+        gate.close()
+
+    passing = [threading.Thread(target=pass_all_the_time) for _ in range(2)]
+    for each in passing:
+        each.start()
+    try:
+        gate, other = Gate(str(tmp_path), "moves"), Gate(str(tmp_path), "moves")
+        with gate.shut(10):
+            assert not other.passes()
+            with pytest.raises(GateBusy), other.shut(0.05):
+                pass
+        assert other.passes() or True
+    finally:
+        stop.set()
+        for each in passing:
+            each.join()
+
+
+def test_files_that_are_no_files(fleet: Fleet, tmp_path: Path) -> None:
+    """Links, pipes and sockets are rejected, and lie in the error folder as what they are."""
+    os.symlink("/etc/passwd", fleet.raw / "link.json")
+    os.mkfifo(fleet.raw / "pipe.json")
+    with socket.socket(socket.AF_UNIX) as listening:
+        here = os.getcwd()
+        os.chdir(fleet.raw)
+        try:
+            listening.bind("socket.json")
+        finally:
+            os.chdir(here)
+    fleet.start("ingest", "collector", "high", "medium")
+    wait_until(lambda: len(fleet.reports()) == 3, "three are rejected")
+    fleet.stop()
+    made = make(folders_of(fleet), str(tmp_path / "backups"))
+    assert made.count.in_error == 3
+    destroy(fleet)
+    restore(made.path, folders_of(fleet))
+    assert os.readlink(fleet.errors / "link.json") == "/etc/passwd"
+    assert (fleet.errors / "pipe.json").is_fifo()
+    assert (fleet.errors / "socket.json").exists()
+    assert "Everything is accounted for" in llmctl(fleet, "reconcile")
+
+
+@pytest.mark.parametrize("place", ["raw", "raw/below", "temp"])
+def test_a_backup_never_goes_into_the_spool(fleet: Fleet, place: str) -> None:
+    said = llmctl(fleet, "backup", str(fleet.folder / place), status=1)
+    assert "lies in" in said
+    assert "outside of the spool" in said
+
+
+def test_only_the_newest_are_kept(fleet: Fleet, tmp_path: Path) -> None:
+    folders_of(fleet).prepare()
+    target = tmp_path / "backups"
+    target.mkdir()
+    host = os.uname().nodename
+    for day in range(1, 5):
+        (target / f"llm-{host}-2026010{day}T033000Z.tar.gz").touch()
+    (target / f"llm-another-20260101T033000Z.tar.gz").touch()
+    (target / "notes.txt").touch()
+    told = json.loads(llmctl(fleet, "backup", str(target), "--keep", "2", "--json"))
+    left = sorted(path.name for path in target.iterdir())
+    assert len(told["removed"]) == 3
+    assert f"llm-{host}-20260104T033000Z.tar.gz" in left
+    assert "llm-another-20260101T033000Z.tar.gz" in left
+    assert len(left) == 4
+
+
+class TestRestoring:
+    @pytest.fixture
+    def made(self, fleet: Fleet, tmp_path: Path) -> str:
+        folders_of(fleet).prepare()
+        for name, content in numbered(0, 300).items():
+            fleet.drop(name, content)
+        return make(folders_of(fleet), str(tmp_path / "backups")).path
+
+    def test_into_a_spool_that_is_not_empty(self, fleet: Fleet, made: str) -> None:
+        before = contents(fleet)
+        said = llmctl(fleet, "restore", made, status=1)
+        assert "raw" in said
+        assert "is not empty" in said
+        assert contents(fleet) == before
+
+    def test_while_somebody_works_on_it(self, fleet: Fleet, made: str) -> None:
+        destroy(fleet)
+        folders_of(fleet).prepare()
+        lock = SpoolLock(str(fleet.temp), "collector")
+        assert lock.take()
+        assert f"llm-collector (process {os.getpid()}) works on" in llmctl(fleet, "restore", made, status=1)
+        lock.release()
+        assert not files(fleet.raw)
+
+    @pytest.mark.parametrize("left", [0, 10, 0.5, 0.98, -1])
+    def test_what_is_cut_off_restores_nothing(self, fleet: Fleet, made: str, left: float) -> None:
+        destroy(fleet)
+        whole = Path(made).read_bytes()
+        Path(made).write_bytes(whole[: int(left * len(whole)) if isinstance(left, float) else left])
+        assert "damaged or cut off" in llmctl(fleet, "restore", made, status=1)
+        assert not files(fleet.raw)
+
+    def test_what_is_damaged_restores_nothing(self, fleet: Fleet, made: str) -> None:
+        destroy(fleet)
+        content = bytearray(Path(made).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        Path(made).write_bytes(content)
+        assert "Take another one" in llmctl(fleet, "restore", made, status=1)
+        assert not files(fleet.raw)
+
+    def test_without_its_end(self, fleet: Fleet, made: str) -> None:
+        rewrite(made, lambda members: members[:-1])
+        assert "is not whole" in llmctl(fleet, "restore", "--check", made, status=1)
+
+    def test_with_a_file_too_few(self, fleet: Fleet, made: str) -> None:
+        rewrite(made, lambda members: [*members[:5], *members[6:]])
+        assert "doesn't hold what it says" in llmctl(fleet, "restore", "--check", made, status=1)
+
+    @pytest.mark.parametrize("name", ["watch/0/../../../x", "/etc/x", "watch/7/x", "elsewhere/x", "temp", "watch/0//x"])
+    def test_a_name_that_leads_elsewhere(self, fleet: Fleet, made: str, name: str, tmp_path: Path) -> None:
+        destroy(fleet)
+
+        def renamed(members: list[tuple[tarfile.TarInfo, bytes]]) -> list[tuple[tarfile.TarInfo, bytes]]:
+            members[1][0].name = name
+            return members
+
+        rewrite(made, renamed, recount=True)
+        assert "none of ours" in llmctl(fleet, "restore", made, status=1)
+        assert not files(fleet.raw)
+
+    def test_nothing_is_written_through_a_link(self, fleet: Fleet, made: str, tmp_path: Path) -> None:
+        destroy(fleet)
+        outside = tmp_path / "outside"
+        outside.mkdir()
+
+        def linked(members: list[tuple[tarfile.TarInfo, bytes]]) -> list[tuple[tarfile.TarInfo, bytes]]:
+            link = tarfile.TarInfo("watch/0/trap")
+            link.type, link.linkname = tarfile.SYMTYPE, str(outside)
+            inner = tarfile.TarInfo("watch/0/trap/x.json")
+            inner.size = 1
+            return [members[0], (link, b""), (inner, b"1"), *members[1:]]
+
+        rewrite(made, linked, recount=True)
+        llmctl(fleet, "restore", made, status=1)
+        assert not list(outside.iterdir())
+
+    def test_of_another_format(self, fleet: Fleet, made: str) -> None:
+        def newer(members: list[tuple[tarfile.TarInfo, bytes]]) -> list[tuple[tarfile.TarInfo, bytes]]:
+            said = json.loads(members[0][1]) | {"format": 2, "version": "9.9"}
+            content = json.dumps(said).encode()
+            members[0][0].size = len(content)
+            return [(members[0][0], content), *members[1:]]
+
+        rewrite(made, newer)
+        said = llmctl(fleet, "restore", made, status=1)
+        assert "the format 2" in said
+        assert "Restore it with the version that made it: 9.9" in said
+
+    def test_more_watch_folders_than_there_are(self, fleet: Fleet, tmp_path: Path) -> None:
+        second = str(fleet.folder / "raw2")
+        fleet.configure(directories={"watch_directory": [str(fleet.raw), second]})
+        folders_of(fleet).prepare()
+        made = make(folders_of(fleet), str(tmp_path / "backups")).path
+        fleet.configure(directories={"watch_directory": str(fleet.raw)})
+        destroy(fleet)
+        assert "Add the others to directories.watch_directory" in llmctl(fleet, "restore", made, status=1)
+
+    def test_something_else(self, fleet: Fleet, tmp_path: Path) -> None:
+        (tmp_path / "x").write_bytes(b"nothing")
+        destroy(fleet)
+        assert "is no backup" in llmctl(fleet, "restore", str(tmp_path / "x"), status=1)
+        assert "missing" in llmctl(fleet, "restore", str(tmp_path / "nowhere"), status=1)
+
+
+def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
+    """Make a backup anew with other members."""
+    with gzip.open(path) as packed, tarfile.open(fileobj=packed) as tar:
+        members = [(member, (tar.extractfile(member) or io.BytesIO()).read()) for member in tar]
+    members = change(members)
+    if recount:
+        about = backup._About()
+        for member, content in members[1:-1]:
+            about.see(member.name)
+            about.count.bytes += len(content)
+        content = json.dumps(
+            {name: getattr(about.count, name) for name in about.count.__struct_fields__}
+        ).encode()
+        members[-1][0].size = len(content)
+        members[-1] = (members[-1][0], content)
+    with gzip.open(path, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+        for member, content in members:
+            tar.addfile(member, io.BytesIO(content))
+
+
+def test_a_full_disk_leaves_no_half_backup(fleet: Fleet, tmp_path: Path) -> None:
+    folders_of(fleet).prepare()
+    for name, content in numbered(0, 20).items():
+        fleet.drop(name, os.urandom(20000).hex().encode())
+    fleet.config()
+    target = tmp_path / "backups"
+    target.mkdir()
+    # A limit on the size of files stands for the disk: SIGXFSZ ignored, a write beyond it is an error.
+    limited = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)); sys.argv = ['llmctl', '--config', {str(fleet.config_path)!r}, 'backup', {str(target)!r}]; from api.cli import main; main()"
+    done = subprocess.run([os.sys.executable, "-c", limited], capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "File too large" in done.stderr
+    assert not list(target.iterdir())
+    assert not (fleet.temp / ".backup").exists()
+    assert len(files(fleet.raw)) == 20
+    assert signal.SIGXFSZ
