@@ -5,21 +5,24 @@ import io
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import threading
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LLMCTL, Fleet, account, files, wait_until
+from conftest import LLMCTL, Fleet, files, wait_until
 from redis import Redis
 
 from ingest.spool import Folders, SpoolLock, backup
-from ingest.spool.backup import BackupError, look_through, make, restore
+from ingest.spool.backup import make, restore
 from ingest.spool.gate import Gate, GateBusy
+from jobs import orders
 
 BROKEN = b'{"a": nonsense nonsense'
 
@@ -27,7 +30,11 @@ BROKEN = b'{"a": nonsense nonsense'
 def llmctl(fleet: Fleet, *arguments: str, status: int = 0) -> str:
     fleet.config()
     done = subprocess.run(
-        [LLMCTL, "--config", str(fleet.config_path), *arguments], capture_output=True, text=True, timeout=60, check=False
+        [LLMCTL, "--config", str(fleet.config_path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout if status == 0 else done.stderr
@@ -81,13 +88,14 @@ def test_what_is_backed_up_is_restored(fleet: Fleet, tmp_path: Path, redis: Redi
     fleet.start()
     fleet.wait_finished(len(dropped) + 5)
     wait_until(lambda: fleet.ledger_total("done") == 1, "what waited is done")
-    assert "10  finished, and unknown to Redis" in llmctl(fleet, "reconcile")
-    assert "10  finished, and told to Redis now" in llmctl(fleet, "reconcile", "--record")
-    assert fleet.ledger_total("done", "rejected") == 11
-    told = json.loads(llmctl(fleet, "show", "bad.json", "--json"))
+    assert "11  finished, and unknown to Redis" in llmctl(fleet, "reconcile")
+    assert "11  finished, and told to Redis now" in llmctl(fleet, "reconcile", "--record")
+    assert fleet.ledger_total("done", "rejected") == 12
+    told = json.loads(llmctl(fleet, "show", fleet.reports()[0]["id"], "--json"))
     assert told["status"] == "rejected"
 
 
+@pytest.mark.slow
 def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: Path, redis: Redis) -> None:
     """While documents stream through, and rejected ones are tried again, backups are made; each is whole."""
     fleet.configure(processing={"mode": "hybrid", "batch_size": 10, "batch_timeout": 1})
@@ -97,7 +105,7 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
 
     def produce() -> None:
         number = 0
-        while not stop.is_set() and number < 6000:
+        while not stop.is_set() and number < 2000:
             for name, content in numbered(number, 25).items():
                 dropped[name] = content
                 fleet.drop(name, content)
@@ -113,7 +121,7 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
     wait_until(lambda: fleet.finished() > 100, "documents stream")
     made = []
     promised = []
-    for number in range(4):
+    for number in range(2):
         promised.append(set(dropped))  # these had been dropped before the instant
         made.append(make(folders_of(fleet), str(tmp_path / f"backups-{number}")))
     stop.set()
@@ -124,14 +132,11 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
         redis.flushall()
         destroy(fleet)
         restore(each.path, folders_of(fleet))
-        assert len({name for name in names}) > 0
         fleet.start()
-        in_backup = {path: 0 for path in names}
         wait_until(lambda: not fleet.in_flight() and not files(fleet.raw), "all that was restored is finished")
         originals = [path.name for path in files(fleet.archive)]
-        for name in in_backup:
-            assert originals.count(name) == 1, f"{name} was dropped before the backup, and is there {originals.count(name)} times"
-        assert len(originals) == len(set(map(str, files(fleet.archive))))
+        times = Counter(originals)
+        assert not {name: times[name] for name in names if times[name] != 1}, "each is there once"
         assert not [name for name in originals if name.count(".") > 1 and "lines" not in name], "nothing is there twice"
         fleet.stop()
         assert json.loads(llmctl(fleet, "reconcile", "--verify", "--json"))["balanced"]
@@ -144,14 +149,12 @@ def test_ingest_moves_nothing_behind_a_shut_gate(fleet: Fleet) -> None:
     gate = Gate(str(fleet.temp), "moves")
     with gate.shut(10):
         path = fleet.drop("second.json", b"2")
-        with pytest.raises(AssertionError):
+        with pytest.raises(pytest.fail.Exception):
             wait_until(lambda: not path.exists(), "the claim", deadline=1.5)
     fleet.wait_finished(2)
 
 
 def test_a_retry_waits_for_a_backup(fleet: Fleet, redis: Redis) -> None:
-    from jobs import orders
-
     fleet.drop("bad.json", BROKEN)
     fleet.start("ingest", "collector", "medium")
     fleet.wait_finished(1)
@@ -159,7 +162,7 @@ def test_a_retry_waits_for_a_backup(fleet: Fleet, redis: Redis) -> None:
     first = fleet.reports()[0]
     gate = Gate(str(fleet.temp), "retries")
     with gate.shut(10):
-        orders.give(redis, "retry", [first["id"]], "a test")
+        orders.give(redis, "retry", [first["id"]], "a test", time.time())
         fleet.drop("good.json", b"1")
         fleet.wait_finished(2)
         assert fleet.reports() == [first], "it lies where it lay"
@@ -186,7 +189,6 @@ def test_the_gate_is_passed_and_shut_in_turn(tmp_path: Path) -> None:
             assert not other.passes()
             with pytest.raises(GateBusy), other.shut(0.05):
                 pass
-        assert other.passes() or True
     finally:
         stop.set()
         for each in passing:
@@ -217,7 +219,7 @@ def test_files_that_are_no_files(fleet: Fleet, tmp_path: Path) -> None:
     assert "Everything is accounted for" in llmctl(fleet, "reconcile")
 
 
-@pytest.mark.parametrize("place", ["raw", "raw/below", "temp"])
+@pytest.mark.parametrize("place", ["raw", "temp/below"])
 def test_a_backup_never_goes_into_the_spool(fleet: Fleet, place: str) -> None:
     said = llmctl(fleet, "backup", str(fleet.folder / place), status=1)
     assert "lies in" in said
@@ -231,7 +233,7 @@ def test_only_the_newest_are_kept(fleet: Fleet, tmp_path: Path) -> None:
     host = os.uname().nodename
     for day in range(1, 5):
         (target / f"llm-{host}-2026010{day}T033000Z.tar.gz").touch()
-    (target / f"llm-another-20260101T033000Z.tar.gz").touch()
+    (target / "llm-another-20260101T033000Z.tar.gz").touch()
     (target / "notes.txt").touch()
     told = json.loads(llmctl(fleet, "backup", str(target), "--keep", "2", "--json"))
     left = sorted(path.name for path in target.iterdir())
@@ -355,9 +357,7 @@ def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
         for member, content in members[1:-1]:
             about.see(member.name)
             about.count.bytes += len(content)
-        content = json.dumps(
-            {name: getattr(about.count, name) for name in about.count.__struct_fields__}
-        ).encode()
+        content = json.dumps({name: getattr(about.count, name) for name in about.count.__struct_fields__}).encode()
         members[-1][0].size = len(content)
         members[-1] = (members[-1][0], content)
     with gzip.open(path, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as tar:
@@ -367,17 +367,21 @@ def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
 
 def test_a_full_disk_leaves_no_half_backup(fleet: Fleet, tmp_path: Path) -> None:
     folders_of(fleet).prepare()
-    for name, content in numbered(0, 20).items():
+    for name in numbered(0, 20):
         fleet.drop(name, os.urandom(20000).hex().encode())
     fleet.config()
     target = tmp_path / "backups"
     target.mkdir()
     # A limit on the size of files stands for the disk: SIGXFSZ ignored, a write beyond it is an error.
-    limited = f"import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000)); sys.argv = ['llmctl', '--config', {str(fleet.config_path)!r}, 'backup', {str(target)!r}]; from api.cli import main; main()"
-    done = subprocess.run([os.sys.executable, "-c", limited], capture_output=True, text=True, check=False)
+    limited = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000));"
+        "from api.cli import main; main()"
+    )
+    arguments = ["--config", str(fleet.config_path), "backup", str(target)]
+    done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "File too large" in done.stderr
     assert not list(target.iterdir())
     assert not (fleet.temp / ".backup").exists()
     assert len(files(fleet.raw)) == 20
-    assert signal.SIGXFSZ

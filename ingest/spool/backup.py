@@ -268,14 +268,13 @@ class _Writing:
     def _add(self, path: str, name: str) -> bool:
         """Add one file, a link or a pipe; False where it has gone."""
         try:
-            # A socket, which holds nothing, has none.
             found: tarfile.TarInfo | None = self._tar.gettarinfo(path, name)
-            about = found or tarfile.TarInfo(name)
+            about = found or tarfile.TarInfo(name)  # a socket has none: it holds nothing, and becomes an empty file
             about.uid = about.gid = 0
             about.uname = about.gname = ""
             if about.islnk():  # beside itself, for this backup's sake
                 about.type, about.linkname = tarfile.REGTYPE, ""
-            if about.isreg():
+            if found and about.isreg():
                 with open(path, "rb") as file:
                     self._add_content(about, file)
             else:
