@@ -160,7 +160,7 @@ class Accounting:
         folder, name = os.path.split(os.path.relpath(original, self._folders.archive))
         folder = folder.removesuffix(_LINES) if os.path.basename(folder).endswith(_LINES) else folder
         result = os.path.join(self._folders.output, folder, name)
-        if os.path.lexists(result):
+        if os.path.lexists(result) and not os.path.isdir(result):  # a folder: the results of a file's documents
             return result
         found = _ID_IN_NAME.search(name)  # a crash came between: see Commit._places
         if found:
@@ -244,11 +244,11 @@ class Accounting:
 
     def _compare(self, redis: Redis, held: set[str]) -> None:
         known: set[str] = set()
-        for document_id, status in self._entries(redis):
+        for document_id, record in self._entries(redis):
             known.add(document_id)
-            if status in FINAL and document_id not in self._reports:
-                self._account.removed += 1
-            elif status in IN_FLIGHT and document_id not in held:
+            if record.status in FINAL:
+                self._account.removed += document_id not in self._reports and not record.was_taken_apart
+            elif record.status in IN_FLIGHT and document_id not in held:
                 self._suspects.append(("no_claim", document_id, self._is_without_claim(redis, document_id)))
         self._account.unsubmitted = len(held - known)
         strange = [document_id for document_id in self._reports if document_id not in known]
@@ -262,12 +262,12 @@ class Accounting:
                 found = [_remembered(told) for each in missing if (told := _read_report(self._reports[each]))]
                 self._account.recorded += ledger.remember(redis, found)
 
-    def _entries(self, redis: Redis) -> Iterator[tuple[str, Status]]:
+    def _entries(self, redis: Redis) -> Iterator[tuple[str, ledger.Record]]:
         cursor: str | None = None
         number = 0
         while True:
             page = ledger.page_of(
-                lambda document_id, record: (document_id, record.status),
+                lambda document_id, record: (document_id, record),
                 redis,
                 self._levels,
                 limit=_AT_ONCE,

@@ -431,7 +431,8 @@ def _origin(committed: Committed) -> ledger.Fields:
 
 def _quiet(done: Outcome) -> str:
     """The reason for the log. A handler's own message may quote the document, so it stays in the error report."""
-    return done.message if done.code not in ("handler_rejected", "handler_failed") else "see the error report"
+    own = done.code in ("handler_rejected", "handler_failed")
+    return "see the error report" if own else done.message.rstrip(".")
 
 
 def main() -> None:

@@ -234,6 +234,11 @@ class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
     rejected_at: int = msgspec.field(name="tx", default=0)
     cancelled_at: int = msgspec.field(name="tc", default=0)
 
+    @property
+    def was_taken_apart(self) -> bool:
+        """Whether it is a file of several documents, done as such: nobody has worked on it."""
+        return self.status == Status.DONE and not self.quality
+
 
 _TIMES = {
     "received": "tr",

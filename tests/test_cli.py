@@ -72,7 +72,7 @@ def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
     shown = llmctl("--help", cwd=tmp_path)
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for command in ("up", "status", "tasks", "show", "flush", "generate", "demo", "config"):
+    for command in ("up", "status", "tasks", "show", "flush", "generate", "demo", "backup", "restore", "config"):
         assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE), command
     for code, meaning in MEANINGS.items():
         assert f"{code.value:>2}  {meaning}" in shown.stdout

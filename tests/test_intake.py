@@ -279,7 +279,7 @@ print(time.process_time() - began, re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHOSEN)
 def test_no_text_takes_long_or_much(name: str, tmp_path: Path) -> None:
-    """2 s of a quiet machine, with room for a busy one (what grows with the square takes 20 and more), and 200 MB.
+    """2 s of a quiet machine, with room for a very busy one (what grows with the square takes 20 and more), and 200 MB.
 
     In a process of its own, since a process keeps the memory that it once had.
     """
@@ -289,7 +289,7 @@ def test_no_text_takes_long_or_much(name: str, tmp_path: Path) -> None:
         [sys.executable, "-c", _ALONE, str(path)], capture_output=True, text=True, check=True, timeout=60
     )
     seconds, kilobytes = done.stdout.split()[-2:]
-    assert float(seconds) < 4, done.stdout
+    assert float(seconds) < 10, done.stdout
     assert int(kilobytes) < 200 * 1024 + MEASURED_BY_ITSELF, done.stdout
 
 

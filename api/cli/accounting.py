@@ -32,7 +32,9 @@ def reconcile(
     offline: Annotated[bool, typer.Option("--offline", help="Look at the folders alone, without Redis.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Account for every document: compare the folders with each other, and with what Redis knows.
+    """Account for every document, on the disk and in Redis.
+
+    The folders are compared with each other, and with what Redis knows.
 
     Run it where the folders are. Nothing has to be stopped: what moves meanwhile is looked at again. Claims that Redis
     doesn't know are submitted by llm-ingest itself. The exit status is 1 when something does not add up.
