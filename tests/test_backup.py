@@ -346,6 +346,30 @@ class TestRestoring:
         assert "missing" in llmctl(fleet, "restore", str(tmp_path / "nowhere"), status=1)
 
 
+@pytest.mark.parametrize("before", [None, '{"keys": []}\n', '{"keys": [{"another": 1}]}'])
+def test_what_lies_elsewhere_goes_with_it(fleet: Fleet, tmp_path: Path, before: str | None) -> None:
+    """The API's keys, and what the router was taught; what has something in it is not overwritten."""
+    keys, labels = tmp_path / "etc/api-keys.json", tmp_path / "labels.jsonl"
+    fleet.configure(security={"api_keys_file": str(keys)}, intelligent_routing={"labels": str(labels)})
+    keys.parent.mkdir()
+    keys.write_text('{"keys": [{"some": "hash"}]}')
+    labels.write_text('{"label": 1}\n')
+    folders_of(fleet).prepare()
+    llmctl(fleet, "backup", str(tmp_path / "backups"))
+    labels.unlink()
+    keys.unlink()
+    if before is not None:
+        keys.write_text(before)
+        keys.chmod(0o640)
+    (made,) = (tmp_path / "backups").iterdir()
+    llmctl(fleet, "restore", str(made))
+    assert labels.read_text() == '{"label": 1}\n'
+    kept = before is not None and "another" in before
+    assert keys.read_text() == (before if kept else '{"keys": [{"some": "hash"}]}')
+    assert os.stat(keys).st_mode & 0o777 == (0o600 if before is None else 0o640)
+    assert [path.name for path in keys.parent.iterdir()] == ["api-keys.json"]
+
+
 def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
     """Make a backup anew with other members."""
     with gzip.open(path) as packed, tarfile.open(fileobj=packed) as tar:
@@ -384,3 +408,28 @@ def test_a_full_disk_leaves_no_half_backup(fleet: Fleet, tmp_path: Path) -> None
     assert not list(target.iterdir())
     assert not (fleet.temp / ".backup").exists()
     assert len(files(fleet.raw)) == 20
+
+
+@pytest.mark.slow
+def test_what_has_come_to_its_end_since_is_done_again(fleet: Fleet, tmp_path: Path, redis: Redis) -> None:
+    """Redis stayed, and remembers an end that is not on the disk any more."""
+    fleet.start("ingest", "collector")
+    for name, content in numbered(0, 3).items():
+        fleet.drop(name, content)
+    fleet.drop("bad.json", BROKEN)
+    wait_until(lambda: len(fleet.in_flight()) == 4, "all are claimed")
+    wait_until(lambda: fleet.ledger_total("queued") == 4, "all are enqueued")
+    made = make(folders_of(fleet), str(tmp_path / "backups"))
+    assert made.count.in_flight == 4
+    fleet.start("medium")
+    fleet.wait_finished(4)
+    wait_until(lambda: fleet.ledger_total("done", "rejected") == 4, "the ledger knows")
+    fleet.stop()
+    destroy(fleet)
+    restore(made.path, folders_of(fleet))
+    fleet.start("ingest", "collector", "medium")
+    fleet.wait_finished(4)
+    wait_until(lambda: not fleet.in_flight(), "nothing is left")
+    wait_until(lambda: fleet.ledger_total("done", "rejected") == 4, "the ledger knows")
+    assert (fleet.ledger_total("done"), fleet.ledger_total("rejected")) == (3, 1)
+    assert "Everything is accounted for" in llmctl(fleet, "reconcile", "--verify")

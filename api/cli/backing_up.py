@@ -28,15 +28,16 @@ def backup(
     """Back up the spool into one file, as it is at one instant.
 
     Nothing has to be stopped: documents wait for about as long as it takes to link those that are in flight. The
-    configuration, the secrets and what is in Redis are not part of it; the hashes of the API's keys are.
+    configuration, the secrets and what is in Redis are not part of it; the hashes of the API's keys are, and what the
+    router was taught.
     """
-    from ingest.spool.backup import BackupError, make
+    from ingest.spool.backup import BackupError, beside, make
 
     config = settings(context).config
     folders = _folders(context)
     try:
         with _progress("Backing up") as told:
-            made = make(folders, folder, keep, config.security.api_keys_file, told)
+            made = make(folders, folder, keep, beside(config), told)
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
     _show(made, as_json)
@@ -53,15 +54,14 @@ def restore(
     The daemons have to be stopped. What was in flight is submitted anew when llm-ingest starts; llmctl reconcile
     --record tells Redis of what was finished.
     """
-    from ingest.spool.backup import BackupError, look_through
+    from ingest.spool.backup import BackupError, beside, look_through
     from ingest.spool.backup import restore as put_back
 
     config = settings(context).config
     folders = _folders(context)
     try:
         with _progress("Reading" if check else "Restoring") as told:
-            api_keys = config.security.api_keys_file
-            found = look_through(file, told) if check else put_back(file, folders, api_keys, told)
+            found = look_through(file, told) if check else put_back(file, folders, beside(config), told)
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
     _show(found, as_json)

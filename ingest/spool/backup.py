@@ -16,12 +16,14 @@ import io
 import os
 import platform
 import shutil
+import stat
 import tarfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import IO, TypeVar
 
 import msgspec
@@ -33,13 +35,15 @@ from ingest.spool.gate import Gate, GateBusy
 from ingest.spool.locking import SpoolLock
 from ingest.spool.renaming import sync_all
 from jobs import __version__
+from jobs.config import Config
 from jobs.document import is_id
 
 FORMAT = 1
 PREFIX, SUFFIX = "llm-", ".tar.gz"
 GATE_SECONDS = 30.0
 _LINKED = ".backup"  # below the temp folder
-_FIRST, _LAST, _KEYS = "backup.json", "complete.json", "api-keys.json"
+_FIRST, _LAST = "backup.json", "complete.json"
+_BESIDE = ("api-keys.json", "labels.jsonl")
 _LEVEL = 4  # of compression: beyond it a third more time is a few per cent less
 _IN_MEMORY = 32 * 1024 * 1024
 
@@ -97,11 +101,18 @@ def nobody(_: Count) -> None:
 # Making one
 
 
-def make(folders: Folders, target: str, keep: int = 0, api_keys: str = "", told: Told = nobody) -> Backup:
+def beside(config: Config) -> dict[str, str]:
+    """What goes with a backup and lies elsewhere, by its name in it: the API's keys, and what the router was taught."""
+    return dict(zip(_BESIDE, (config.security.api_keys_file, config.intelligent_routing.labels), strict=True))
+
+
+def make(
+    folders: Folders, target: str, keep: int = 0, others: Mapping[str, str] = MappingProxyType({}), told: Told = nobody
+) -> Backup:
     """Back the spool up into a new file in the folder `target`, and remove all but the newest `keep` (0: none).
 
-    `api_keys`: the file of the API's keys, which goes with it where there is one. `told` hears how far it is.
-    Raises `BackupError`.
+    `others` are files from elsewhere that go with it where they are, see `beside`. `told` hears how far it is. Raises
+    `BackupError`.
     """
     where = os.path.abspath(target)
     for key, path in folders.named():
@@ -114,7 +125,7 @@ def make(folders: Folders, target: str, keep: int = 0, api_keys: str = "", told:
     try:
         os.makedirs(where, exist_ok=True)
         with _open_new(unfinished) as file:
-            count, stood = _write(folders, file, about, api_keys, told)
+            count, stood = _write(folders, file, about, others, told)
             file.flush()
             os.fsync(file.fileno())
         os.rename(unfinished, finished)
@@ -128,7 +139,9 @@ def make(folders: Folders, target: str, keep: int = 0, api_keys: str = "", told:
     return Backup(finished, about, count, os.path.getsize(finished), _digest(finished), stood, removed)
 
 
-def _write(folders: Folders, file: IO[bytes], about: About, api_keys: str, told: Told) -> tuple[Count, float]:
+def _write(
+    folders: Folders, file: IO[bytes], about: About, others: Mapping[str, str], told: Told
+) -> tuple[Count, float]:
     linked = os.path.join(folders.temp, _LINKED)
     retries, moves = Gate(folders.temp, "retries"), Gate(folders.temp, "moves")
     try:
@@ -144,7 +157,7 @@ def _write(folders: Folders, file: IO[bytes], about: About, api_keys: str, told:
                 tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
             ):
                 writing = _Writing(folders, tar, in_flight, instant, told)
-                writing.everything(linked, about, api_keys)
+                writing.everything(linked, about, others)
             return writing.count, stood
     except GateBusy:
         raise BackupError(
@@ -207,7 +220,7 @@ class _Writing:
         self._told = told
         self._late: set[str] = set()
 
-    def everything(self, linked: str, about: About, api_keys: str) -> None:
+    def everything(self, linked: str, about: About, others: Mapping[str, str]) -> None:
         self._word(_FIRST, about)
         for path in _files(os.path.join(linked, "watch")):
             self.count.waiting += self._add(path, os.path.relpath(path, linked))
@@ -229,8 +242,9 @@ class _Writing:
         for path in _files(self._folders.output):
             if self._belongs(path, self._homes(path)):
                 self.count.results += self._add(path, _below("output", path, self._folders.output))
-        if api_keys and os.path.isfile(api_keys):
-            self._add(api_keys, _KEYS)  # counts in nothing but the bytes
+        for name, path in others.items():
+            if os.path.isfile(path):
+                self._add(path, name)  # counts in nothing but the bytes
         self._told(self.count)
         self._word(_LAST, self.count)
 
@@ -336,9 +350,12 @@ def look_through(path: str, told: Told = nobody) -> Backup:
     return Backup(path, about.said, about.count, os.path.getsize(path), _digest(path))
 
 
-def restore(path: str, folders: Folders, api_keys: str = "", told: Told = nobody) -> Backup:
+def restore(
+    path: str, folders: Folders, others: Mapping[str, str] = MappingProxyType({}), told: Told = nobody
+) -> Backup:
     """Put a backup into the folders of an empty spool. It is read through before the first file is written.
 
+    Of `others` (see `beside`) those are written that hold nothing yet; a file with something in it stays as it is.
     Raises `BackupError`, also when there is anything in the folders, or somebody works on them.
     """
     found = look_through(path)
@@ -359,7 +376,7 @@ def restore(path: str, folders: Folders, api_keys: str = "", told: Told = nobody
                     f"{folder} (directories.{key}) is not empty: there is {stranger}. "
                     "A backup is restored into empty folders: move what is there away, or give others."
                 )
-        _unpack(path, folders, api_keys, told)
+        _unpack(path, folders, others, told)
         sync_all(folders.temp)
     except OSError as error:
         raise BackupError(f"{explain(error)} What was restored so far is incomplete: empty the folders.") from error
@@ -369,13 +386,18 @@ def restore(path: str, folders: Folders, api_keys: str = "", told: Told = nobody
     return found
 
 
-def _unpack(path: str, folders: Folders, api_keys: str, told: Told) -> None:
+def _unpack(path: str, folders: Folders, others: Mapping[str, str], told: Told) -> None:
     owner = os.stat(folders.temp)
     links: list[tuple[str, str]] = []
     about = _About()
     for member, content in _members(path, about):
         told(about.count)
-        target = _target(member.name, folders, api_keys)
+        if member.name in _BESIDE:
+            place = others.get(member.name)
+            if place and content is not None and _holds_nothing(place):
+                _replace(place, content, owner)
+            continue
+        target = _target(member.name, folders)
         if target is None:
             continue
         os.makedirs(os.path.dirname(target), mode=0o750, exist_ok=True)
@@ -400,12 +422,36 @@ def _give(folders: Folders, uid: int, gid: int) -> None:
                 os.chown(os.path.join(folder, name), uid, gid, follow_symlinks=False)
 
 
-def _target(name: str, folders: Folders, api_keys: str) -> str | None:
+def _holds_nothing(path: str) -> bool:
+    """Whether there is nothing in a file that a backup would replace; the API's keys are made without any."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(64).split() in ([], [b'{"keys":', b"[]}"])
+    except FileNotFoundError:
+        return True
+
+
+def _replace(path: str, content: IO[bytes], owner: os.stat_result) -> None:
+    """Write a file that is for its owner alone, or as open as it was; it belongs to whom it did, or `owner`."""
+    former = os.stat(path) if os.path.exists(path) else None
+    unfinished = f"{path}.{PREFIX}restored"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(unfinished)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with _open_new(unfinished, stat.S_IMODE(former.st_mode) if former else 0o600) as file:
+        shutil.copyfileobj(content, file)
+        if os.geteuid() == 0:
+            belongs = former or owner
+            os.fchown(file.fileno(), belongs.st_uid, belongs.st_gid)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def _target(name: str, folders: Folders) -> str | None:
     """Where a member goes. Raises `BackupError` for a name that would lead out of the folders."""
     if name in (_FIRST, _LAST):
         return None
-    if name == _KEYS:
-        return os.path.abspath(api_keys) if api_keys and not os.path.exists(api_keys) else None
     top, _, rest = name.partition("/")
     tops = {"temp": folders.temp, "archive": folders.archive, "error": folders.error, "output": folders.output}
     if top == "watch":
