@@ -70,6 +70,9 @@ def test_a_worker_is_added_and_taken_away(fleet: Fleet) -> None:
             each["queue"] == "high" and each["host"] == "worker1" for each in http.get("/workers").json()["workers"]
         )
         wait_until(lambda: there() == 2, "a second worker of high")
+        weights = fleet["worker1"].tell("systemctl show llm-worker@high llm-worker@high.2 llm-worker@low -p CPUWeight")
+        first, second, low = weights.split()
+        assert first == second != low, "it weighs as much as the first"
         fleet["worker1"].tell("systemctl stop llm-worker@high.2")
         wait_until(lambda: there() == 1, "the second worker gone")
 

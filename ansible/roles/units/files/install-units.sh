@@ -28,6 +28,16 @@ find . -type f \( -name '*.service' -o -name '*.timer' -o -name '*.target' -o -n
     echo "$to"
     [ "$check" = true ] || install -D -m 0644 -o root -g root "$file" "$to"
 done
+# A queue's weight holds for all its workers: systemd looks for a drop-in of each under its own name.
+for folder in llm-worker@?*.service.d; do
+    for number in 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+        link=/etc/systemd/system/${folder%.service.d}.$number.service.d
+        echo "$link" >>"$new"
+        [ -d "$link" ] && continue
+        echo "$link"
+        [ "$check" = true ] || ln -sfn "$folder" "$link"
+    done
+done
 if [ -e "$list" ]; then
     grep -vxFf "$new" "$list" | while read -r gone; do
         echo "$gone (removed)"
