@@ -1,5 +1,6 @@
 """One fleet for all tests of a run: making it is the first of them."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from hosts import Hosts, why_not
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Hosts that have just been installed."""
+    """Hosts that have just been installed; with `$LLM_TEST_FLEET`, a folder, those of a former run go on."""
     refusal = why_not()
     if refusal:
         pytest.skip(refusal)
     hosts = Hosts()
-    hosts.up(inventory.NAMES)
+    kept = os.environ.get("LLM_TEST_FLEET")
+    if not (kept and hosts.named):
+        hosts.up(inventory.NAMES)
     try:
-        yield Fleet(hosts, Path(tmp_path_factory.mktemp("fleet")))
+        yield Fleet(hosts, Path(kept or tmp_path_factory.mktemp("fleet")))
     finally:
-        hosts.down()
+        if not kept:
+            hosts.down()
 
 
 @pytest.fixture(scope="session")
