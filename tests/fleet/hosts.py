@@ -60,7 +60,7 @@ RemainAfterExit=yes
 # So early, a start fails now and then: its control group is not there yet.
 Restart=on-failure
 RestartSec=200ms
-ExecStart=/usr/local/sbin/llm-test-network
+ExecStart=/usr/local/sbin/test-host-network
 [Install]
 WantedBy=multi-user.target network-online.target
 """
@@ -340,11 +340,11 @@ def _close(bare: Path) -> None:
     (bare / "etc" / "resolv.conf").write_text("")
     (bare / "etc" / "machine-id").write_text("")
     units = bare / "etc" / "systemd" / "system"
-    (units / "llm-test-network.service").write_text(_NETWORK_UNIT)
-    script = bare / "usr" / "local" / "sbin" / "llm-test-network"
+    (units / "test-host-network.service").write_text(_NETWORK_UNIT)
+    script = bare / "usr" / "local" / "sbin" / "test-host-network"
     script.write_text(_NETWORK)
     script.chmod(0o755)
-    run("systemctl", f"--root={bare}", "enable", "llm-test-network.service", "ssh.service")
+    run("systemctl", f"--root={bare}", "enable", "test-host-network.service", "ssh.service")
     run(
         "systemctl",
         f"--root={bare}",

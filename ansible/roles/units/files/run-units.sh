@@ -15,25 +15,23 @@ act() { # says and does
     fi
 }
 
-wanted() {
-    for each in "$@"; do [ "$each" = "$unit" ] && return 0; done
-    return 1
-}
-
-# What is enabled or runs, and is not wanted here.
+# What of ours is enabled or runs, and is not wanted here.
+ours='llm-ingest.service llm-collector.service llm-scheduler.service llm-worker@*.service llm-api.service
+    llm-api@*.service llm-autoscale.timer'
 for unit in $(
+    set -f # the patterns are systemctl's and find's
     {
-        systemctl list-unit-files --state=enabled --plain --no-legend 'llm-*'
-        systemctl list-units --all --plain --no-legend 'llm-ingest.service' 'llm-collector.service' 'llm-scheduler.service' \
-            'llm-worker@*.service' 'llm-api.service' 'llm-api@*.service' 'llm-autoscale.timer'
-        find /etc/systemd/system -path '*.wants/llm-*' -printf '%f\n' 2>/dev/null
+        systemctl list-unit-files --state=enabled --plain --no-legend $ours
+        systemctl list-units --all --plain --no-legend $ours
+        for pattern in $ours; do
+            find /etc/systemd/system -path "*.wants/$pattern" -printf '%f\n' 2>/dev/null
+        done
     } | cut -d ' ' -f 1 | sort -u
 ); do
     wanted="$*"
     case " $wanted " in *" $unit "*) continue ;; esac
     case $unit in
-    *@.service | llm-backup.*) continue ;; # a template; what the role backup looks after
-    llm-autoscale.service) continue ;;     # its timer starts it
+    *@.service) continue ;; # a template
     esac
     if [ "$(systemctl is-enabled "$unit" 2>/dev/null)" = enabled ]; then
         act disable "$unit"
