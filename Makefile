@@ -69,11 +69,12 @@ test-fleet: $(VENV)/.test $(VENV)-fleet/.done lint-ansible wheelhouse ## Boot ho
 lint-ansible: $(VENV)-fleet/.done ## Check playbooks and roles
 	cd ansible && ../$(VENV)-fleet/bin/yamllint --strict . && ../$(VENV)-fleet/bin/ansible-lint --offline --profile production
 
-# Beside what this Python needs: pip, to install it all, and what a 3.11.2 (Debian 12) needs besides.
+# For hosts with another Python than this one: PYTHONS="3.12 3.13". Beside what this Python needs: pip, to install it all, and what a 3.11.2 (Debian 12) needs besides.
 wheelhouse: $(VENV)/.run ## Build what hosts install, for their Python: dist/wheelhouse (they need no network)
 	rm -rf dist/wheelhouse
 	$(BIN)/python -m pip wheel --quiet --require-hashes --wheel-dir dist/wheelhouse -r requirements.txt -r requirements-hosts.txt
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist/wheelhouse .
+	@for version in $(PYTHONS); do $(BIN)/python ansible/more_wheels.py dist/wheelhouse $$version requirements.txt || exit 1; done
 	@echo "dist/wheelhouse holds $$(ls dist/wheelhouse | wc -l) wheels for Python $$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 
 $(VENV)-fleet/.done: requirements-fleet.txt

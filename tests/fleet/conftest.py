@@ -7,16 +7,19 @@ from pathlib import Path
 import inventory
 import pytest
 from fleet import Fleet
-from hosts import Hosts, why_not
+from hosts import SUITE, Hosts, why_not
 
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Hosts that have just been installed; with `$LLM_TEST_FLEET`, a folder, those of a former run go on."""
+    """Hosts that have just been installed; with `$LLM_TEST_FLEET`, a folder, those of a former run go on.
+
+    `$LLM_TEST_SUITE` is the release of Debian that they have, as `trixie`.
+    """
     refusal = why_not()
     if refusal:
         pytest.skip(refusal)
-    hosts = Hosts()
+    hosts = Hosts(os.environ.get("LLM_TEST_SUITE", SUITE))
     kept = os.environ.get("LLM_TEST_FLEET")
     if not (kept and hosts.named):
         hosts.up(inventory.NAMES)

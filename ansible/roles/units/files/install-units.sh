@@ -10,9 +10,17 @@ if [ ! -d "$from" ]; then
     exit 0
 fi
 
-place() { # where a file of the folder goes
+places() { # where a file of the folder goes
     case $1 in
     sysusers.d/* | tmpfiles.d/*) echo "/usr/lib/$1" ;;
+    llm-worker@?*.service.d/*)
+        # A queue's weight holds for all its workers, and systemd looks for that of each under its own name.
+        folder=${1%%.service.d/*}
+        echo "/etc/systemd/system/$1"
+        for number in 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
+            echo "/etc/systemd/system/$folder.$number.service.d/${1##*/}"
+        done
+        ;;
     *) echo "/etc/systemd/system/$1" ;;
     esac
 }
@@ -22,20 +30,11 @@ trap 'rm -f "$new"' EXIT
 cd "$from"
 find . -type f \( -name '*.service' -o -name '*.timer' -o -name '*.target' -o -name '*.slice' -o -name '*.socket' \
     -o -name '*.path' -o -name '*.conf' -o -name '*.preset' \) | sed 's|^\./||' | sort | while read -r file; do
-    to=$(place "$file")
-    echo "$to" >>"$new"
-    cmp -s "$file" "$to" && continue
-    echo "$to"
-    [ "$check" = true ] || install -D -m 0644 -o root -g root "$file" "$to"
-done
-# A queue's weight holds for all its workers: systemd looks for a drop-in of each under its own name.
-for folder in llm-worker@?*.service.d; do
-    for number in 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16; do
-        link=/etc/systemd/system/${folder%.service.d}.$number.service.d
-        echo "$link" >>"$new"
-        [ -d "$link" ] && continue
-        echo "$link"
-        [ "$check" = true ] || ln -sfn "$folder" "$link"
+    for to in $(places "$file"); do
+        echo "$to" >>"$new"
+        cmp -s "$file" "$to" && continue
+        echo "$to"
+        [ "$check" = true ] || install -D -m 0644 -o root -g root "$file" "$to"
     done
 done
 if [ -e "$list" ]; then
