@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import ssl
 import subprocess
 import time
@@ -58,6 +59,7 @@ class Fleet:
         self.inventory = inventory.write(hosts, folder, **variables)
         self._secrets = folder / "secrets"
         self._series = 0
+        self._run = secrets.token_hex(2)  # hosts may have documents of a former run
         self.deployed = Played(1, "not yet", 0.0)
 
     def __getitem__(self, name: str) -> Host:
@@ -113,7 +115,7 @@ class Fleet:
     def drop(self, count: int, size: int = 200) -> list[str]:
         """Drop documents into the watch folder, each with a number of its own; returns the numbers."""
         self._series += 1
-        series = f"s{self._series}"
+        series = f"{self._run}s{self._series}"
         script = (
             "import os, sys\n"
             f"for n in range({count}):\n"

@@ -53,14 +53,18 @@ def test_what_came_after_the_backup_is_named(fleet: Fleet, tmp_path: Path) -> No
     for host in ("worker1", "worker2"):
         fleet[host].tell("systemctl stop 'llm-worker@*'")
     later = fleet.drop(3)
-    wait_until(lambda: len(fleet.account().get("temp", [])) == 3, "they are claimed")
+    claimed = f"grep -rl '\"n\":' {SPOOL}/temp | wc -l"
+    wait_until(lambda: fleet["ingest1"].tell(claimed).strip() == "3", "they are claimed")
     played = fleet.play("restore", llm_restore=str(made))
     assert played.status != 0
     assert "not every document is accounted for" in " ".join(played.output.split())
     assert played.output.count("no_claim") >= 3
-    (aside,) = fleet["ingest1"].tell(f"ls -d $(ls -dt {SPOOL}/aside-* | head -n 1)").split()
     # They are set aside, as the playbook says: dropped again, they are done.
-    fleet["ingest1"].tell(f"find {aside}/temp -name 'doc-*' -exec mv {{}} {SPOOL}/raw/ \\;")
+    numbers = " ".join(later)
+    fleet["ingest1"].tell(
+        f"set -- {numbers}; for file in $(grep -rl '\"n\":' $(ls -dt {SPOOL}/aside-* | head -n 1)/temp); do "
+        f'mv "$file" {SPOOL}/raw/doc-$1.json; shift; done'
+    )
     for host in ("worker1", "worker2"):
         fleet[host].tell("systemctl start llm.target")
     fleet.finish(later)
