@@ -1,5 +1,6 @@
 """One fleet for all tests of a run: making it is the first of them."""
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,8 @@ from hosts import SUITE, Hosts, why_not
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Hosts that have just been installed; with `$LLM_TEST_FLEET`, a folder, those of a former run go on.
 
-    `$LLM_TEST_SUITE` is the release of Debian that they have, as `trixie`.
+    `$LLM_TEST_SUITE` is the release of Debian that they have, as `trixie`; `$LLM_TEST_VARIABLES` what their inventory
+    has besides, in JSON, as `{"llm_redis_tls": true}`.
     """
     refusal = why_not()
     if refusal:
@@ -24,7 +26,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if not (kept and hosts.named):
         hosts.up(inventory.NAMES)
     try:
-        yield Fleet(hosts, Path(kept or tmp_path_factory.mktemp("fleet")))
+        variables = json.loads(os.environ.get("LLM_TEST_VARIABLES", "{}"))
+        yield Fleet(hosts, Path(kept or tmp_path_factory.mktemp("fleet")), **variables)
     finally:
         if not kept:
             hosts.down()

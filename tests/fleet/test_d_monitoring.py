@@ -20,7 +20,9 @@ TARGETS = {"prometheus": 1, "llm-scheduler": 1, "llm-api": 2, "node": 6, "redis"
 
 
 def prometheus(fleet: Fleet, path: str) -> Any:
-    answer = json.loads(fleet["mon1"].tell(f"curl --silent --fail --show-error 'http://127.0.0.1:9090/api/v1/{path}'"))
+    answer = json.loads(
+        fleet["mon1"].tell(f"curl --globoff --silent --fail --show-error 'http://127.0.0.1:9090/api/v1/{path}'")
+    )
     assert answer["status"] == "success"
     return answer["data"]
 
