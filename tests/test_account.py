@@ -136,6 +136,7 @@ def test_a_claim_that_redis_does_not_know(fleet: Fleet, redis: Redis) -> None:
     assert (account.in_flight, account.unsubmitted) == (1, 1)
 
 
+@pytest.mark.slow
 def test_while_everything_moves(fleet: Fleet, redis: Redis) -> None:
     """Taken again and again while documents stream: nothing is called wrong that is not."""
     fleet.start()
@@ -158,6 +159,7 @@ def test_while_everything_moves(fleet: Fleet, redis: Redis) -> None:
     assert (account.done, account.rejected) == (450, 50)
 
 
+@pytest.mark.slow
 def test_at_the_prompt(spool: Fleet) -> None:
     def reconcile(*arguments: str) -> Result:
         return CliRunner().invoke(app, ["--config", str(spool.config_path), "reconcile", *arguments])

@@ -139,6 +139,7 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
         assert json.loads(llmctl(fleet, "reconcile", "--verify", "--json"))["balanced"]
 
 
+@pytest.mark.slow
 def test_ingest_moves_nothing_behind_a_shut_gate(fleet: Fleet) -> None:
     fleet.start("ingest", "collector", "medium")
     fleet.drop("first.json", b"1")
