@@ -135,6 +135,7 @@ def told(fleet: Fleet) -> Iterator[tuple[Webhook, Mailbox]]:
     fleet.play("deploy", "--limit", "mon1").ok()
     smtp.stop()
     webhook.server.shutdown()
+    webhook.server.server_close()
 
 
 def test_an_alarm_gets_to_people(fleet: Fleet, told: tuple[Webhook, Mailbox]) -> None:
