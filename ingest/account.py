@@ -5,7 +5,6 @@ what is missing in the index can be put back. Documents move while they are coun
 again before it is called so.
 """
 
-import hashlib
 import os
 import re
 import time
@@ -17,21 +16,22 @@ import msgspec
 from msgspec import UNSET
 from redis import Redis
 
+from ingest.files import sha256_of
 from ingest.finding import files as watched_files
 from ingest.splitting import parts_of
 from ingest.spool import Claims, Folders
 from ingest.spool.committing import SIDECAR, ShownRoute
+from ingest.spool.folders import files_below
 from ingest.spool.originals import is_sealed
-from ingest.spool.renaming import with_id
+from ingest.spool.renaming import LINES, among_lines, with_id
 from jobs import intake, ledger
 from jobs.codes import Code
 from jobs.config import Config
-from jobs.document import FINAL, IN_FLIGHT, Status
+from jobs.document import FINAL, ID_PATTERN, IN_FLIGHT, Status
 
 Kind = Literal["twice", "no_report", "no_original", "no_claim", "other_content"]
-_HEAD = re.compile(rb'\{"id":"([0-9A-HJKMNP-TV-Z]{26})"')
-_ID_IN_NAME = re.compile(r"\.([0-9A-HJKMNP-TV-Z]{26})(?=\.[^.]*$|$)")
-_LINES = ".lines"
+_HEAD = re.compile(rb'\{"id":"(%s)"' % ID_PATTERN.pattern.encode())
+_ID_IN_NAME = re.compile(rf"\.({ID_PATTERN.pattern})(?=\.[^.]*$|$)")
 _AT_ONCE = 500
 _LOOKS = 5
 _LOOK_SECONDS = 1.0
@@ -144,7 +144,7 @@ class Accounting:
     # The disk
 
     def _originals_in_archive(self) -> None:
-        for number, path in enumerate(_files(self._folders.archive)):
+        for number, path in enumerate(files_below(self._folders.archive)):
             self._told("archive", number)
             report = self._result_of(path)
             if report is None and not self._was_taken_apart(path):
@@ -158,14 +158,11 @@ class Accounting:
     def _result_of(self, original: str) -> str | None:
         """The result of an archived original, where it is still there."""
         folder, name = os.path.split(os.path.relpath(original, self._folders.archive))
-        folder = folder.removesuffix(_LINES) if os.path.basename(folder).endswith(_LINES) else folder
-        result = os.path.join(self._folders.output, folder, name)
-        if os.path.lexists(result) and not os.path.isdir(result):  # a folder: the results of a file's documents
-            return result
-        found = _ID_IN_NAME.search(name)  # a crash came between: see Commit._places
-        if found:
-            plain = os.path.join(self._folders.output, folder, name[: found.start()] + name[found.end() :])
-            if _id_of(plain) == found[1]:
+        for place in dict.fromkeys((folder, folder.removesuffix(LINES))):
+            result = os.path.join(self._folders.output, place, name)
+            if os.path.lexists(result) and not os.path.isdir(result):  # a folder: the results of a file's documents
+                return result
+            if plain := _without_id(result):
                 return plain
         return None
 
@@ -173,14 +170,14 @@ class Accounting:
         """Whether an original is a file of several documents: only its parts have results."""
         try:
             if is_sealed(original):
-                return os.path.isdir(original + _LINES)
+                return os.path.isdir(original + LINES)
             with open(original, "rb") as file:
                 return bool(parts_of(file.read(), os.path.basename(original), self._limits, self._most_lines))
         except (OSError, intake.Refused):
             return False
 
     def _errors(self) -> None:
-        for number, path in enumerate(_files(self._folders.error)):
+        for number, path in enumerate(files_below(self._folders.error)):
             self._told("error", number)
             if not path.endswith(SIDECAR):
                 if not _has_report(path):
@@ -195,7 +192,7 @@ class Accounting:
                 self._compare_content(original, path)
 
     def _results(self) -> None:
-        for number, path in enumerate(_files(self._folders.output)):
+        for number, path in enumerate(files_below(self._folders.output)):
             self._told("output", number)
             self._account.done += 1
             self._finished(path)
@@ -204,12 +201,12 @@ class Accounting:
 
     def _homes_of(self, result: str) -> Iterator[str]:
         """Where the original of a result may be."""
-        folder, name = os.path.split(os.path.relpath(result, self._folders.output))
+        name = os.path.relpath(result, self._folders.output)
         document_id = _id_of(result)
-        for home in (folder, folder + _LINES):
-            yield os.path.join(self._folders.archive, home, name)
+        for home in (name, among_lines(name)):
+            yield os.path.join(self._folders.archive, home)
             if document_id:
-                yield os.path.join(self._folders.archive, with_id(os.path.join(home, name), document_id))
+                yield os.path.join(self._folders.archive, with_id(home, document_id))
 
     def _finished(self, report: str) -> None:
         document_id = _id_of(report)
@@ -224,11 +221,10 @@ class Accounting:
             told = _read_report(report)
             if told is None or told.sha256 is None or not os.path.isfile(original) or is_sealed(original):
                 return
-            with open(original, "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != told.sha256:
-                    self._account.problems.append(Problem("other_content", original, _MEANINGS["other_content"]))
         except FileNotFoundError:
-            pass  # tried again just now, or removed by its age
+            return  # tried again just now, or removed by its age
+        if sha256_of(original) not in (None, told.sha256):
+            self._account.problems.append(Problem("other_content", original, _MEANINGS["other_content"]))
 
     def _held(self) -> set[str]:
         """The ids of all claims."""
@@ -321,13 +317,17 @@ class _Without:
 
 
 def _has_report(original: str) -> bool:
-    if os.path.lexists(original + SIDECAR):
-        return True
-    found = _ID_IN_NAME.search(os.path.basename(original))  # a crash came between: see Commit._places
+    return os.path.lexists(original + SIDECAR) or _without_id(original, SIDECAR) is not None
+
+
+def _without_id(path: str, ending: str = "") -> str | None:
+    """The report of an original that got its id into its name while the report did not: see Commit._places."""
+    folder, name = os.path.split(path)
+    found = _ID_IN_NAME.search(name)
     if found is None:
-        return False
-    folder, name = os.path.split(original)
-    return _id_of(os.path.join(folder, name[: found.start()] + name[found.end() :] + SIDECAR)) == found[1]
+        return None
+    plain = os.path.join(folder, name[: found.start()] + name[found.end() :] + ending)
+    return plain if _id_of(plain) == found[1] else None
 
 
 def _original_of(report: str) -> str | None:
@@ -385,10 +385,3 @@ def _remembered(told: _Report) -> ledger.Remembered:
 
 def _epoch(moment: str) -> float:
     return datetime.fromisoformat(moment).timestamp()
-
-
-def _files(folder: str) -> Iterator[str]:
-    for root, folders, names in os.walk(folder):
-        folders[:] = [each for each in folders if not each.startswith(".")]
-        links = [each for each in folders if os.path.islink(os.path.join(root, each))]
-        yield from (os.path.join(root, name) for name in (*names, *links) if not name.startswith("."))

@@ -175,20 +175,25 @@ class Ingest:
                 self._stop.wait(_GATE_LOOK_SECONDS)
                 continue
             try:
-                self._check_in()
-                idle = not self._orders.carry_out() and not self._take_documents()
+                idle = self._step()
             except RedisError as error:
                 self._note.write(self._clock.now() - self._outage.seconds)
                 self._stop.wait(self._outage.failed(error))
                 self._next_reconcile = float("-inf")
                 continue
-            finally:
-                self._gate.leave()
             self._trouble = ""
             self._notify.turn(f"Takes documents: {self._on_hand()}")
             if idle:
                 self._folders.prepare()
                 self._hints.wait(self._until_next())
+
+    def _step(self) -> bool:
+        """One turn, behind a gate that has been passed. Returns whether there was nothing to do. Raises RedisError."""
+        try:
+            self._check_in()
+            return not self._orders.carry_out() and not self._take_documents()
+        finally:
+            self._gate.leave()
 
     def _wait_out(self, trouble: str) -> None:
         """Something about the folders is wrong: say so once, and look again soon."""

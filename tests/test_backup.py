@@ -56,7 +56,7 @@ def numbered(first: int, count: int) -> dict[str, bytes]:
 
 
 def test_what_is_backed_up_is_restored(fleet: Fleet, tmp_path: Path, redis: Redis) -> None:
-    dropped = numbered(0, 6) | {"sub/dir/é.json": b'"deep"', "bad.json": BROKEN}
+    dropped = numbered(0, 6) | {"lines/dir/é.json": b'"deep"', "lines.lines/bad.json": BROKEN}
     for name, content in dropped.items():
         fleet.drop(name, content)
     lines = b'{"line": 1}\n{"line": 2}\n{"line": 3}\n'

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +11,7 @@ from api.cli.exits import ExitCode, fail
 from api.cli.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
-
-    from rich.console import Console
+    from collections.abc import Iterator
 
     from ingest.account import Account, Told
 
@@ -40,14 +37,14 @@ def reconcile(
     doesn't know are submitted by llm-ingest itself. The exit status is 1 when something does not add up.
     """
     from api.cli.connecting import reached
-    from api.cli.presenting import chatter, print_json
+    from api.cli.presenting import print_json
     from ingest.account import Accounting
     from ingest.spool import explain
 
     if offline and record:
         fail("--record needs Redis: leave --offline out.", ExitCode.USAGE)
     config = settings(context).config
-    with nullcontext() if offline else reached(config) as redis, _progress(chatter()) as told:
+    with nullcontext() if offline else reached(config) as redis, _progress() as told:
         try:
             account = Accounting(config, redis, verify=verify, record=record, told=told).take()
         except OSError as error:
@@ -60,20 +57,17 @@ def reconcile(
         raise typer.Exit(ExitCode.NOT_WELL)
 
 
-def _progress(out: Console) -> AbstractContextManager[Told]:
-    from contextlib import contextmanager
+@contextmanager
+def _progress() -> Iterator[Told]:
+    from api.cli.presenting import chatter
 
-    @contextmanager
-    def shown() -> Iterator[Callable[[str, int], None]]:
-        with out.status("Counting") as status:
+    with chatter().status("Counting") as status:
 
-            def told(place: str, count: int) -> None:
-                if count % 500 == 0:
-                    status.update(f"Counting: {place} {count}")
+        def told(place: str, count: int) -> None:
+            if count % 500 == 0:
+                status.update(f"Counting: {place} {count}")
 
-            yield told
-
-    return shown()
+        yield told
 
 
 def _show(account: Account, *, asked_redis: bool) -> None:

@@ -28,12 +28,13 @@ from typing import IO, TypeVar
 
 import msgspec
 
+from ingest.files import write_file
 from ingest.spool.claims import MANIFEST
 from ingest.spool.committing import SIDECAR
-from ingest.spool.folders import Folders, explain
+from ingest.spool.folders import Folders, Trouble, explain, files_below
 from ingest.spool.gate import Gate, GateBusy
 from ingest.spool.locking import SpoolLock
-from ingest.spool.renaming import sync_all
+from ingest.spool.renaming import among_lines, sync_all
 from jobs import __version__
 from jobs.config import Config
 from jobs.document import is_id
@@ -61,11 +62,6 @@ class Count(msgspec.Struct):
     in_error: int = 0
     results: int = 0
     bytes: int = 0
-
-    @property
-    def originals(self) -> int:
-        """The files that were dropped, each once."""
-        return self.waiting + self.in_flight + self.archived + self.in_error
 
 
 class About(msgspec.Struct, frozen=True):
@@ -187,7 +183,7 @@ def _link(folders: Folders, linked: str) -> set[int]:
 
 
 def _link_below(folder: str, target: str, inodes: set[int]) -> None:
-    for path in _files(folder):
+    for path in files_below(folder):
         place = os.path.join(target, os.path.relpath(path, folder))
         with contextlib.suppress(FileNotFoundError):  # it was moved on just now
             inode = os.lstat(path).st_ino
@@ -222,9 +218,9 @@ class _Writing:
 
     def everything(self, linked: str, about: About, others: Mapping[str, str]) -> None:
         self._word(_FIRST, about)
-        for path in _files(os.path.join(linked, "watch")):
+        for path in files_below(os.path.join(linked, "watch")):
             self.count.waiting += self._add(path, os.path.relpath(path, linked))
-        for path in _files(os.path.join(linked, "temp")):
+        for path in files_below(os.path.join(linked, "temp")):
             name = os.path.relpath(path, linked)
             added = self._add(path, name)
             if name.startswith("temp/lines/"):
@@ -236,10 +232,10 @@ class _Writing:
         for path in self._originals(self._folders.archive):
             self.count.archived += self._add(path, _below("archive", path, self._folders.archive))
         # A report is in its place before its original is: it comes after it here.
-        for path in _files(self._folders.error):
+        for path in files_below(self._folders.error):
             if path.endswith(SIDECAR) and self._belongs(path, [path.removesuffix(SIDECAR)]):
                 self._add(path, _below("error", path, self._folders.error))
-        for path in _files(self._folders.output):
+        for path in files_below(self._folders.output):
             if self._belongs(path, self._homes(path)):
                 self.count.results += self._add(path, _below("output", path, self._folders.output))
         for name, path in others.items():
@@ -250,7 +246,7 @@ class _Writing:
 
     def _originals(self, folder: str, not_ending: str = "") -> Iterator[str]:
         """Those that are not in flight. What has come since is taken as it is found."""
-        for path in _files(folder):
+        for path in files_below(folder):
             if not_ending and path.endswith(not_ending):
                 continue
             with contextlib.suppress(FileNotFoundError):
@@ -263,9 +259,8 @@ class _Writing:
 
     def _homes(self, report: str) -> list[str]:
         """Where the original of a result may be."""
-        folder, name = os.path.split(os.path.relpath(report, self._folders.output))
-        archive = self._folders.archive
-        return [os.path.join(archive, folder, name), os.path.join(archive, f"{folder}.lines", name)]
+        name = os.path.relpath(report, self._folders.output)
+        return [os.path.join(self._folders.archive, home) for home in (name, among_lines(name))]
 
     def _belongs(self, report: str, homes: list[str]) -> bool:
         """Whether a report is one of an original that is in the backup as finished."""
@@ -378,6 +373,8 @@ def restore(
                 )
         _unpack(path, folders, others, told)
         sync_all(folders.temp)
+    except Trouble as trouble:
+        raise BackupError(str(trouble)) from None
     except OSError as error:
         raise BackupError(f"{explain(error)} What was restored so far is incomplete: empty the folders.") from error
     finally:
@@ -438,13 +435,11 @@ def _replace(path: str, content: IO[bytes], owner: os.stat_result) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(unfinished)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with _open_new(unfinished, stat.S_IMODE(former.st_mode) if former else 0o600) as file:
-        shutil.copyfileobj(content, file)
-        if os.geteuid() == 0:
-            belongs = former or owner
-            os.fchown(file.fileno(), belongs.st_uid, belongs.st_gid)
-        file.flush()
-        os.fsync(file.fileno())
+    mode = stat.S_IMODE(former.st_mode) if former else 0o600
+    write_file(unfinished, content.read(), mode, fresh=True, sync=True)
+    if os.geteuid() == 0:
+        belongs = former or owner
+        os.chown(unfinished, belongs.st_uid, belongs.st_gid)
     os.replace(unfinished, path)
 
 
@@ -474,7 +469,7 @@ class _About:
         """Count a member in."""
         top, _, rest = name.partition("/")
         last = rest.rpartition("/")[2]
-        if top == "watch" or rest.startswith("lines/"):
+        if top == "watch" or name.startswith("temp/lines/"):
             self.count.waiting += 1
         elif top == "temp":
             self.count.in_flight += last != MANIFEST
@@ -523,14 +518,6 @@ def _word(content: IO[bytes] | None, form: type[_Said]) -> _Said:
     return msgspec.json.decode(content.read() if content else b"", type=form)
 
 
-def _files(folder: str) -> Iterator[str]:
-    """All files below a folder that are not hidden, links and pipes too; sorted within each folder."""
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(each for each in folders if not each.startswith("."))
-        links = [each for each in folders if os.path.islink(os.path.join(root, each))]
-        yield from (os.path.join(root, name) for name in sorted((*names, *links)) if not name.startswith("."))
-
-
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -539,11 +526,11 @@ def _digest(path: str) -> str:
 def _documents(folder: str, folders: Folders) -> Iterator[str]:
     """The files in a folder of the spool; in the temp folder, where notes lie too, the claims and what is apart."""
     if folder != folders.temp:
-        yield from _files(folder)
+        yield from files_below(folder)
         return
     for name in os.listdir(folder):
         if is_id(name) or os.path.join(folder, name) == folders.lines:
-            yield from _files(os.path.join(folder, name))
+            yield from files_below(os.path.join(folder, name))
 
 
 def _below(top: str, path: str, folder: str) -> str:

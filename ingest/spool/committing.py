@@ -19,7 +19,7 @@ from ingest.files import read_whole, sha256_of, write_file
 from ingest.spool.claims import Claim, Claims, Seen, put_back
 from ingest.spool.folders import Folders, Trouble, explain
 from ingest.spool.originals import hidden_beside, is_at_rest, put_to_rest, seal_beside
-from ingest.spool.renaming import PATH_BYTES, names_for, rename_new, sync_all, with_id, within
+from ingest.spool.renaming import PATH_BYTES, among_lines, names_for, rename_new, sync_all, with_id, within
 from jobs import intake
 from jobs.clock import rfc3339
 from jobs.document import Status
@@ -332,11 +332,10 @@ class Commit:
         raise FileExistsError(errno.EEXIST, "every name for this document is taken", os.path.join(reports, source))
 
     def _home(self, source: str, claim: Claim) -> str:
-        """Where below the archive an original goes. The lines of a file don't go where the file itself is."""
+        """Where below the archive an original goes."""
         if not claim.watch.startswith(self._folders.lines + os.sep):
             return source
-        folder, name = os.path.split(source)
-        return os.path.join(f"{folder}.lines", name)
+        return among_lines(source)
 
     def _claim(self, group: str, document_id: str) -> Claim:
         if group not in self._manifests or document_id not in self._manifests[group]:

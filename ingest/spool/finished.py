@@ -7,7 +7,7 @@ import msgspec
 
 from ingest.spool.committing import SIDECAR
 from ingest.spool.folders import Folders
-from ingest.spool.renaming import names_for, within
+from ingest.spool.renaming import among_lines, names_for, within
 from jobs.document import Status
 from jobs.evidence import Evidence
 from jobs.ledger import Entry
@@ -68,8 +68,7 @@ def find(folders: Folders, entry: Entry) -> Place | None:
     for name in names_for(within(entry.source), entry.id, ending):
         report = os.path.join(reports, name + ending)
         if _id_in(report) == entry.id:
-            folder, base = os.path.split(name)
-            homes = (os.path.join(originals, name), os.path.join(originals, f"{folder}.lines", base))
+            homes = (os.path.join(originals, name), os.path.join(originals, among_lines(name)))
             return Place(report, next((home for home in homes if os.path.lexists(home)), None))
     return None
 

@@ -72,6 +72,14 @@ class Folders:
         return made
 
 
+def files_below(folder: str) -> Iterator[str]:
+    """All files below a folder that are not hidden, links and pipes too; sorted within each folder."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(each for each in folders if not each.startswith("."))
+        links = [each for each in folders if os.path.islink(os.path.join(root, each))]
+        yield from (os.path.join(root, name) for name in sorted((*names, *links)) if not name.startswith("."))
+
+
 def explain(error: OSError, path: str | None = None, key: str | None = None) -> str:
     """An error of the file system as a sentence with the next step."""
     where = path or error.filename or "a folder"

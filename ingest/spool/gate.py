@@ -65,13 +65,12 @@ class Gate:
         self._descriptors.clear()
 
     def _opened(self) -> list[int]:
-        if not self._descriptors:
-            for path in self._paths:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-                self._descriptors.append(descriptor)
-                if os.geteuid() == 0:  # an administrator's backup: ingest has to be able to open it, too
-                    owner = os.stat(os.path.dirname(path))
-                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        for path in self._paths[len(self._descriptors) :]:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._descriptors.append(descriptor)
+            if os.geteuid() == 0:  # an administrator's backup: ingest has to be able to open it, too
+                owner = os.stat(os.path.dirname(path))
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
         return self._descriptors
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 NAME_BYTES = 255  # NAME_MAX of every file system in common use
 PATH_BYTES = 4095  # PATH_MAX without its NUL
+LINES = ".lines"  # behind the name of a file, in the archive: the folder of what was in it
 _SUFFIX_BYTES = 100  # what is longer is no suffix, only a name with a dot in it
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1  # renameat2(2)
@@ -54,6 +55,12 @@ def names_for(source: str, document_id: str, ending: str = "") -> Iterator[str]:
     longer = with_id(source, document_id, room=len(ending))
     yield longer
     yield os.path.join(f"{document_id}.conflict", os.path.basename(source if fits else longer))
+
+
+def among_lines(source: str) -> str:
+    """Where below the archive a document goes that was a line of a file: not where that file itself is."""
+    folder, name = os.path.split(source)
+    return os.path.join(f"{folder}{LINES}", name)
 
 
 def fitted(stem: str, ending: str, room: int = 0) -> str:
