@@ -23,7 +23,7 @@ from ingest.spool import Claims, Folders
 from ingest.spool.committing import SIDECAR, ShownRoute
 from ingest.spool.folders import files_below
 from ingest.spool.originals import is_sealed
-from ingest.spool.renaming import LINES, among_lines, with_id
+from ingest.spool.renaming import LINES, among_lines, results_for, with_id
 from jobs import intake, ledger
 from jobs.codes import Code
 from jobs.config import Config
@@ -157,9 +157,8 @@ class Accounting:
 
     def _result_of(self, original: str) -> str | None:
         """The result of an archived original, where it is still there."""
-        folder, name = os.path.split(os.path.relpath(original, self._folders.archive))
-        for place in dict.fromkeys((folder, folder.removesuffix(LINES))):
-            result = os.path.join(self._folders.output, place, name)
+        for place in results_for(os.path.relpath(original, self._folders.archive)):
+            result = os.path.join(self._folders.output, place)
             if os.path.lexists(result) and not os.path.isdir(result):  # a folder: the results of a file's documents
                 return result
             if plain := _without_id(result):

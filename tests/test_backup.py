@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, files, mostly_slow, wait_until
+from conftest import Fleet, files, is_report, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
@@ -25,6 +25,7 @@ from ingest.spool import Folders, SpoolLock, backup
 from ingest.spool.backup import make, restore
 from ingest.spool.gate import Gate, GateBusy
 from jobs import orders
+from jobs.sealing import new_key
 
 BROKEN = b'{"a": nonsense nonsense'
 
@@ -131,12 +132,54 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
         restore(each.path, folders_of(fleet))
         fleet.start()
         wait_until(lambda: not fleet.in_flight() and not files(fleet.raw), "all that was restored is finished")
-        originals = [path.name for path in files(fleet.archive)]
-        times = Counter(originals)
+        originals = sorted(files(fleet.archive))
+        times = Counter(path.name for path in originals)
         assert not {name: times[name] for name in names if times[name] != 1}, "each is there once"
-        assert not [name for name in originals if name.count(".") > 1 and "lines" not in name], "nothing is there twice"
+        twice = [str(path.relative_to(fleet.archive)) for path in originals if path.name.count(".") > 1]
+        assert twice == [], "nothing is there twice"
         fleet.stop()
         assert json.loads(llmctl(fleet, "reconcile", "--verify", "--json"))["balanced"]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_comes_after_the_instant_is_not_in_a_backup(
+    fleet: Fleet, tmp_path: Path, redis: Redis, sealed: bool
+) -> None:
+    """A file that waits at the instant, and is taken apart while the backup is written, comes back once."""
+    if sealed:
+        fleet.configure(security={"encryption_enabled": True, "encryption_key": [new_key()], "encrypt_originals": True})
+    fleet.start()
+    fleet.drop("before.json", b"1")
+    fleet.wait_finished(1)
+    fleet.stop()
+    fleet.drop("three.jsonl", b'{"line": 1}\n{"line": 2}\n{"line": 3}\n')
+    fleet.drop("bad.json", BROKEN)
+    told: list[backup.Count] = []
+
+    def while_it_is_written(count: backup.Count) -> None:
+        told.append(count)
+        if len(told) == 1:
+            fleet.start()
+            fleet.drop("after.json", b"2")
+            fleet.wait_finished(6)
+            for folder in (fleet.archive, fleet.processed):
+                for path in files(folder):
+                    path.chmod(0o600)
+
+    made = make(folders_of(fleet), str(tmp_path / "backups"), told=while_it_is_written)
+    fleet.stop()
+    assert (made.count.waiting, made.count.archived, made.count.in_error, made.count.results) == (2, 1, 0, 1)
+    redis.flushall()
+    destroy(fleet)
+    restore(made.path, folders_of(fleet))
+    fleet.start()
+    fleet.wait_finished(5)
+    assert sorted(str(path.relative_to(fleet.archive)) for path in files(fleet.archive)) == [
+        "before.json",
+        "three.jsonl",
+        *(f"three.jsonl.lines/00000{number}.json" for number in (1, 2, 3)),
+    ]
+    assert [path.name for path in files(fleet.errors) if not is_report(path)] == ["bad.json"]
 
 
 @pytest.mark.slow

@@ -3,7 +3,8 @@
 What is in flight is linked beside itself while ingest moves nothing (ingest/spool/gate.py): then only the collector
 moves, from the claims to the archive or the error folder, and what it moves meanwhile keeps its inode. Finished
 originals stay where they are while retries wait, so they can be read at leisure. A document that came to its end after
-the instant is in the backup as the claim that it was: its work is done again, and committed once.
+the instant is in the backup as the claim that it was: its work is done again, and committed once. One that came after
+the instant is not in it, nor are the parts of a file that was taken apart since.
 
 The file is a gzipped tar (the pax format of POSIX.1-2001). `backup.json` comes first, `complete.json` last: one
 without it is not whole. Below `watch/N`, `temp`, `archive`, `error` and `output` lies what was in the folders.
@@ -34,7 +35,7 @@ from ingest.spool.committing import SIDECAR
 from ingest.spool.folders import Folders, Trouble, explain, files_below
 from ingest.spool.gate import Gate, GateBusy
 from ingest.spool.locking import SpoolLock
-from ingest.spool.renaming import among_lines, sync_all
+from ingest.spool.renaming import among_lines, results_for, sync_all
 from jobs import __version__
 from jobs.config import Config
 from jobs.document import is_id
@@ -214,7 +215,7 @@ class _Writing:
         self._in_flight = in_flight
         self._instant = instant
         self._told = told
-        self._late: set[str] = set()
+        self._touched: set[str] = set()
 
     def everything(self, linked: str, about: About, others: Mapping[str, str]) -> None:
         self._word(_FIRST, about)
@@ -245,7 +246,7 @@ class _Writing:
         self._word(_LAST, self.count)
 
     def _originals(self, folder: str, not_ending: str = "") -> Iterator[str]:
-        """Those that are not in flight. What has come since is taken as it is found."""
+        """Those that had come to their end at the instant."""
         for path in files_below(folder):
             if not_ending and path.endswith(not_ending):
                 continue
@@ -254,8 +255,28 @@ class _Writing:
                 if status.st_ino in self._in_flight:
                     continue
                 if status.st_ctime_ns >= self._instant:
-                    self._late.add(path)
+                    if self._came_since(path):
+                        continue
+                    self._touched.add(path)
                 yield path
+
+    def _came_since(self, original: str) -> bool:
+        """Whether an original that has changed since the instant has come since, too: then its report has.
+
+        It may be a part, or the sealed copy, of something that is in the backup as in flight. Somebody may as well have
+        changed the mode of what has been lying there.
+        """
+        for report in self._reports(original):
+            with contextlib.suppress(OSError):
+                return os.lstat(report).st_mtime_ns >= self._instant
+        return True
+
+    def _reports(self, original: str) -> list[str]:
+        """Where the report of an original may be."""
+        name = os.path.relpath(original, self._folders.archive)
+        if name.startswith(os.pardir):
+            return [original + SIDECAR]
+        return [os.path.join(self._folders.output, result) for result in results_for(name)]
 
     def _homes(self, report: str) -> list[str]:
         """Where the original of a result may be."""
@@ -269,7 +290,7 @@ class _Writing:
                 return True
             for home in homes:
                 if os.path.lexists(home):
-                    return home in self._late or os.lstat(home).st_ctime_ns < self._instant
+                    return home in self._touched or os.lstat(home).st_ctime_ns < self._instant
         except FileNotFoundError:
             return False
         return True

@@ -63,6 +63,14 @@ def among_lines(source: str) -> str:
     return os.path.join(f"{folder}{LINES}", name)
 
 
+def results_for(home: str) -> Iterator[str]:
+    """Where below the output folder the result of an original may be, by the original's path below the archive."""
+    yield home
+    folder, name = os.path.split(home)
+    if folder.endswith(LINES):
+        yield os.path.join(folder.removesuffix(LINES), name)
+
+
 def fitted(stem: str, ending: str, room: int = 0) -> str:
     """`stem + ending`, the stem cut so that the whole, with `room` bytes to spare, is a legal file name."""
     return _cut(stem, max(0, NAME_BYTES - room - len(os.fsencode(ending)))) + ending
