@@ -12,6 +12,8 @@ import tarfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +141,53 @@ def test_a_backup_is_one_instant_of_a_spool_that_moves(fleet: Fleet, tmp_path: P
         assert twice == [], "nothing is there twice"
         fleet.stop()
         assert json.loads(llmctl(fleet, "reconcile", "--verify", "--json"))["balanced"]
+
+
+def test_what_can_not_be_read_is_left_out_and_named(fleet: Fleet, tmp_path: Path) -> None:
+    """One file of somebody else's does not cost the night's backup."""
+    folders = folders_of(fleet)
+    folders.prepare()
+    shut = {
+        "raw": fleet.drop("shut.json", b"1"),
+        "archive": fleet.archive / "shut.json",
+        "errors": fleet.errors / "folder",
+    }
+    fleet.drop("open.json", b"2")
+    for path in (shut["archive"], fleet.archive / "open.json", shut["errors"] / "bad.json"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"3")
+    with nobody_of(fleet.folder):
+        for path in shut.values():
+            path.chmod(0)
+        made = make(folders, str(fleet.folder / "backups"))
+        assert made.left_out == sorted(str(path) for path in shut.values())
+        assert (made.count.waiting, made.count.archived, made.count.in_error) == (1, 1, 0)
+        assert backup.look_through(made.path).count == made.count
+        shut["errors"].chmod(0o700)
+        told = llmctl(fleet, "backup", str(fleet.folder / "backups"), status=1)
+    assert "without what" in told
+    assert "(2; see above)" in told
+    assert llmctl(fleet, "backup", str(tmp_path / "more"))
+
+
+@contextmanager
+def nobody_of(folder: Path) -> Iterator[None]:
+    """Within, this process has no more rights to the files below `folder` than its owner, who is not root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 65534, 65534)
+    parents = {parent: parent.stat().st_mode for parent in folder.parents if parent.stat().st_uid == 0}
+    for parent, mode in parents.items():
+        parent.chmod(mode | 0o011)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        for parent, mode in parents.items():
+            parent.chmod(mode)
 
 
 @pytest.mark.parametrize("sealed", [False, True])
@@ -298,6 +347,20 @@ class TestRestoring:
         assert "raw" in said
         assert "is not empty" in said
         assert contents(fleet) == before
+
+    def test_beside_what_came_since(self, fleet: Fleet, tmp_path: Path) -> None:
+        fleet.drop("a.json", b'"before"')
+        folders_of(fleet).prepare()
+        made = make(folders_of(fleet), str(tmp_path / "backups")).path
+        destroy(fleet)
+        fleet.drop("a.json", b'"since"')
+        fleet.drop("folder/b.json", b'"since"')
+        llmctl(fleet, "restore", "--keep-waiting", made)
+        kept = {path.name: path.read_bytes() for path in files(fleet.raw)}
+        assert sorted(kept.values()) == [b'"before"', b'"since"', b'"since"']
+        assert kept["a.json"] == b'"since"'
+        (fleet.archive / "c.json").write_bytes(b"1")
+        assert "archive_directory) is not empty" in llmctl(fleet, "restore", "--keep-waiting", made, status=1)
 
     def test_while_somebody_works_on_it(self, fleet: Fleet, made: str) -> None:
         destroy(fleet)

@@ -29,7 +29,7 @@ def backup(
 
     Nothing has to be stopped: documents wait for about as long as it takes to link those that are in flight. The
     configuration, the secrets and what is in Redis are not part of it; the hashes of the API's keys are, and what the
-    router was taught.
+    router was taught. Where files can't be read the backup is made without them, names them, and ends with status 1.
     """
     from ingest.spool.backup import BackupError, beside, make
 
@@ -41,12 +41,21 @@ def backup(
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
     _show(made, as_json)
+    if made.left_out:
+        fail(
+            f"The backup is made, without what {_user()} may not read ({len(made.left_out)}; see above). "
+            "Change the owner or the mode of these files, and make it again.",
+            ExitCode.NOT_WELL,
+        )
 
 
 def restore(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="What llmctl backup made.")],
     check: Annotated[bool, typer.Option("--check", help="Read it from end to end, and restore nothing.")] = False,
+    keep_waiting: Annotated[
+        bool, typer.Option("--keep-waiting", help="Files in watch folders stay: they came after the backup.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Put a backup into the folders of an empty spool.
@@ -61,10 +70,22 @@ def restore(
     folders = _folders(context)
     try:
         with _progress("Reading" if check else "Restoring") as told:
-            found = look_through(file, told) if check else put_back(file, folders, beside(config), told)
+            if check:
+                found = look_through(file, told)
+            else:
+                found = put_back(file, folders, beside(config), told, keep_waiting=keep_waiting)
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
     _show(found, as_json)
+
+
+def _user() -> str:
+    from getpass import getuser
+
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return "this user"
 
 
 def _folders(context: typer.Context) -> Folders:
@@ -108,4 +129,5 @@ def _show(found: Backup, as_json: bool) -> None:
     if found.stood_seconds:
         pairs.append(("ingest waited", duration(found.stood_seconds)))
     pairs += [("removed", path) for path in found.removed]
+    pairs += [("left out", path) for path in found.left_out]
     print_pairs(pairs)

@@ -35,10 +35,10 @@ from ingest.spool.committing import SIDECAR
 from ingest.spool.folders import Folders, Trouble, explain, files_below
 from ingest.spool.gate import Gate, GateBusy
 from ingest.spool.locking import SpoolLock
-from ingest.spool.renaming import among_lines, results_for, sync_all
+from ingest.spool.renaming import among_lines, results_for, sync_all, with_id
 from jobs import __version__
 from jobs.config import Config
-from jobs.document import is_id
+from jobs.document import is_id, new_id
 
 FORMAT = 1
 PREFIX, SUFFIX = "llm-", ".tar.gz"
@@ -77,7 +77,10 @@ class About(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Backup:
-    """One that was made or looked through. `stood_seconds`: for how long ingest had to wait for it."""
+    """One that was made or looked through.
+
+    `stood_seconds`: for how long ingest had to wait for it. `left_out`: what can't be read, and so is not in it.
+    """
 
     path: str
     about: About
@@ -86,6 +89,7 @@ class Backup:
     sha256: str
     stood_seconds: float = 0.0
     removed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
 Told = Callable[[Count], None]
@@ -122,7 +126,8 @@ def make(
     try:
         os.makedirs(where, exist_ok=True)
         with _open_new(unfinished) as file:
-            count, stood = _write(folders, file, about, others, told)
+            unreadable = _Unreadable()
+            count, stood = _write(folders, file, about, others, told, unreadable)
             file.flush()
             os.fsync(file.fileno())
         os.rename(unfinished, finished)
@@ -133,11 +138,31 @@ def make(
     finally:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
-    return Backup(finished, about, count, os.path.getsize(finished), _digest(finished), stood, removed)
+    size, digest = os.path.getsize(finished), _digest(finished)
+    return Backup(finished, about, count, size, digest, stood, removed, sorted(unreadable.paths))
+
+
+class _Unreadable:
+    """What this user may not read."""
+
+    def __init__(self) -> None:
+        self.paths: set[str] = set()
+
+    def folder(self, error: OSError) -> None:
+        """What a walk does with a folder that it can't look into. Raises what is no matter of permission."""
+        if isinstance(error, FileNotFoundError):
+            return  # it was removed just now
+        if not isinstance(error, PermissionError):
+            raise error
+        self.paths.add(error.filename)
+
+    def below(self, folder: str) -> Iterator[str]:
+        """The files below a folder; what can't be looked into is kept in mind."""
+        return files_below(folder, self.folder)
 
 
 def _write(
-    folders: Folders, file: IO[bytes], about: About, others: Mapping[str, str], told: Told
+    folders: Folders, file: IO[bytes], about: About, others: Mapping[str, str], told: Told, unreadable: _Unreadable
 ) -> tuple[Count, float]:
     linked = os.path.join(folders.temp, _LINKED)
     retries, moves = Gate(folders.temp, "retries"), Gate(folders.temp, "moves")
@@ -146,14 +171,14 @@ def _write(
             shutil.rmtree(linked, ignore_errors=True)  # of one that was killed
             with moves.shut(GATE_SECONDS):
                 began = time.monotonic()
-                in_flight = _link(folders, linked)
+                in_flight = _link(folders, linked, unreadable)
                 instant = _instant(linked)
                 stood = time.monotonic() - began
             with (
                 gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, filename="") as packed,
                 tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
             ):
-                writing = _Writing(folders, tar, in_flight, instant, told)
+                writing = _Writing(folders, tar, in_flight, instant, told, unreadable)
                 writing.everything(linked, about, others)
             return writing.count, stood
     except GateBusy:
@@ -166,7 +191,7 @@ def _write(
         moves.close()
 
 
-def _link(folders: Folders, linked: str) -> set[int]:
+def _link(folders: Folders, linked: str, unreadable: _Unreadable) -> set[int]:
     """Link what is in flight into the folder `linked`. Returns its inodes.
 
     The claims come first: what the collector puts back into a watch folder meanwhile is seen there at the latest.
@@ -176,15 +201,15 @@ def _link(folders: Folders, linked: str) -> set[int]:
     with os.scandir(folders.temp) as entries:
         groups = sorted(entry.name for entry in entries if is_id(entry.name))
     for group in groups:
-        _link_below(os.path.join(folders.temp, group), os.path.join(linked, "temp", group), inodes)
-    _link_below(folders.lines, os.path.join(linked, "temp", "lines"), inodes)
+        _link_below(os.path.join(folders.temp, group), os.path.join(linked, "temp", group), inodes, unreadable)
+    _link_below(folders.lines, os.path.join(linked, "temp", "lines"), inodes, unreadable)
     for number, watch in enumerate(folders.watch):
-        _link_below(watch, os.path.join(linked, "watch", str(number)), inodes)
+        _link_below(watch, os.path.join(linked, "watch", str(number)), inodes, unreadable)
     return inodes
 
 
-def _link_below(folder: str, target: str, inodes: set[int]) -> None:
-    for path in files_below(folder):
+def _link_below(folder: str, target: str, inodes: set[int], unreadable: _Unreadable) -> None:
+    for path in unreadable.below(folder):
         place = os.path.join(target, os.path.relpath(path, folder))
         with contextlib.suppress(FileNotFoundError):  # it was moved on just now
             inode = os.lstat(path).st_ino
@@ -194,7 +219,11 @@ def _link_below(folder: str, target: str, inodes: set[int]) -> None:
             try:
                 os.link(path, place, follow_symlinks=False)
             except PermissionError:  # of another user's: see protected_hardlinks in proc(5)
-                shutil.copy2(path, place, follow_symlinks=False)
+                try:
+                    shutil.copy2(path, place, follow_symlinks=False)
+                except PermissionError:
+                    unreadable.paths.add(path)
+                    continue
             inodes.add(inode)
 
 
@@ -208,20 +237,29 @@ def _instant(linked: str) -> int:
 class _Writing:
     """What goes into the file, in its order."""
 
-    def __init__(self, folders: Folders, tar: tarfile.TarFile, in_flight: set[int], instant: int, told: Told) -> None:
+    def __init__(
+        self,
+        folders: Folders,
+        tar: tarfile.TarFile,
+        in_flight: set[int],
+        instant: int,
+        told: Told,
+        unreadable: _Unreadable,
+    ) -> None:
         self.count = Count()
         self._folders = folders
         self._tar = tar
         self._in_flight = in_flight
         self._instant = instant
         self._told = told
+        self._unreadable = unreadable
         self._touched: set[str] = set()
 
     def everything(self, linked: str, about: About, others: Mapping[str, str]) -> None:
         self._word(_FIRST, about)
-        for path in files_below(os.path.join(linked, "watch")):
+        for path in self._unreadable.below(os.path.join(linked, "watch")):
             self.count.waiting += self._add(path, os.path.relpath(path, linked))
-        for path in files_below(os.path.join(linked, "temp")):
+        for path in self._unreadable.below(os.path.join(linked, "temp")):
             name = os.path.relpath(path, linked)
             added = self._add(path, name)
             if name.startswith("temp/lines/"):
@@ -233,10 +271,10 @@ class _Writing:
         for path in self._originals(self._folders.archive):
             self.count.archived += self._add(path, _below("archive", path, self._folders.archive))
         # A report is in its place before its original is: it comes after it here.
-        for path in files_below(self._folders.error):
+        for path in self._unreadable.below(self._folders.error):
             if path.endswith(SIDECAR) and self._belongs(path, [path.removesuffix(SIDECAR)]):
                 self._add(path, _below("error", path, self._folders.error))
-        for path in files_below(self._folders.output):
+        for path in self._unreadable.below(self._folders.output):
             if self._belongs(path, self._homes(path)):
                 self.count.results += self._add(path, _below("output", path, self._folders.output))
         for name, path in others.items():
@@ -247,7 +285,7 @@ class _Writing:
 
     def _originals(self, folder: str, not_ending: str = "") -> Iterator[str]:
         """Those that had come to their end at the instant."""
-        for path in files_below(folder):
+        for path in self._unreadable.below(folder):
             if not_ending and path.endswith(not_ending):
                 continue
             with contextlib.suppress(FileNotFoundError):
@@ -295,8 +333,19 @@ class _Writing:
             return False
         return True
 
+    def _known_as(self, path: str) -> str:
+        """Where a file is that has been linked for this backup."""
+        linked = os.path.join(self._folders.temp, _LINKED)
+        top, _, rest = os.path.relpath(path, linked).partition("/")
+        if top == "temp":
+            return os.path.join(self._folders.temp, rest)
+        if top == "watch":
+            number, _, rest = rest.partition("/")
+            return os.path.join(self._folders.watch[int(number)], rest)
+        return path
+
     def _add(self, path: str, name: str) -> bool:
-        """Add one file, a link or a pipe; False where it has gone."""
+        """Add one file, a link or a pipe; False where it has gone, or can't be read."""
         try:
             found: tarfile.TarInfo | None = self._tar.gettarinfo(path, name)
             about = found or tarfile.TarInfo(name)  # a socket has none: it holds nothing, and becomes an empty file
@@ -310,6 +359,9 @@ class _Writing:
             else:
                 self._tar.addfile(about)
         except FileNotFoundError:
+            return False
+        except PermissionError:
+            self._unreadable.paths.add(self._known_as(path))
             return False
         self.count.bytes += about.size
         self._told(self.count)
@@ -367,11 +419,17 @@ def look_through(path: str, told: Told = nobody) -> Backup:
 
 
 def restore(
-    path: str, folders: Folders, others: Mapping[str, str] = MappingProxyType({}), told: Told = nobody
+    path: str,
+    folders: Folders,
+    others: Mapping[str, str] = MappingProxyType({}),
+    told: Told = nobody,
+    *,
+    keep_waiting: bool = False,
 ) -> Backup:
     """Put a backup into the folders of an empty spool. It is read through before the first file is written.
 
     Of `others` (see `beside`) those are written that hold nothing yet; a file with something in it stays as it is.
+    With `keep_waiting` there may be files in the watch folders: they stay, as documents that came after the backup.
     Raises `BackupError`, also when there is anything in the folders, or somebody works on them.
     """
     found = look_through(path)
@@ -387,6 +445,8 @@ def restore(
             if not lock.take():
                 raise BackupError(f"llm-{role} (process {lock.holder()}) works on {folders.temp}. Stop it first.")
         for key, folder in folders.named():
+            if keep_waiting and folder in folders.watch:
+                continue
             if stranger := next(_documents(folder, folders), None):
                 raise BackupError(
                     f"{folder} (directories.{key}) is not empty: there is {stranger}. "
@@ -418,6 +478,8 @@ def _unpack(path: str, folders: Folders, others: Mapping[str, str], told: Told) 
         target = _target(member.name, folders)
         if target is None:
             continue
+        if os.path.lexists(target):  # a document of that name has come since: into a watch folder
+            target = with_id(target, new_id(time.time()))
         os.makedirs(os.path.dirname(target), mode=0o750, exist_ok=True)
         if member.issym():
             links.append((member.linkname, target))

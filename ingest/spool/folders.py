@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from jobs.config import Directories
@@ -72,9 +72,12 @@ class Folders:
         return made
 
 
-def files_below(folder: str) -> Iterator[str]:
-    """All files below a folder that are not hidden, links and pipes too; sorted within each folder."""
-    for root, folders, names in os.walk(folder):
+def files_below(folder: str, unreadable: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """All files below a folder that are not hidden, links and pipes too; sorted within each folder.
+
+    `unreadable` hears of folders that can't be looked into.
+    """
+    for root, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         links = [each for each in folders if os.path.islink(os.path.join(root, each))]
         yield from (os.path.join(root, name) for name in sorted((*names, *links)) if not name.startswith("."))
