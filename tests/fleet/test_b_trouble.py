@@ -1,6 +1,8 @@
 """What goes wrong on hosts while documents go on: nothing is lost, nothing is there twice, all comes back by itself."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import pytest
 from fleet import Fleet, wait_until
@@ -50,6 +52,61 @@ def test_a_process_that_hangs_is_found_out_and_replaced(fleet: Fleet, host: str,
     finally:
         fleet[host].tell(f"rm -r /run/systemd/system/{unit}.service.d && systemctl daemon-reload")
         fleet[host].tell(f"systemctl restart {unit}")
+
+
+def away(fleet: Fleet, host: str, units: list[str]) -> list[tuple[int, int]]:
+    """From when to when each unit was last away, in microseconds since the host's start; the earliest first."""
+    spans = []
+    for unit in units:
+        ask = "systemctl show {} -p {} --value"
+        stopped, ready = (
+            int(fleet[host].tell(ask.format(unit, f"{each}EnterTimestampMonotonic"))) for each in ("Inactive", "Active")
+        )
+        spans.append((stopped, ready))
+    return sorted(spans)
+
+
+def test_a_restart_of_all_is_rolling(fleet: Fleet) -> None:
+    """Of the workers of a queue, and of the instances of the API, one at a time is away."""
+    workers = [f"llm-worker@high{number}" for number in ("", ".2", ".3")]
+    fleet["worker1"].tell(f"systemctl start {' '.join(workers)}")
+    began = {host: fleet[host].tell("cut -d . -f 1 /proc/uptime") for host in ("worker1", "ingest1")}
+    with ThreadPoolExecutor() as pool, fleet.http() as http:
+        restarts = [pool.submit(fleet[host].tell, "systemctl restart llm.target") for host in began]
+        answers = []
+        while not all(restart.done() for restart in restarts):
+            answers.append(http.get("/jobs", params={"limit": 1}).status_code)
+        for restart in restarts:
+            restart.result()
+    assert set(answers) == {200}, "through the balancer, all the while"
+    for host, units in (("worker1", workers), ("ingest1", ["llm-api", "llm-api@8081"])):
+        spans = away(fleet, host, units)
+        assert spans[0][0] >= int(began[host]) * 1_000_000, "all were away"
+        for (_, ready), (stopped, _) in pairwise(spans):
+            assert stopped >= ready, f"on {host} the next was stopped before the one before it was back: {spans}"
+        print(f"{host}: away one after the other, for {[f'{(end - start) / 1e6:.1f} s' for start, end in spans]}")
+    began_stopping = time.monotonic()
+    fleet["worker1"].tell(f"systemctl stop {' '.join(workers[1:])}")
+    assert time.monotonic() - began_stopping < 20, "who is stopped waits for nobody"
+
+
+def test_a_unit_that_keeps_ending_is_started_again_ever_later(fleet: Fleet) -> None:
+    host = fleet["worker2"]
+    folder = "/run/systemd/system/llm-worker@low.service.d"
+    host.tell(f"mkdir -p {folder}; printf '[Service]\nExecStart=\nExecStart=/bin/false\n' >{folder}/90-test.conf")
+    said = "journalctl -u llm-worker@low --no-pager -o cat -n 200 | grep -o 'started again in [0-9]* s' | tail -n 2"
+    try:
+        host.ask("systemctl daemon-reload && systemctl restart llm-worker@low")
+        wait_until(
+            lambda: host.ask(said).stdout.split("\n")[:2] == ["started again in 2 s", "started again in 4 s"],
+            "longer pauses",
+            explain=lambda: host.ask("journalctl -u llm-worker@low --no-pager -n 30").stdout,
+        )
+    finally:
+        host.tell(f"rm {folder}/90-test.conf && systemctl daemon-reload")
+        began = time.monotonic()
+        host.tell("systemctl restart llm-worker@low")
+    assert time.monotonic() - began < 10, "who is started by somebody starts at once"
 
 
 def test_a_restart_of_all_loses_nothing(fleet: Fleet) -> None:
