@@ -1,0 +1,178 @@
+"""Every command of docs/operations.md, as it stands there, on a fleet of the inventory that is shipped."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from fleet import ROOT, Fleet, wait_until
+from test_e_releases import make_release, version_of
+
+_BLOCK = re.compile(r"^## (.+?)$|^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_ON_THE_CONTROL_NODE = ("make ", "cd ", "git ", "$EDITOR ", "../.venv-fleet/", "curl ", "ssh ")
+# What the operator does with hands, and what `make test-fleet` has done just now.
+_SHELL = """
+export EDITOR=./edit
+make() { echo "make $*: it has been made"; }
+"""
+
+
+def blocks() -> list[tuple[str, list[str]]]:
+    """The page's examples: the title of its part, and the commands. Those that go on for ever get two seconds."""
+    title, found = "", []
+    for heading, block in _BLOCK.findall((ROOT / "docs" / "operations.md").read_text()):
+        title = heading or title
+        commands = [line.removeprefix("$ ") for line in block.splitlines()]
+        if block:
+            found.append((title, commands))
+    return found
+
+
+class Operator:
+    """Somebody who goes by the page, in a clone of this repository."""
+
+    def __init__(self, fleet: Fleet, folder: Path) -> None:
+        self.fleet = fleet
+        self.folder = folder
+        self.home = folder / "clone"
+        subprocess.run(["git", "clone", "--quiet", ROOT, self.home], check=True)
+        for name in (".venv", ".venv-fleet", "dist"):
+            (self.home / name).symlink_to(ROOT / name)
+        secrets = self.home / "ansible" / ".secrets"
+        secrets.mkdir(mode=0o700)
+        (secrets / "fleet").symlink_to(fleet.folder / "secrets")
+        edit = self.home / "ansible" / "edit"
+        addresses = " ".join(
+            f"-e 's/ {each.name}: {{ansible.*/ {each.name}: {{ansible_host: {each.address}}}/'"
+            for each in fleet.hosts.named.values()
+        )
+        edit.write_text(f'#!/bin/sh\nsed -i {addresses} "$1"\n')
+        edit.chmod(0o755)
+        ingest1 = fleet["ingest1"].address
+        (folder / ".curlrc").write_text(f'resolve = "ingest1:443:{ingest1}"\nsilent\nshow-error\nfail\n')
+
+    def types(self, commands: list[str]) -> str:
+        """Run commands on the control node, in one shell. Returns what they print; fails where one does."""
+        key = self.fleet.hosts.key
+        known = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", _SHELL + "\n".join(commands)],
+            cwd=self.home,
+            env={
+                **os.environ,
+                "CURL_HOME": str(self.folder),
+                "ANSIBLE_NOCOLOR": "1",
+                "ANSIBLE_PRIVATE_KEY_FILE": str(key),
+                "ANSIBLE_SSH_COMMON_ARGS": known,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{commands}\n{done.stdout[-5000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def operator(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    yield Operator(fleet, tmp_path_factory.mktemp("operator"))
+    fleet.play("deploy").ok()  # the inventory of the other tests again
+
+
+def is_for_the_control_node(commands: list[str]) -> bool:
+    on_it = {command.startswith(_ON_THE_CONTROL_NODE) for command in commands}
+    assert len(on_it) == 1, f"one block, one place: {commands}"
+    return on_it.pop()
+
+
+def test_the_page_has_commands() -> None:
+    found = blocks()
+    assert len(found) >= 8
+    assert {"Deploying", "Looking", "Another version", "Backups", "Monitoring"} <= {title for title, _ in found}
+
+
+@pytest.mark.parametrize(("title", "commands"), blocks())
+def test_every_command_works(operator: Operator, tmp_path: Path, title: str, commands: list[str]) -> None:
+    fleet = operator.fleet
+    numbers = fleet.drop(20)
+    if commands[0].startswith("ssh "):
+        a_tunnel(operator, commands)
+    elif not is_for_the_control_node(commands):
+        on_a_host(fleet, commands)
+    elif title == "Another version":
+        dist = operator.home / "dist"
+        dist.unlink()
+        dist.mkdir()
+        (dist / "wheelhouse").symlink_to(make_release(tmp_path, "9.4.0"))
+        operator.types([each for each in commands if "rollback" not in each])
+        assert version_of(fleet, "worker2") == "9.4.0"
+        without, chosen = (
+            "cd ansible\n" + re.sub(r" \[.*?\]", "", commands[-1]),
+            commands[-1].translate({91: "", 93: ""}),
+        )
+        operator.types([without])
+        assert version_of(fleet, "worker2") == "0.1.0"
+        operator.types(["cd ansible", chosen])
+        dist.joinpath("wheelhouse").unlink()
+        dist.rmdir()
+        dist.symlink_to(ROOT / "dist")
+    elif title == "Backups":
+        *make, restore = commands
+        operator.types(make)
+        (made,) = (operator.home / "backups" / "fleet").iterdir()
+        operator.types(["cd ansible", re.sub(r"llm-ingest1-\S+", made.name, restore)])
+    else:
+        told = operator.types(commands)
+        if commands[0].startswith("curl "):
+            assert '"jobs"' in told
+    fleet.finish(numbers)
+
+
+def on_a_host(fleet: Fleet, commands: list[str]) -> None:
+    host = fleet["worker1" if "llm-worker@" in commands[0] else "ingest1"]
+    for command in commands:
+        typed = command
+        if "DOCUMENT_ID=" in command:
+            last = "journalctl -u llm-ingest -u llm-collector -o json --output-fields=DOCUMENT_ID -n 500"
+            document_id = re.findall(r'"DOCUMENT_ID":"(\w+)"', host.tell(last))[-1]
+            typed = re.sub(r"DOCUMENT_ID=\w+", f"DOCUMENT_ID={document_id}", command)
+        elif "llm-ingest1-" in command:
+            newest = host.tell("ls /var/backups/llm | tail -n 1").strip()
+            typed = re.sub(r"llm-ingest1-\S+", newest, command)
+        elif command.endswith(" -f"):
+            typed = f"timeout 2 {command}; [ $? = 124 ]"
+        if command.startswith("llmctl restore /"):  # "into empty folders, with the daemons stopped"
+            host.tell("systemctl stop llm-ingest llm-collector llm-scheduler")
+            host.tell("sh -s /var/lib/llm", (ROOT / "ansible" / "tasks" / "set-aside.sh").read_bytes())
+        done = host.ask(typed, seconds=300)
+        # What `systemctl status` ends with when one of them, as the backup, does not run now: 3.
+        assert done.returncode in ((0, 3) if " status " in command else (0,)), f"{typed}: {done.stdout}{done.stderr}"
+        print(f"{host.name}: {command}\n{done.stdout[-600:]}")
+    host.tell("systemctl start llm.target llm-ingest llm-collector llm-scheduler" if host.name == "ingest1" else "true")
+
+
+def a_tunnel(operator: Operator, commands: list[str]) -> None:
+    (command,) = commands
+    key, mon1 = operator.fleet.hosts.key, operator.fleet["mon1"].address
+    options = f"-i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -N"
+    # Other ports here: this machine may have a Prometheus of its own.
+    typed = command.replace("-L 90", "-L 190").replace("ssh ", f"ssh {options} -l root -o HostName={mon1} ", 1)
+    tunnel = subprocess.Popen(["bash", "-c", f"exec {typed.split(' # ')[0]}"], stdin=subprocess.DEVNULL)
+    ports = re.findall(r"-L (\d+):", typed)
+    assert len(ports) == 2
+
+    def is_ready(port: str) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{port}/-/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(lambda: all(is_ready(port) for port in ports), "Prometheus and Alertmanager through the tunnel")
+    finally:
+        tunnel.terminate()
+        tunnel.wait()
