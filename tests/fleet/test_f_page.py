@@ -39,8 +39,10 @@ class Operator:
         self.folder = folder
         self.home = folder / "clone"
         subprocess.run(["git", "clone", "--quiet", ROOT, self.home], check=True)
-        for name in (".venv", ".venv-fleet", "dist"):
+        for name in (".venv", ".venv-fleet"):
             (self.home / name).symlink_to(ROOT / name)
+        (self.home / "dist").mkdir()
+        self.has_made(ROOT / "dist" / "wheelhouse")
         secrets = self.home / "ansible" / ".secrets"
         secrets.mkdir(mode=0o700)
         (secrets / "fleet").symlink_to(fleet.folder / "secrets")
@@ -51,8 +53,17 @@ class Operator:
         )
         edit.write_text(f'#!/bin/sh\nsed -i {addresses} "$1"\n')
         edit.chmod(0o755)
+        subprocess.run(
+            [edit, "inventories/fleet/hosts.yml"], cwd=edit.parent, check=True
+        )  # each block runs by itself, too
         ingest1 = fleet["ingest1"].address
         (folder / ".curlrc").write_text(f'resolve = "ingest1:443:{ingest1}"\nsilent\nshow-error\nfail\n')
+
+    def has_made(self, wheelhouse: Path) -> None:
+        """What `make wheelhouse` would have made."""
+        place = self.home / "dist" / "wheelhouse"
+        place.unlink(missing_ok=True)
+        place.symlink_to(wheelhouse)
 
     def types(self, commands: list[str]) -> str:
         """Run commands on the control node, in one shell. Returns what they print; fails where one does."""
@@ -104,10 +115,7 @@ def test_every_command_works(operator: Operator, tmp_path: Path, title: str, com
     elif not is_for_the_control_node(commands):
         on_a_host(fleet, commands)
     elif title == "Another version":
-        dist = operator.home / "dist"
-        dist.unlink()
-        dist.mkdir()
-        (dist / "wheelhouse").symlink_to(make_release(tmp_path, "9.4.0"))
+        operator.has_made(make_release(tmp_path, "9.4.0"))
         operator.types([each for each in commands if "rollback" not in each])
         assert version_of(fleet, "worker2") == "9.4.0"
         without, chosen = (
@@ -117,9 +125,7 @@ def test_every_command_works(operator: Operator, tmp_path: Path, title: str, com
         operator.types([without])
         assert version_of(fleet, "worker2") == "0.1.0"
         operator.types(["cd ansible", chosen])
-        dist.joinpath("wheelhouse").unlink()
-        dist.rmdir()
-        dist.symlink_to(ROOT / "dist")
+        operator.has_made(ROOT / "dist" / "wheelhouse")
     elif title == "Backups":
         *make, restore = commands
         operator.types(make)
