@@ -64,7 +64,7 @@ $(VENV)-tools/.done: requirements-tools.txt
 
 test-fleet: $(VENV)/.test $(VENV)-fleet/.done lint-ansible wheelhouse ## Boot hosts, deploy to them, break them (root, Debian)
 	@tests/fleet/prepare.sh
-	$(BIN)/pytest -s tests/fleet $(ARGS)
+	$(BIN)/pytest -s tests/fleet -o timeout=900 $(ARGS)
 
 lint-ansible: $(VENV)-fleet/.done ## Check playbooks and roles
 	cd ansible && ../$(VENV)-fleet/bin/yamllint --strict . && ../$(VENV)-fleet/bin/ansible-lint --offline --profile production

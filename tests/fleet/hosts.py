@@ -4,6 +4,8 @@
     python tests/fleet/hosts.py ssh ingest1 systemctl status
     python tests/fleet/hosts.py down                         # ends all of them, and removes what they wrote
 
+`up --suite noble,worker2=jammy` is Ubuntu 24.04 everywhere but on worker2.
+
 Needs root on Debian. A bare system is made once, by mmdebstrap, and kept with a local package repository in
 `$LLM_FLEET_CACHE` (~/.cache/llm-fleet); each host is that system with a layer of its own over it, which survives a
 reboot of the host, and goes with it. What roles install they take from the repository: hosts have no other network
@@ -26,6 +28,10 @@ from pathlib import Path
 NETWORK = "10.89.77"  # .1 is this machine
 BRIDGE = "llmfleet0"
 SUITE = "bookworm"
+# Where a system comes from that is not in this machine's own sources. Its archive's key is not here: hosts that are
+# thrown away do without.
+_UBUNTU = "deb [trusted=yes] http://archive.ubuntu.com/ubuntu {} main universe"
+_SOURCES = {suite: [_UBUNTU.format(suite), _UBUNTU.format(f"{suite}-updates")] for suite in ("jammy", "noble")}
 _BASE = "systemd,systemd-sysv,dbus,udev,openssh-server,python3,ca-certificates,iproute2,procps,curl"
 # What the roles may install, with all that it needs: it is fetched once, and served from a folder.
 _PACKAGES = [
@@ -44,6 +50,7 @@ _PACKAGES = [
     "prometheus-node-exporter",
     "prometheus-redis-exporter",
 ]
+_MORE_PACKAGES = {"jammy": ["python3.11", "python3.11-venv"]}
 _TOOLS = ("mmdebstrap", "systemd-nspawn", "dpkg-scanpackages", "ip", "ssh-keygen")
 _BOOT_SECONDS = 90.0
 _STOP_SECONDS = 20.0
@@ -85,6 +92,10 @@ exec "$@"
 """
 
 
+class NoSystem(Exception):
+    """A bare system can't be made here: what it consists of can't be fetched."""
+
+
 class FleetError(Exception):
     """A host can't be made or reached; the message says why."""
 
@@ -99,6 +110,13 @@ def why_not() -> str | None:
     if missing:
         packages = "mmdebstrap systemd-container dpkg-dev iproute2 openssh-client"
         return f"hosts need {', '.join(missing)} (apt install {packages})"
+    for what, probe in (
+        ("make a bridge", f"ip link add {BRIDGE}-p type bridge && ip link delete {BRIDGE}-p"),
+        ("mount", "unshare --mount mount -t tmpfs none /mnt"),
+    ):
+        done = subprocess.run(["sh", "-c", probe], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            return f"hosts need the right to {what}, as a privileged container has it: {done.stderr.strip()}"
     return None
 
 
@@ -239,8 +257,10 @@ class Host:
 class Hosts:
     """The hosts of one fleet, by name. There is one fleet at a time on a machine."""
 
-    def __init__(self, suite: str = SUITE) -> None:
-        self.suite = suite
+    def __init__(self, suites: str = SUITE) -> None:
+        """`suites`: the release that all have, and after a comma, as NAME=RELEASE, what others have."""
+        self.suite, *others = suites.split(",")
+        self._suites = dict(other.split("=", 1) for other in others)
         self.folder = cache() / "hosts"
         self.key = self.folder / "key"
         self.named: dict[str, Host] = {}
@@ -257,7 +277,7 @@ class Hosts:
         refusal = why_not()
         if refusal:
             raise FleetError(refusal)
-        bare = base(self.suite)
+        bare = {suite: base(suite) for suite in sorted({self.suite, *self._suites.values()})}
         self.down()
         _make_room()
         self.folder.mkdir(parents=True)
@@ -268,7 +288,7 @@ class Hosts:
         self.named = {name: self._host(name, f"{NETWORK}.{number}") for number, name in enumerate(names, 10)}
         (self.folder / "hosts.json").write_text(json.dumps({each.name: each.address for each in self.named.values()}))
         for host in self.named.values():
-            self._lay(host, bare)
+            self._lay(host, bare[self._suite_of(host.name)])
             host.boot()
         for host in self.named.values():
             host.wait()
@@ -283,7 +303,10 @@ class Hosts:
         self.named = {}
 
     def _host(self, name: str, address: str) -> Host:
-        return Host(name, address, self.folder / name, self.key, cache() / f"packages-{self.suite}")
+        return Host(name, address, self.folder / name, self.key, cache() / f"packages-{self._suite_of(name)}")
+
+    def _suite_of(self, name: str) -> str:
+        return self._suites.get(name, self.suite)
 
     def _lay(self, host: Host, bare: Path) -> None:
         for part in ("root", "upper", "work"):
@@ -303,7 +326,8 @@ class Hosts:
 def base(suite: str = SUITE) -> Path:
     """The bare system, made anew when what belongs into it has changed."""
     bare, packages, stamp = (cache() / f"{name}-{suite}" for name in ("base", "packages", "made"))
-    wanted = json.dumps([_BASE, _PACKAGES, _NETWORK_UNIT, _NETWORK])
+    wanted_packages = [*_PACKAGES, *_MORE_PACKAGES.get(suite, [])]
+    wanted = json.dumps([_BASE, wanted_packages, _NETWORK_UNIT, _NETWORK])
     if stamp.exists() and stamp.read_text() == wanted:
         return bare
     stamp.unlink(missing_ok=True)
@@ -311,10 +335,15 @@ def base(suite: str = SUITE) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
     packages.mkdir(parents=True)
     print(f"A bare {suite} is made, once: about two minutes.", file=sys.stderr)
-    run("mmdebstrap", "--variant=minbase", f"--include={_BASE}", suite, bare)
+    try:
+        run("mmdebstrap", "--simulate", "--variant=minbase", suite, "/dev/null", *_SOURCES.get(suite, []))
+    except FleetError as error:
+        raise NoSystem(str(error)) from None
+    run("mmdebstrap", "--variant=minbase", f"--include={_BASE},apt", suite, bare, *_SOURCES.get(suite, []))
+    (bare / "etc" / "resolv.conf").unlink(missing_ok=True)  # a link to what does not run here, in Ubuntu
     shutil.copy("/etc/resolv.conf", bare / "etc" / "resolv.conf")
     run("chroot", bare, "apt-get", "update", "-qq")
-    run("chroot", bare, "apt-get", "install", "-qq", "--no-install-recommends", "--download-only", *_PACKAGES)
+    run("chroot", bare, "apt-get", "install", "-qq", "--no-install-recommends", "--download-only", *wanted_packages)
     for package in (bare / "var" / "cache" / "apt" / "archives").glob("*.deb"):
         shutil.move(package, packages)
     (packages / "Packages").write_text(run("dpkg-scanpackages", "--multiversion", ".", cwd=packages))
@@ -420,7 +449,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         else:
             return subprocess.call([*hosts[asked.name].ssh_command(), " ".join(asked.words)])
-    except FleetError as error:
+    except (FleetError, NoSystem) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
