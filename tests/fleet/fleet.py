@@ -56,6 +56,7 @@ class Fleet:
     def __init__(self, hosts: Hosts, folder: Path, **variables: Any) -> None:
         self.hosts = hosts
         self.folder = folder
+        self.variables = variables
         self.inventory = inventory.write(hosts, folder, **variables)
         self._secrets = folder / "secrets"
         self._series = 0

@@ -1,5 +1,6 @@
 """Every command of docs/operations.md, as it stands there, on a fleet of the inventory that is shipped."""
 
+import json
 import os
 import re
 import subprocess
@@ -46,6 +47,8 @@ class Operator:
         secrets = self.home / "ansible" / ".secrets"
         secrets.mkdir(mode=0o700)
         (secrets / "fleet").symlink_to(fleet.folder / "secrets")
+        with (self.home / "ansible" / "inventories" / "fleet" / "group_vars" / "all.yml").open("a") as more:
+            more.writelines(f"{name}: {json.dumps(value)}\n" for name, value in fleet.variables.items())
         edit = self.home / "ansible" / "edit"
         addresses = " ".join(
             f"-e 's/ {each.name}: {{ansible.*/ {each.name}: {{ansible_host: {each.address}}}/'"
