@@ -215,4 +215,4 @@ def test_a_host_is_rebooted(fleet: Fleet) -> None:
 
 def test_a_second_run_still_changes_nothing(fleet: Fleet) -> None:
     """After a failover, too: what Sentinel decided is not taken back."""
-    assert set(fleet.play("deploy").ok().changed.values()) == {0}
+    assert fleet.play("deploy").changes() == []

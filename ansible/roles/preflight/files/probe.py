@@ -139,13 +139,15 @@ def _release(asked: dict[str, Any]) -> str | None:
 
 
 def _packager() -> dict[str, bool]:
-    """Whether Ansible can ask for packages here: it can't on a bare Debian host before python3-apt is there."""
-    for name in ("apt", "dnf"):
-        try:
-            __import__(name)
-        except ImportError:
-            continue
-        return {"packager": True}
+    """Whether Ansible can ask for packages here: it can't on a bare Debian host before python3-apt is there.
+
+    Its modules look for a Python that can, where the one that they run in is not the system's own.
+    """
+    known = (sys.executable, "/usr/bin/python3", "/usr/libexec/platform-python")
+    ask = "import importlib.util as u, sys; sys.exit(not (u.find_spec('apt') or u.find_spec('dnf')))"
+    for python in known:
+        if os.path.exists(python) and subprocess.run([python, "-c", ask], timeout=20).returncode == 0:
+            return {"packager": True}
     return {"packager": False}
 
 
