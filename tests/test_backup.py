@@ -36,6 +36,8 @@ def llmctl(fleet: Fleet, *arguments: str, status: int = 0) -> str:
     """What a command prints, in this process: starting one takes longer than most of them do."""
     fleet.config()
     done = CliRunner().invoke(app, ["--config", str(fleet.config_path), *arguments])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
     assert done.exit_code == status, done.output
     return done.stdout if status == 0 else done.stderr
 
@@ -156,6 +158,7 @@ def test_what_can_not_be_read_is_left_out_and_named(fleet: Fleet, tmp_path: Path
     for path in (shut["archive"], fleet.archive / "open.json", shut["errors"] / "bad.json"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"3")
+    llmctl(fleet, "backup", str(tmp_path / "all"))  # and nobody may read what it imports, where Python is root's alone
     with nobody_of(fleet.folder):
         for path in shut.values():
             path.chmod(0)

@@ -43,7 +43,7 @@ def backup(
     _show(made, as_json)
     if made.left_out:
         fail(
-            f"The backup is made, without what {_user()} may not read ({len(made.left_out)}; see above). "
+            f"The backup is made, without what this user may not read ({len(made.left_out)}; see above). "
             "Change the owner or the mode of these files, and make it again.",
             ExitCode.NOT_WELL,
         )
@@ -77,15 +77,6 @@ def restore(
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
     _show(found, as_json)
-
-
-def _user() -> str:
-    from getpass import getuser
-
-    try:
-        return getuser()
-    except (KeyError, OSError):
-        return "this user"
 
 
 def _folders(context: typer.Context) -> Folders:
