@@ -42,6 +42,7 @@ _ANSWER_SECONDS = 2.0  # the keeper can't wait long for Redis: the worker's stde
 _RETRY_SECONDS = 1.0
 _GIVE_UP_SECONDS = 30.0  # the reaper has found the work without the keeper long before
 _PARTING_SECONDS = 5.0  # how long a keeper that is to stop goes on trying
+_BEGINNING_SECONDS = 0.1  # so often it looks whether a new worker has begun: systemd waits for that
 _LEAVE_SECONDS = 2.0  # that a worker with nothing in hand has to leave
 _TAIL_BYTES = 16 * 1024
 EXIT_RESTART = 75  # of a worker that ends for its keeper to be started anew, too (EX_TEMPFAIL of sysexits.h)
@@ -274,8 +275,7 @@ class Keeper:
     def _attend(self, kept: _Kept) -> tuple[int, int]:
         """Until the worker has ended; returns its exit code (as `waitstatus_to_exitcode`) and peak memory in bytes."""
         while (ended := self._reaped()) is None:
-            silent_in = kept.pulse.silent_in(self._clock.monotonic())
-            self._wait(silent_in if silent_in > 0 and not self._owed else BEAT_SECONDS, kept)
+            self._wait(self._patience(kept), kept)
             self._renew(kept)
             self._vouch(kept)
             self._dismiss(kept)
@@ -285,6 +285,13 @@ class Keeper:
         if kept.stderr >= 0:
             os.close(kept.stderr)
         return ended
+
+    def _patience(self, kept: _Kept) -> float:
+        """How long nothing has to be looked at, if nobody says a word."""
+        if not kept.pulse.promised:
+            return _BEGINNING_SECONDS
+        silent_in = kept.pulse.silent_in(self._clock.monotonic())
+        return silent_in if silent_in > 0 and not self._owed else BEAT_SECONDS
 
     def _vouch(self, kept: _Kept) -> None:
         """Tell systemd of the worker, for as long as its loop comes round when it said that it would."""

@@ -25,7 +25,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     kept = os.environ.get("LLM_TEST_FLEET")
     try:
         if not (kept and hosts.named):
-            hosts.up(inventory.NAMES)
+            hosts.up((*inventory.NAMES, inventory.ALONE))
     except NoSystem as error:
         pytest.skip(str(error))
     try:

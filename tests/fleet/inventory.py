@@ -7,6 +7,7 @@ from typing import Any
 from hosts import Hosts
 
 NAMES = ("ingest1", "redis1", "redis2", "worker1", "worker2", "mon1")
+ALONE = "solo"  # does everything by itself, and is in no inventory of the fleet's
 GROUPS = {
     "llm_ingest": ["ingest1"],
     "llm_api": ["ingest1"],
@@ -37,7 +38,7 @@ def write(hosts: Hosts, folder: Path, **variables: Any) -> Path:
                 "llm_config": {"api": {"workers": 1}},
                 **variables,
             },
-            "hosts": {each.name: {"ansible_host": each.address} for each in hosts.named.values()},
+            "hosts": {each.name: {"ansible_host": each.address} for each in hosts.named.values() if each.name in NAMES},
             "children": {
                 group: {"hosts": {name: {} for name in names if name in hosts.named}} for group, names in GROUPS.items()
             },

@@ -3,13 +3,15 @@
 import json
 import os
 import re
+import ssl
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from fleet import ROOT, Fleet, wait_until
+from fleet import ROOT, SPOOL, Fleet, wait_until
+from inventory import ALONE
 from test_e_releases import make_release, version_of
 
 _BLOCK = re.compile(r"^## (.+?)$|^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -95,6 +97,23 @@ class Operator:
 def operator(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     yield Operator(fleet, tmp_path_factory.mktemp("operator"))
     fleet.play("deploy").ok()  # the inventory of the other tests again
+
+
+def test_one_host_does_everything(operator: Operator) -> None:
+    """By the other inventory that is shipped."""
+    solo = operator.fleet[ALONE]
+    hosts = operator.home / "ansible" / "inventories" / "single-host" / "hosts.yml"
+    hosts.write_text(re.sub(r"ansible_host: \S+", f"ansible_host: {solo.address}", hosts.read_text()))
+    deploy = ["cd ansible", "../.venv-fleet/bin/ansible-playbook -i inventories/single-host deploy.yml"]
+    operator.types(deploy)
+    solo.tell(f"echo '{{}}' >{SPOOL}/raw/.one.json && mv {SPOOL}/raw/.one.json {SPOOL}/raw/one.json")
+    wait_until(lambda: solo.ask(f"test -s {SPOOL}/processed/one.json").returncode == 0, "the result")
+    key = (operator.home / "ansible" / ".secrets" / "single-host" / "api_key_admin").read_text().strip()
+    certificate = operator.home / "ansible" / ".secrets" / "single-host" / "ca.crt"
+    with httpx.Client(verify=ssl.create_default_context(cafile=certificate), headers={"X-API-Key": key}) as http:
+        jobs = http.get(f"https://{solo.address}/jobs", params={"source": "one.json"}).json()["jobs"]
+    assert [job["status"] for job in jobs] == ["done"]
+    assert re.findall(r"changed=(\d+)", operator.types(deploy)) == ["0"], "a second run changes nothing"
 
 
 def is_for_the_control_node(commands: list[str]) -> bool:
