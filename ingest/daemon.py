@@ -25,7 +25,7 @@ from jobs import arguments, faults, ledger
 from jobs.clock import Clock, SystemClock
 from jobs.config import Config
 from jobs.connection import connect
-from jobs.document import Route, new_id
+from jobs.document import Route, Status, new_id
 from jobs.faults import FaultPoint
 from jobs.ledger import EPOCH_KEY, Load
 from jobs.notify import Notify
@@ -241,8 +241,12 @@ class Ingest:
 
     def _is_taken(self, document_id: str) -> bool:
         """Whether an id that a file name carries is already another document's."""
-        entry = ledger.known(self._redis, [document_id])[0][0]
-        return entry not in (None, "received")
+        status = ledger.known(self._redis, [document_id])[0][0]
+        if status is not None:
+            return status is not Status.RECEIVED
+        # Of what is so old the ledger has forgotten whose it was; an old original that somebody puts back, say.
+        days = self._config.monitoring.metrics_retention_days
+        return ledger.is_before(document_id, ledger.horizon(self._clock.now(), days))
 
     # Documents
 
@@ -366,7 +370,9 @@ class Ingest:
     def _claim(self, ready: list[tuple[Ready, Route | None]], load: Load) -> None:
         asked = [Asked(each.value, each.found.source, each.found.seen.size) for each, route in ready if route is None]
         routes = iter(self._router.routes(asked))
-        by_id = {found.found.id: (found, route or next(routes)) for found, route in ready}
+        by_id: dict[str, tuple[Ready, Route]] = {}
+        for found, route in ready:  # the first of an id: that one is claimed
+            by_id.setdefault(found.found.id, (found, route or next(routes)))
         group, claims = self._claims.take([found.found for found, _ in ready], self._clock.now())
         self._at("ingest.claimed")
         documents: list[Submitted] = []

@@ -540,6 +540,16 @@ def _fits(wanted: Wanted) -> Callable[[bytes], Record | None] | None:
     return fits
 
 
+def horizon(now: float, days: float) -> float:
+    """From when on (epoch seconds) final documents are remembered that are kept for so many days."""
+    return max(0.0, now - days * 86400)
+
+
+def is_before(document_id: str, at: float) -> bool:
+    """Whether an id was made before epoch seconds `at`: the first ten characters of a ULID are its time."""
+    return document_id[:10] < ulid_at_time(at)[:10]
+
+
 def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, chunk: int = 2000) -> int:
     """Forget final documents: the oldest beyond `keep` in each set, and those that came before epoch seconds `before`.
 

@@ -263,10 +263,10 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
     def _trim(self) -> None:
         """Forget final documents by count and age: for a moment only, there may be very many."""
         monitoring = self._config.monitoring
-        before = self._clock.now() - monitoring.metrics_retention_days * 86400
+        before = ledger.horizon(self._clock.now(), monitoring.metrics_retention_days)
         levels = self._config.queue.priority_levels
         enough = self._clock.monotonic() + _TRIM_SECONDS
-        while ledger.trim(self.connection, levels, monitoring.ledger_documents, max(0.0, before), _TRIM_CHUNK):
+        while ledger.trim(self.connection, levels, monitoring.ledger_documents, before, _TRIM_CHUNK):
             if self._clock.monotonic() >= enough:
                 return
 

@@ -18,6 +18,7 @@ import pytest
 from conftest import Fleet, is_report, wait_until
 
 from ingest.spool.renaming import rename_new
+from jobs.document import new_id
 
 TOTAL = 2000
 SETTLE = 1.0
@@ -492,17 +493,25 @@ def test_a_file_added_to_between_claim_and_commit(drop: Drop, first: bytes, more
     assert "put back" in fleet.log("collector")
 
 
-def test_copies_of_a_file_that_carries_an_id(drop: Drop) -> None:
-    """Somebody copies what the API has dropped: the copies carry its id as well, and are documents all the same."""
-    document_id = "01HZZZZZZZZZZZZZZZZZZZZZZ0"
+@pytest.mark.parametrize(("days", "times"), [(0, 1), (31, 0)])
+def test_copies_of_a_file_that_carries_an_id(drop: Drop, days: int, times: int) -> None:
+    """Somebody copies what the API has dropped: the copies carry its id as well, and are documents all the same.
+
+    An id from before what the ledger remembers is nobody's: whose it was can't be known any more.
+    """
+    document_id = new_id(time.time() - days * 86400)
+    (drop.fleet.folder / "echo.py").write_text("def handle(document, context):\n    return {'was': document}\n")
+    drop.fleet.configure(handlers={"default": "echo:handle"})
     for number in range(5):
         drop.put(f"api/copy {number}.{document_id}.json", watch=number % 3)
-    drop.fleet.start()
+    drop.fleet.start(env={"PYTHONPATH": str(drop.fleet.folder)})
     wait_for_all(drop)
     account_for_all(drop)
-    ids = [result["id"] for result in drop.fleet.results()]
+    results = drop.fleet.results()
+    ids = [result["id"] for result in results]
     assert len(set(ids)) == 5
-    assert ids.count(document_id) == 1
+    assert ids.count(document_id) == times
+    assert all(result["result"] == {"was": result["document"]} for result in results), "each was handled as itself"
 
 
 @pytest.mark.slow
