@@ -153,23 +153,25 @@ def test_what_can_not_be_read_is_left_out_and_named(fleet: Fleet, tmp_path: Path
         "raw": fleet.drop("shut.json", b"1"),
         "archive": fleet.archive / "shut.json",
         "errors": fleet.errors / "folder",
+        "processed": fleet.processed / "listed",
     }
     fleet.drop("open.json", b"2")
-    for path in (shut["archive"], fleet.archive / "open.json", shut["errors"] / "bad.json"):
+    for path in (shut["archive"], fleet.archive / "open.json", shut["errors"] / "bad.json", shut["processed"] / "c"):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"3")
     llmctl(fleet, "backup", str(tmp_path / "all"))  # and nobody may read what it imports, where Python is root's alone
     with nobody_of(fleet.folder):
         for path in shut.values():
             path.chmod(0)
+        shut["processed"].chmod(0o400)  # what is in it can be listed, and not read
         made = make(folders, str(fleet.folder / "backups"))
         assert made.left_out == sorted(str(path) for path in shut.values())
-        assert (made.count.waiting, made.count.archived, made.count.in_error) == (1, 1, 0)
+        assert (made.count.waiting, made.count.archived, made.count.in_error, made.count.results) == (1, 1, 0, 0)
         assert backup.look_through(made.path).count == made.count
         shut["errors"].chmod(0o700)
         told = llmctl(fleet, "backup", str(fleet.folder / "backups"), status=1)
     assert "without what" in told
-    assert "(2; see above)" in told
+    assert "(3; see above)" in told
     assert llmctl(fleet, "backup", str(tmp_path / "more"))
 
 

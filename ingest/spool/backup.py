@@ -157,8 +157,16 @@ class _Unreadable:
         self.paths.add(error.filename)
 
     def below(self, folder: str) -> Iterator[str]:
-        """The files below a folder; what can't be looked into is kept in mind."""
-        return files_below(folder, self.folder)
+        """The files below a folder; folders that can't be listed, or not entered, are kept in mind."""
+        known, may_enter = "", True
+        for path in files_below(folder, self.folder):
+            parent = os.path.dirname(path)
+            if parent != known:
+                known, may_enter = parent, os.access(parent, os.X_OK, effective_ids=True)
+                if not may_enter and os.path.isdir(parent):
+                    self.paths.add(parent)
+            if may_enter:
+                yield path
 
 
 def _write(
@@ -478,7 +486,7 @@ def _unpack(path: str, folders: Folders, others: Mapping[str, str], told: Told) 
         target = _target(member.name, folders)
         if target is None:
             continue
-        if os.path.lexists(target):  # a document of that name has come since: into a watch folder
+        if member.name.startswith("watch/") and os.path.lexists(target):  # a document of that name has come since
             target = with_id(target, new_id(time.time()))
         os.makedirs(os.path.dirname(target), mode=0o750, exist_ok=True)
         if member.issym():
