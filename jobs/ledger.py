@@ -547,7 +547,11 @@ def horizon(now: float, days: float) -> float:
 
 def is_before(document_id: str, at: float) -> bool:
     """Whether an id was made before epoch seconds `at`: the first ten characters of a ULID are its time."""
-    return document_id[:10] < ulid_at_time(at)[:10]
+    return document_id < _first_at(at)
+
+
+def _first_at(at: float) -> str:
+    return ulid_at_time(at)[:10]
 
 
 def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, chunk: int = 2000) -> int:
@@ -556,11 +560,9 @@ def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, ch
     At most `chunk` a set and call. Returns how many.
     """
     removed = 0
-    # The first ten characters of a ULID are its time.
-    first_kept = ulid_at_time(before)[:10]
     for status, level in product(FINAL, levels):
         name = _set(status, level)
-        surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({first_kept}"))
+        surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({_first_at(before)}"))
         if surplus <= 0:
             continue
         ids: list[Any] = list(redis.zrange(name, 0, min(surplus, chunk) - 1))

@@ -52,7 +52,7 @@ class Played:
     def changes(self) -> list[str]:
         """The tasks that changed something, with what they said of it. Fails when it did not run through."""
         self.ok()
-        found = [part.partition("\nTASK")[0] for part in self.output.split("\nTASK") if "changed: [" in part]
+        found = [part for part in self.output.split("\nTASK") if "changed: [" in part]
         assert len(found) > 0 or set(self.changed.values()) == {0}
         return [part[:600] for part in found]
 

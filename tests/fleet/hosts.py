@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+# Hosts are made anew, and their keys with them: ssh is not to remember them.
+SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 NETWORK = "10.89.77"  # .1 is this machine
 BRIDGE = "llmfleet0"
 SUITE = "bookworm"
@@ -111,7 +113,10 @@ def why_not() -> str | None:
         packages = "mmdebstrap systemd-container dpkg-dev iproute2 openssh-client"
         return f"hosts need {', '.join(missing)} (apt install {packages})"
     for what, probe in (
-        ("make a bridge", f"ip link add {BRIDGE}-p type bridge && ip link delete {BRIDGE}-p"),
+        (
+            "make a bridge",
+            f"ip link delete {BRIDGE}-p 2>/dev/null; ip link add {BRIDGE}-p type bridge && ip link delete {BRIDGE}-p",
+        ),
         ("mount", "unshare --mount mount -t tmpfs none /mnt"),
     ):
         done = subprocess.run(["sh", "-c", probe], capture_output=True, text=True, check=False)
@@ -151,9 +156,8 @@ class Host:
 
     def ssh_command(self, *options: str) -> list[str]:
         """ssh to it, up to the command."""
-        known = ("-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR")
         once = ("-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6")
-        return ["ssh", "-i", str(self.key), *known, *once, *options, f"root@{self.address}"]
+        return ["ssh", "-i", str(self.key), *SSH_OPTIONS.split(), *once, *options, f"root@{self.address}"]
 
     def ask(
         self, command: str, content: bytes | None = None, seconds: float = 120

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hosts import Hosts
+from hosts import SSH_OPTIONS, Hosts
 
 NAMES = ("ingest1", "redis1", "redis2", "worker1", "worker2", "mon1")
 ALONE = "solo"  # does everything by itself, and is in no inventory of the fleet's
@@ -28,9 +28,7 @@ def write(hosts: Hosts, folder: Path, **variables: Any) -> Path:
             "vars": {
                 "ansible_user": "root",
                 "ansible_ssh_private_key_file": str(hosts.key),
-                "ansible_ssh_common_args": (
-                    "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-                ),
+                "ansible_ssh_common_args": SSH_OPTIONS,
                 "llm_address": "{{ ansible_host }}",
                 "llm_secrets_dir": str(folder / "secrets"),
                 "llm_redis_maxmemory": "256mb",
