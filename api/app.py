@@ -12,46 +12,46 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
-from api import (
-    accepting,
-    acting,
+from llm_scheduler.api import dashboard
+from llm_scheduler.api.access.access_control import make_gatehouse
+from llm_scheduler.api.access.guard import Guard
+from llm_scheduler.api.endpoints import (
     controls,
-    dashboard,
     documentation,
-    files,
     fleet,
-    following,
-    listing,
+    job_actions,
+    job_files,
+    job_wait,
+    jobs,
     metrics,
     readiness,
     stats,
-    waiting,
+    submit,
 )
-from api.access import operations as access
-from api.access.gatehouse import make_gatehouse
-from api.access.guard import Guard
-from api.dropping import Dropper
-from api.health import Lookout, made_impatient
-from api.operation import Operation, routes
-from api.problems import ProblemError, on_disconnect, on_http_exception, on_problem, on_unforeseen
-from api.sharing import Shared
-from api.site import KnownLoad, Site
-from ingest.spool import Folders
-from jobs.clock import Clock
-from jobs.config import Config
-from jobs.connection import AWAY
-from jobs.document import Ids
-from jobs.orders import RestartWatch
+from llm_scheduler.api.endpoints import tokens as access
+from llm_scheduler.api.events import following
+from llm_scheduler.api.http.coalescing import Shared
+from llm_scheduler.api.http.context import KnownLoad, Site
+from llm_scheduler.api.http.dropper import Dropper
+from llm_scheduler.api.http.operation import Operation, routes
+from llm_scheduler.api.http.problems import ProblemError, on_disconnect, on_http_exception, on_problem, on_unforeseen
+from llm_scheduler.api.state.health import Lookout, made_impatient
+from llm_scheduler.ingest.spool import Folders
+from llm_scheduler.jobs.clock import Clock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import Ids
+from llm_scheduler.jobs.process.connection import AWAY
+from llm_scheduler.jobs.store.commands import RestartWatch
 
 LOOK_FOR_RESTART_EVERY = 2.0
 
 OPERATIONS: tuple[Operation, ...] = (
-    *listing.OPERATIONS,
-    *waiting.OPERATIONS,
+    *jobs.OPERATIONS,
+    *job_wait.OPERATIONS,
     *following.OPERATIONS,
-    *accepting.OPERATIONS,
-    *acting.OPERATIONS,
-    *files.OPERATIONS,
+    *submit.OPERATIONS,
+    *job_actions.OPERATIONS,
+    *job_files.OPERATIONS,
     *fleet.OPERATIONS,
     *controls.OPERATIONS,
     *access.OPERATIONS,

@@ -19,15 +19,15 @@ from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from api.access.keys import KeyRing
-from api.app import make_app
-from jobs import arguments
-from jobs.clock import SystemClock
-from jobs.config import Api, Config, Security, find, load
-from jobs.config.reading import EXIT_CONFIG
-from jobs.connection import connect
-from jobs.notify import Notify
-from jobs.process import PARENT_VARIABLE, URL_VARIABLE, start
+from llm_scheduler.api.access.api_keys import KeyRing
+from llm_scheduler.api.app import make_app
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Api, Config, Security, find, load
+from llm_scheduler.jobs.config.loader import EXIT_CONFIG
+from llm_scheduler.jobs.process import arguments
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.process.sd_notify import Notify
+from llm_scheduler.jobs.process.startup import PARENT_VARIABLE, URL_VARIABLE, start
 
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 GRACE_SECONDS = 3  # for requests that are being answered when the server is told to stop
@@ -135,7 +135,7 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
             os.environ["LLM_CONFIG"] = os.path.abspath(told)
         os.environ[PARENT_VARIABLE] = str(os.getpid())
     settings = uvicorn.Config(
-        "api.server:worker_app" if workers > 1 or api.reload else _app(config, told),
+        "llm_scheduler.api.server:worker_app" if workers > 1 or api.reload else _app(config, told),
         factory=workers > 1 or api.reload,
         host=api.host,
         port=api.port,

@@ -160,9 +160,15 @@ class Project(Contender):
         self.begin("ingest")
 
     def begin(self, *roles: str) -> None:
-        modules = {"ingest": "ingest.daemon", "collector": "ingest.collector", "scheduler": "jobs.scheduler"}
+        modules = {
+            "ingest": "llm_scheduler.ingest.daemon",
+            "collector": "llm_scheduler.ingest.collector",
+            "scheduler": "llm_scheduler.jobs.scheduler.loop",
+        }
         for role in roles:
-            module = [modules[role]] if role in modules else ["jobs.worker", role.removeprefix("worker ")]
+            module = (
+                [modules[role]] if role in modules else ["llm_scheduler.jobs.worker.loop", role.removeprefix("worker ")]
+            )
             self.start(role, [sys.executable, "-P", "-m", *module, "--config", self._config], ROOT)
 
     def watches(self) -> bool:

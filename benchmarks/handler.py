@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.peers.work import classify
-from jobs.handler import Context
+from llm_scheduler.jobs.handler import Context
 
 
 def handle(document: Any, context: Context) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from redis import Redis
 
 from benchmarks.contenders import ROOT
 from benchmarks.server import Server, wait_until
-from jobs import ledger
-from jobs.document import Status, new_id
+from llm_scheduler.jobs.document import Status, new_id
+from llm_scheduler.jobs.store import ledger
 
 DOCUMENTS = 1_000_000
 SECONDS = 5
@@ -168,7 +168,7 @@ def _api(home: Path, url: str) -> Iterator[str]:
         "api": {"port": port, "workers": 1, "access_log": False},
     }
     (home / "config.json").write_text(json.dumps(settings))
-    program = [sys.executable, "-P", "-m", "api.server", "--config", str(home / "config.json")]
+    program = [sys.executable, "-P", "-m", "llm_scheduler.api.server", "--config", str(home / "config.json")]
     with _running(program, port, home):
         yield f"http://127.0.0.1:{port}"
 

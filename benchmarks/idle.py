@@ -39,7 +39,15 @@ def idle(seconds: float, folder: Path) -> Idle:
     directories = {f"{name}_directory": str(home / "spool" / name) for name in names}
     settings = {"directories": directories, "api": {"port": port}, "logging": {"file": str(home / "log")}}
     config.write_text(json.dumps(settings))
-    program = [sys.executable, "-P", "-c", "from api.cli import main; main()", "--config", str(config), "up"]
+    program = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from llm_scheduler.api.cli import main; main()",
+        "--config",
+        str(config),
+        "up",
+    ]
     with (home / "output").open("wb") as output:
         process = subprocess.Popen(program, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
@@ -73,8 +81,12 @@ def _role(process: psutil.Process) -> str:
         return "server"
     if "-m" in words:
         module = words[words.index("-m") + 1]
-        names = {"ingest.daemon": "ingest", "ingest.collector": "collector", "jobs.scheduler": "scheduler"}
-        if module == "jobs.worker":
+        names = {
+            "llm_scheduler.ingest.daemon": "ingest",
+            "llm_scheduler.ingest.collector": "collector",
+            "llm_scheduler.jobs.scheduler.loop": "scheduler",
+        }
+        if module == "llm_scheduler.jobs.worker.loop":
             return f"worker {words[words.index('-m') + 2]}"
         return names.get(module, module.removesuffix(".server"))
     return "supervisor"

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import msgspec
 
 from benchmarks.corpus import document
-from jobs import intake
-from jobs.intake import strict
+from llm_scheduler.jobs import intake
+from llm_scheduler.jobs.intake import strict
 
 IN_INGEST = "guards and strict, as in ingest"
 IN_WORKER = "whole, as in a worker (twin keys, too)"

@@ -9,8 +9,8 @@ from benchmarks import corpus
 from benchmarks.contenders import Project
 from benchmarks.server import used_memory, wait_until
 from benchmarks.spool import Spool
-from jobs.document import pack_body
-from jobs.outcome import stream
+from llm_scheduler.jobs.document import pack_body
+from llm_scheduler.jobs.store.outcomes import stream
 
 DOCUMENTS = 6_000  # below the room that max_queue_size leaves
 

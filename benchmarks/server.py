@@ -10,8 +10,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.local.embedded import program
-from jobs.connection import connect
+from llm_scheduler.api.local.embedded_server import program
+from llm_scheduler.jobs.process.connection import connect
 
 
 class Server:

@@ -12,24 +12,26 @@ import msgspec
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.baselines import Baselines
-from ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
-from ingest.spool.committing import Commit, Committed, Written
-from jobs import arguments, faults, ledger, outcome, producers, tallies
-from jobs.clock import Clock, SystemClock
-from jobs.config import Config
-from jobs.connection import connect
-from jobs.document import Status
-from jobs.faults import FaultPoint
-from jobs.notify import Notify
-from jobs.orders import RestartWatch
-from jobs.outcome import Outcome
-from jobs.process import URL_VARIABLE, Outage, Stop, start
-from jobs.receipt import Quality
-from jobs.room import FinishingRedis
-from jobs.sealing import seal_of_originals
-from jobs.waiting import Wait
-from jobs.word import Word
+from llm_scheduler.ingest.item_count import Baselines
+from llm_scheduler.ingest.spool import Claims, Folders, SpoolLock, Trouble, explain
+from llm_scheduler.ingest.spool.commit import Commit, Committed, Written
+from llm_scheduler.jobs import faults
+from llm_scheduler.jobs.clock import Clock, SystemClock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import Status
+from llm_scheduler.jobs.faults import FaultPoint
+from llm_scheduler.jobs.process import arguments
+from llm_scheduler.jobs.process.blocking_wait import Wait
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.process.heartbeat import Word
+from llm_scheduler.jobs.process.sd_notify import Notify
+from llm_scheduler.jobs.process.startup import URL_VARIABLE, Outage, Stop, start
+from llm_scheduler.jobs.receipt import Quality
+from llm_scheduler.jobs.sealing import seal_of_originals
+from llm_scheduler.jobs.store import counters, ledger, outcomes, producers
+from llm_scheduler.jobs.store.commands import RestartWatch
+from llm_scheduler.jobs.store.full_redis import FinishingRedis
+from llm_scheduler.jobs.store.outcomes import Outcome
 
 GROUP = 512  # documents at most that share one sync, and the bytes of their results
 GROUP_BYTES = 32 * 1024 * 1024
@@ -94,7 +96,7 @@ class Collector:
         self._lock = SpoolLock(self._folders.temp, "collector")
         self._outage = Outage(log, told=self._notify.turn)
         self._committed = 0
-        self._streams = [outcome.stream(level) for level in config.queue.priority_levels]
+        self._streams = [outcomes.stream(level) for level in config.queue.priority_levels]
         self._after: dict[str, str] = {}
         self._entry_bytes = 1024 * 1024.0  # on average; until it is known, so many that few are read
         self._per_entry = 1.0  # documents, on average
@@ -213,7 +215,7 @@ class Collector:
 
     def _decoded(self, stream: str, fields: dict[bytes, bytes]) -> list[Outcome]:
         try:
-            return outcome.decode(fields[outcome.FIELD.encode()])
+            return outcomes.decode(fields[outcomes.FIELD.encode()])
         except (KeyError, msgspec.DecodeError):
             self._log.error("An entry of the stream %s is not an outcome and was passed over", stream)
             return []
@@ -322,7 +324,7 @@ class Collector:
         for each in committed:
             by_status.setdefault(each.status, []).append(each)
         counts = Counter(producers.came(each.outcome, each.claim.source) for each in committed if each.claim)
-        ends = tallies.Ends()
+        ends = counters.Ends()
         for each in committed:
             if each.claim:  # no late duplicate
                 ends.add(each.outcome, each.status, now - each.claim.received_at)
@@ -332,7 +334,7 @@ class Collector:
                 with self._redis.pipeline() as pipeline:
                     for status, group in by_status.items():
                         ledger.move(pipeline, status, now, [(each.outcome.id, _end(each)) for each in group])
-                    tallies.ended(pipeline, now, ends, told)
+                    counters.ended(pipeline, now, ends, told)
                     for stream, entry_ids in by_stream.items():
                         pipeline.xdel(stream, *entry_ids)
                     producers.count(pipeline, now, counts, self._keep_days)

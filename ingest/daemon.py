@@ -10,30 +10,32 @@ from itertools import islice, repeat, takewhile
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ingest.finding import Finder, Ready, files, is_ignored_path
-from ingest.holding import MOST, Held, Place
-from ingest.orders import Orders
-from ingest.outage import OutageNote
-from ingest.reconcile import Reconcile
-from ingest.router import Asked, Router
-from ingest.splitting import Splitter
-from ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
-from ingest.spool.gate import Gate
-from ingest.submitting import Submitted, Submitter
-from ingest.watching import Hints
-from jobs import arguments, faults, ledger
-from jobs.clock import Clock, SystemClock
-from jobs.config import Config
-from jobs.connection import connect
-from jobs.document import Route, Status, new_id
-from jobs.faults import FaultPoint
-from jobs.ledger import EPOCH_KEY, Load
-from jobs.notify import Notify
-from jobs.orders import RestartWatch
-from jobs.process import URL_VARIABLE, Outage, Stop, start
-from jobs.room import finishing
-from jobs.sealing import seal_of_originals
-from jobs.word import Word
+from llm_scheduler.ingest.command_runner import Orders
+from llm_scheduler.ingest.finder import Finder, Ready, files, is_ignored_path
+from llm_scheduler.ingest.fs_events import Hints
+from llm_scheduler.ingest.held_back import MOST, Held, Place
+from llm_scheduler.ingest.outage_note import OutageNote
+from llm_scheduler.ingest.recovery import Reconcile
+from llm_scheduler.ingest.router import Asked, Router
+from llm_scheduler.ingest.splitter import Splitter
+from llm_scheduler.ingest.spool import Claim, Claims, Folders, SpoolLock, Trouble, explain
+from llm_scheduler.ingest.spool.freeze import Gate
+from llm_scheduler.ingest.submitter import Submitted, Submitter
+from llm_scheduler.jobs import faults
+from llm_scheduler.jobs.clock import Clock, SystemClock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import Route, Status, new_id
+from llm_scheduler.jobs.faults import FaultPoint
+from llm_scheduler.jobs.process import arguments
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.process.heartbeat import Word
+from llm_scheduler.jobs.process.sd_notify import Notify
+from llm_scheduler.jobs.process.startup import URL_VARIABLE, Outage, Stop, start
+from llm_scheduler.jobs.sealing import seal_of_originals
+from llm_scheduler.jobs.store import ledger
+from llm_scheduler.jobs.store.commands import RestartWatch
+from llm_scheduler.jobs.store.full_redis import finishing
+from llm_scheduler.jobs.store.ledger import EPOCH_KEY, Load
 
 GROUP = 256  # documents claimed together: one manifest, one sync, one round trip
 GROUP_BYTES = 32 * 1024 * 1024

@@ -8,8 +8,8 @@ import msgspec
 import zstandard
 from ulid_transform import bytes_to_ulid, ulid_at_time, ulid_at_time_bytes
 
-from jobs.evidence import Evidence
-from jobs.sealing.seal import Seal, WrongKey
+from llm_scheduler.jobs.crash import Evidence
+from llm_scheduler.jobs.sealing.seal import Seal, WrongKey
 
 # A ULID in Crockford's base 32 (https://github.com/ulid/spec); the first digit is at most 7.
 _RANDOM_BITS = 80  # below those of the milliseconds

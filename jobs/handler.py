@@ -1,6 +1,7 @@
 """Handlers: the user's functions for documents, looked up by the names that the configuration gives them."""
 
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -8,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-BUILT_IN = "jobs.summary:summarise"
+from llm_scheduler import jobs
+
+BUILT_IN = "llm_scheduler.jobs.summary:summarise"
 # A handler says by its function's name in the configuration that it takes a whole batch.
 TAKES_A_BATCH = "handle_batch"
 
@@ -74,6 +77,7 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHan
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: a folder called `api` there must not hide a package
+    _keep_old_import_names()
     paths = {"default": BUILT_IN, **configured}
     handlers: dict[str, Handler | BatchHandler | HandlerMissing] = {}
     for name, path in paths.items():
@@ -82,6 +86,18 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHan
         except HandlerMissing as error:
             handlers[name] = error
     return handlers
+
+
+def _keep_old_import_names() -> None:
+    """Let handlers of before the one import name go on to say `from jobs.handler import Context, Reject`.
+
+    A project's own package `jobs` keeps its name. This project's folder `jobs`, which is in the working folder of a
+    checkout, is no such package: loaded under a second name, its `Reject` would be another class.
+    """
+    spec = importlib.util.find_spec("jobs")
+    if spec is None or (spec.origin and jobs.__file__ and os.path.samefile(spec.origin, jobs.__file__)):
+        sys.modules["jobs"] = jobs
+        sys.modules["jobs.handler"] = sys.modules[__name__]
 
 
 def load_handler(path: str) -> Handler | BatchHandler:

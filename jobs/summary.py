@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.handler import Context
+from llm_scheduler.jobs.handler import Context
 
 # Scripts written without spaces: each character counts as a word, and about as one token.
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")

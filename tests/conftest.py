@@ -22,10 +22,10 @@ import uvicorn
 from redis import Redis
 from starlette.applications import Starlette
 
-from api.local.embedded import program
-from jobs import ledger, outcome
-from jobs.config import Config, Routing, load
-from jobs.connection import connect
+from llm_scheduler.api.local.embedded_server import program
+from llm_scheduler.jobs.config import Config, Routing, load
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import ledger, outcomes
 
 DEADLINE = 60.0
 LEVELS = ["high", "medium", "low"]
@@ -148,12 +148,12 @@ class Fleet:
     """Real daemons on a spool in a folder, each a process that can be killed and started again."""
 
     MODULES: ClassVar = {
-        "ingest": ("ingest.daemon",),
-        "collector": ("ingest.collector",),
-        "scheduler": ("jobs.scheduler",),
-        "high": ("jobs.worker", "high"),
-        "medium": ("jobs.worker", "medium"),
-        "low": ("jobs.worker", "low"),
+        "ingest": ("llm_scheduler.ingest.daemon",),
+        "collector": ("llm_scheduler.ingest.collector",),
+        "scheduler": ("llm_scheduler.jobs.scheduler.loop",),
+        "high": ("llm_scheduler.jobs.worker.loop", "high"),
+        "medium": ("llm_scheduler.jobs.worker.loop", "medium"),
+        "low": ("llm_scheduler.jobs.worker.loop", "low"),
     }
 
     def __init__(self, folder: Path, server: Server, logs: Path | None = None) -> None:
@@ -281,10 +281,10 @@ class Fleet:
         """How many outcomes wait for the collector."""
         client = self.server.client()
         try:
-            entries = [entry for level in LEVELS for entry in client.xrange(outcome.stream(level))]
+            entries = [entry for level in LEVELS for entry in client.xrange(outcomes.stream(level))]
         finally:
             client.close()
-        return sum(len(outcome.decode(fields[b"o"])) for _, fields in entries)
+        return sum(len(outcomes.decode(fields[b"o"])) for _, fields in entries)
 
     def ledger_total(self, *statuses: str) -> int:
         """How many documents the ledger has under these statuses."""

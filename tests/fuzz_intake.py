@@ -12,8 +12,8 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["jobs.intake"]):
-    from jobs.intake import Limits, Quality, Refused, read, split
+with atheris.instrument_imports(include=["llm_scheduler.jobs.intake"]):
+    from llm_scheduler.jobs.intake import Limits, Quality, Refused, read, split
 
 LIMITS = Limits(max_bytes=1 << 20, max_depth=100)
 SECONDS = 4  # of processor time for one text, on a busy machine

@@ -23,14 +23,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from redis import Redis
 from test_api import PROBLEM, SOME_ID, Api, configuration
 
-from api.access import audit, key_file, keys
-from api.access.audit import STREAM, Audit, Call
-from api.access.failures import ATTEMPTS, Failures
-from api.access.key_file import NameTaken, create_key, revoke_key
-from api.access.keys import BrokenKeys, read_keys
-from api.access.roles import Role
-from jobs.clock import rfc3339
-from jobs.config import ConfigError, load
+from llm_scheduler.api.access import api_keys, audit, key_file
+from llm_scheduler.api.access.api_keys import BrokenKeys, read_keys
+from llm_scheduler.api.access.audit import STREAM, Audit, Call
+from llm_scheduler.api.access.failures import ATTEMPTS, Failures
+from llm_scheduler.api.access.key_file import NameTaken, create_key, revoke_key
+from llm_scheduler.api.access.roles import Role
+from llm_scheduler.jobs.clock import rfc3339
+from llm_scheduler.jobs.config import ConfigError, load
 
 ADMIN = "the-key-of-the-admin-0123456789abcdef"
 READER = "the-key-of-the-reader-0123456789abcde"
@@ -131,7 +131,7 @@ def test_each_role_may_do_what_it_is_for_and_no_more(served: Api) -> None:
 def test_a_key_lets_in_only_as_it_was_made(served: Api) -> None:
     key = made_key(served, "ci")
     other = made_key(served, "other")
-    assert keys._FORM.fullmatch(key.encode())
+    assert api_keys._FORM.fullmatch(key.encode())
     _, key_id, secret = key.split("_", 2)
     wrong = [f"llm_{other.split('_')[1]}_{secret}", f"llm_00000000_{secret}", key[:-1], f"{key}x", secret]
     wrong += [key.upper(), f"llm_{key_id}_{'A' * 43}"]
@@ -161,7 +161,7 @@ def test_how_long_a_refusal_takes_says_nothing(served: Api, monkeypatch: pytest.
         return constant_time(one, other)
 
     constant_time = hmac.compare_digest
-    monkeypatch.setattr(keys.hmac, "compare_digest", spied)
+    monkeypatch.setattr(api_keys.hmac, "compare_digest", spied)
     counts = set()
     for given in (key, f"{key[:-1]}x", f"llm_00000000_{key[13:]}", ADMIN, READER, "x", "é" * 500):
         compared.clear()
@@ -246,7 +246,9 @@ def test_keys_work_without_redis(make_api: Callable[..., Api], tmp_path: Path) -
 def test_two_who_make_keys_at_once_lose_none(tmp_path: Path) -> None:
     path = str(tmp_path / "keys.json")
     script = (
-        "import sys; from api.access.key_file import create_key; from api.access.roles import Role\n"
+        "import sys\n"
+        "from llm_scheduler.api.access.key_file import create_key\n"
+        "from llm_scheduler.api.access.roles import Role\n"
         "for number in range(15): create_key(sys.argv[1], f'{sys.argv[2]}-{number}', Role.READONLY, 1e9)"
     )
     makers = [subprocess.Popen([sys.executable, "-c", script, path, each], cwd=tmp_path) for each in ("a", "b", "c")]
@@ -689,7 +691,7 @@ def test_a_call_that_ends_in_a_bug_is_recorded(served: Api, monkeypatch: pytest.
     def broken(*arguments: Any, **options: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("api.access.operations._granted", broken)
+    monkeypatch.setattr("llm_scheduler.api.endpoints.tokens._granted", broken)
     assert status(served, "POST", "/token", ADMIN, headers={"Connection": "close"}) == 500
     assert [call["status"] for call in recorded(served)] == [500]
 
@@ -817,10 +819,10 @@ def test_keys_are_made_listed_and_revoked_on_the_command_line(tmp_path: Path) ->
     made = llmctl(tmp_path, "key", "create", "ci", "--role", "submitter", "--expires-in", "90d")
     assert made.returncode == 0, made.stderr
     text = made.stdout.strip()
-    assert keys._FORM.fullmatch(text.encode()), "the key and nothing else is on stdout"
+    assert api_keys._FORM.fullmatch(text.encode()), "the key and nothing else is on stdout"
     assert text not in made.stderr
     as_json = json.loads(llmctl(tmp_path, "key", "create", "ops", "--role", "admin", "--json").stdout)
-    assert keys._FORM.fullmatch(as_json["key"].encode())
+    assert api_keys._FORM.fullmatch(as_json["key"].encode())
     ci, ops = read_keys(str(tmp_path / "data" / "api_keys.json"))
     assert (ci.name, ci.role, ops.name, ops.role) == ("ci", Role.SUBMITTER, "ops", Role.ADMIN)
     assert ci.sha256 == hashlib.sha256(text[13:].encode()).hexdigest()
@@ -880,7 +882,7 @@ def test_a_running_api_hears_of_keys_by_itself(tmp_path: Path, redis_server: Ser
     configuration(folder, redis_server.url, api={"port": port, "workers": 2}, security=security)
     with (folder / "api.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from api.server import main; main()", "--config", "config.json"],
+            [sys.executable, "-c", "from llm_scheduler.api.server import main; main()", "--config", "config.json"],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.getcwd()},
             stdin=subprocess.DEVNULL,

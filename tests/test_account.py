@@ -12,8 +12,8 @@ from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
-from api.cli import app
-from ingest.account import Account, Accounting
+from llm_scheduler.api.cli import app
+from llm_scheduler.ingest.reconcile import Account, Accounting
 
 
 @pytest.fixture

@@ -8,17 +8,17 @@ import httpx
 import pytest
 from conftest import Fleet, Server, mostly_slow, serve, wait_until
 
-from api.app import make_app
-from jobs import orders
-from jobs.clock import SystemClock
-from jobs.connection import connect
-from jobs.document import new_id
+from llm_scheduler.api.app import make_app
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import new_id
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import commands
 
 HANDLER = '''"""Notes each run; waits while there is a file `slow`, and refuses all while there is `broken`."""
 import pathlib
 import time
 
-from jobs.handler import Reject
+from llm_scheduler.jobs.handler import Reject
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -191,9 +191,9 @@ def test_a_late_duplicate_of_an_earlier_try_is_no_news(acting: Acting, redis_ser
     acting.fleet.start(env={"PYTHONPATH": str(acting.fleet.folder)})
     job_id = acting.hand_in(1)
     acting.becomes(job_id, "rejected")
-    from jobs import outcome
-    from jobs.document import Route
-    from jobs.outcome import Outcome
+    from llm_scheduler.jobs.document import Route
+    from llm_scheduler.jobs.store import outcomes
+    from llm_scheduler.jobs.store.outcomes import Outcome
 
     acting.flag("broken", up=False)
     acting.flag("slow")
@@ -204,8 +204,8 @@ def test_a_late_duplicate_of_an_earlier_try_is_no_news(acting: Acting, redis_ser
         kind="rejected", id=job_id, claim=new_id(1.0), attempts=1, completed_at=1, route=route, code="timeout"
     )
     with connect(redis_server.url) as redis:
-        redis.xadd(outcome.stream("medium"), {outcome.FIELD: outcome.encode([late])})
-        wait_until(lambda: redis.xlen(outcome.stream("medium")) == 0, "the late word heard")
+        redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: outcomes.encode([late])})
+        wait_until(lambda: redis.xlen(outcomes.stream("medium")) == 0, "the late word heard")
     assert acting.status(job_id) in ("queued", "started")
     acting.flag("slow", up=False)
     acting.becomes(job_id, "done")
@@ -222,10 +222,10 @@ def test_an_order_that_can_not_be_carried_out_holds_up_nobody(acting: Acting, re
     acting.flag("broken", up=False)
     acting.post(f"/jobs/{gone}/retry")
     with connect(redis_server.url) as redis:
-        redis.xadd(orders.STREAM, {"o": b"no order"})
+        redis.xadd(commands.STREAM, {"o": b"no order"})
         job_id = acting.hand_in(2)
         acting.becomes(job_id, "done")
-        wait_until(lambda: redis.xlen(orders.STREAM) == 0, "no order left")
+        wait_until(lambda: redis.xlen(commands.STREAM) == 0, "no order left")
     assert acting.status(gone) == "rejected"
     assert "not in the error folder" in acting.fleet.log("ingest")
 

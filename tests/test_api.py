@@ -24,15 +24,15 @@ from conftest import Fleet, Server, listen, mostly_slow, wait_until
 from redis import Redis
 from rq import Worker
 
-import api.dropping
-from api import health
-from api.app import make_app
-from api.site import Site
-from ingest.dropping import Dropped, id_in_name
-from jobs import ledger, producers
-from jobs.config import Config, load
-from jobs.connection import connect
-from jobs.document import Status, is_id, new_id
+from llm_scheduler.api.app import make_app
+from llm_scheduler.api.http import dropper
+from llm_scheduler.api.http.context import Site
+from llm_scheduler.api.state import health
+from llm_scheduler.ingest.spool.drop import Dropped, id_in_name
+from llm_scheduler.jobs.config import Config, load
+from llm_scheduler.jobs.document import Status, is_id, new_id
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import ledger, producers
 
 PROBLEM = "application/problem+json"
 SOME_ID = "01KZ8D5V6T3H9N2QWRXJ4MBEGC"
@@ -393,7 +393,7 @@ def test_files_of_a_form_are_documents_of_their_own(served: Api) -> None:
      f"{SOME_ID}.json", f"a.{SOME_ID}.json", f"{'a' * 73}.{SOME_ID}z.json", "~", "...", "a" * 300],
 )  # fmt: skip
 def test_no_name_hides_a_document_or_gives_it_another_id(served: Api, name: str) -> None:
-    from ingest.finding import is_ignored_path
+    from llm_scheduler.ingest.finder import is_ignored_path
 
     answer = served.http.post("/jobs", files=[("file", (name, b"[1]"))])
     assert answer.status_code == 202
@@ -509,7 +509,7 @@ def test_an_accepted_document_is_known_even_when_the_ledger_has_not_heard_of_it(
 
 def test_the_word_of_ingest_is_not_undone(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest may claim a document before the API has told the ledger of it."""
-    drop = api.dropping.drop
+    drop = dropper.drop
 
     def dropped_and_claimed(watch: str, documents: list[Dropped]) -> None:
         drop(watch, documents)
@@ -517,7 +517,7 @@ def test_the_word_of_ingest_is_not_undone(served: Api, monkeypatch: pytest.Monke
             fields: ledger.Fields = {"priority": "high", "queue": "high", "handler": "default", "source": each.source}
             ledger.move(served.redis, Status.STARTED, served.clock.now(), [(each.id, fields)])
 
-    monkeypatch.setattr(api.dropping, "drop", dropped_and_claimed)
+    monkeypatch.setattr(dropper, "drop", dropped_and_claimed)
     job = served.get(served.post(b"[1]").json()["location"])
     assert (job["status"], job["priority"]) == ("started", "high")
 
@@ -568,7 +568,7 @@ def test_a_disk_in_trouble_is_explained(
     def drop_none(watch: str, documents: list[Dropped]) -> None:
         raise OSError(number, os.strerror(number), "/secret/place")
 
-    monkeypatch.setattr(api.dropping, "drop", drop_none)
+    monkeypatch.setattr(dropper, "drop", drop_none)
     answer = served.http.post("/jobs", files=[("f", ("a.json", b"[1]")), ("f", ("b.json", b"[2]"))])
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
     assert words in answer.json()["detail"]
@@ -751,7 +751,14 @@ class Process:
         self.log = folder / f"api-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", "from api.server import main; main()", "--config", "config.json", *arguments],
+                [
+                    sys.executable,
+                    "-c",
+                    "from llm_scheduler.api.server import main; main()",
+                    "--config",
+                    "config.json",
+                    *arguments,
+                ],
                 cwd=folder,
                 env={**os.environ, "PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "error"},
                 stdin=subprocess.DEVNULL,
@@ -870,7 +877,10 @@ def test_a_second_instance_on_another_port(start_process: Callable[..., Process]
     job = httpx.post(f"http://127.0.0.1:{first.port}/jobs", json={"a": 1}).json()["id"]
     assert second.answers(f"/jobs/{job}")["id"] == job
     said = subprocess.run(
-        [sys.executable, "-P", "-m", "api.server", "--port", "80800"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-P", "-m", "llm_scheduler.api.server", "--port", "80800"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert said.returncode == 2
     assert "'80800' is no port" in said.stderr

@@ -22,15 +22,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
-from api.scaling import looking, policy
-from api.scaling.acting import CrewError, Instance, Systemd, free_number
-from api.scaling.autoscaler import KEY, LOCK, Autoscaler, Look
-from api.scaling.looking import Reading, paced
-from api.scaling.policy import Decision, HostSeen, Limits, Memory, QueueSeen, decide, workers_for
-from jobs import ledger
-from jobs.config import Config
-from jobs.config.model import Autoscale, Processing
-from jobs.document import Status, new_id
+from llm_scheduler.api.scaling import observation, policy
+from llm_scheduler.api.scaling.actuators import CrewError, Instance, Systemd, free_number
+from llm_scheduler.api.scaling.autoscaler import KEY, LOCK, Autoscaler, Look
+from llm_scheduler.api.scaling.observation import Reading, paced
+from llm_scheduler.api.scaling.policy import Decision, HostSeen, Limits, Memory, QueueSeen, decide, workers_for
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config.model import Autoscale, Processing
+from llm_scheduler.jobs.document import Status, new_id
+from llm_scheduler.jobs.store import ledger
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -429,7 +429,7 @@ def test_a_look_reads_the_ledger_and_the_workers(redis: Redis) -> None:
     redis.rpush("rq:queue:high", "a", "b")
     worker(redis, "w1", "high", successful_job_count=4, total_working_time=2.5)
     worker(redis, "w2", "high", host="there", state="idle")
-    found = looking.look(redis, ["high", "medium", "low"], now, 10.0)
+    found = observation.look(redis, ["high", "medium", "low"], now, 10.0)
     assert not found.suspended
     high = found.queues["high"]
     assert (high.waiting, high.jobs, high.finished, high.busy) == (3, 2, 3, 1)
@@ -440,7 +440,7 @@ def test_a_look_reads_the_ledger_and_the_workers(redis: Redis) -> None:
     assert found.queues["low"].oldest == pytest.approx(4.0)
     assert found.queues["medium"] == Reading(0, 0, 0.0, 0.0, 0, 0, {}, {})
     redis.set("rq:suspended", 1)
-    assert looking.look(redis, ["high"], now, 10.0).suspended
+    assert observation.look(redis, ["high"], now, 10.0).suspended
 
 
 def test_the_pace_is_work_over_documents() -> None:
@@ -448,7 +448,7 @@ def test_the_pace_is_work_over_documents() -> None:
     pace = paced(0.0, empty._replace(finished=70, worked={"a": (10, 5.0)}), None)
     assert pace.seconds is None, "nothing was seen to be done yet"
     pace = paced(5.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
-    assert pace.seconds == pytest.approx((5.0 + 3 * looking.JOB_SECONDS) / 10)
+    assert pace.seconds == pytest.approx((5.0 + 3 * observation.JOB_SECONDS) / 10)
     same = paced(4000.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
     assert same.seconds == pace.seconds, "idle time makes nothing forgotten"
     trimmed = paced(4005.0, empty._replace(finished=3, worked={"c": (1, 1.0)}), same)

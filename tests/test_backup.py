@@ -22,12 +22,12 @@ from conftest import Fleet, files, is_report, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
-from api.cli import app
-from ingest.spool import Folders, SpoolLock, backup
-from ingest.spool.backup import make, restore
-from ingest.spool.gate import Gate, GateBusy
-from jobs import orders
-from jobs.sealing import new_key
+from llm_scheduler.api.cli import app
+from llm_scheduler.ingest.spool import Folders, SpoolLock, backup
+from llm_scheduler.ingest.spool.backup import make, restore
+from llm_scheduler.ingest.spool.freeze import Gate, GateBusy
+from llm_scheduler.jobs.sealing import new_key
+from llm_scheduler.jobs.store import commands
 
 BROKEN = b'{"a": nonsense nonsense'
 
@@ -257,7 +257,7 @@ def test_a_retry_waits_for_a_backup(fleet: Fleet, redis: Redis) -> None:
     first = fleet.reports()[0]
     gate = Gate(str(fleet.temp), "retries")
     with gate.shut(10):
-        orders.give(redis, "retry", [first["id"]], "a test", time.time())
+        commands.give(redis, "retry", [first["id"]], "a test", time.time())
         fleet.drop("good.json", b"1")
         fleet.wait_finished(2)
         assert fleet.reports() == [first], "it lies where it lay"
@@ -511,7 +511,7 @@ def test_a_full_disk_leaves_no_half_backup(fleet: Fleet, tmp_path: Path) -> None
     limited = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000));"
-        "from api.cli import main; main()"
+        "from llm_scheduler.api.cli import main; main()"
     )
     arguments = ["--config", str(fleet.config_path), "backup", str(target)]
     done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 
-from jobs import batch, ledger, submission
-from jobs.config import Processing
-from jobs.document import Packet, Route, Status, decode, new_id
-from jobs.rq_job import DocumentJob
-from jobs.submission import SCHEDULE
+from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.document import Packet, Route, Status, decode, new_id
+from llm_scheduler.jobs.store import batches, ledger, submission
+from llm_scheduler.jobs.store.rq_job import DocumentJob
+from llm_scheduler.jobs.store.submission import SCHEDULE
 
 BATCHES = Processing(batch_size=5, batch_timeout=30)
 
@@ -31,13 +31,13 @@ def join(redis: Redis, count: int, now: float, processing: Processing = BATCHES)
     packets = [Packet(new_id(now), "c", "a.json", now, now, route, b"%d" % number) for number in range(count)]
     with redis.pipeline() as pipeline:
         submission.record(pipeline, Status.BATCHED, now, packets, [1] * count)
-        batch.add(pipeline, "low", packets, processing, now)
+        batches.add(pipeline, "low", packets, processing, now)
         pipeline.execute()
     return packets
 
 
 def flush(redis: Redis, now: float, processing: Processing = BATCHES, force: bool = False) -> int:
-    return batch.flush(redis, "low", processing, HandClock(now), force=force)
+    return batches.flush(redis, "low", processing, HandClock(now), force=force)
 
 
 def queued(redis: Redis) -> list[list[str]]:
@@ -103,7 +103,7 @@ def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flus
             return redis.eval(*arguments)  # type: ignore[arg-type]
 
     with pytest.raises(Killed):
-        batch.flush(Client(), "low", BATCHES, HandClock(1002))  # type: ignore[arg-type]
+        batches.flush(Client(), "low", BATCHES, HandClock(1002))  # type: ignore[arg-type]
     assert (len(queued(redis)), redis.llen("llm:batch:low")) == (1, 7)
     assert due(redis) == 1002
     assert flush(redis, 1003) == 5
@@ -129,14 +129,14 @@ def test_a_batch_whose_times_are_lost_goes_by_those_of_its_documents(redis: Redi
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_job_has_a_bounded_number_of_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
-    monkeypatch.setattr("jobs.batch.JOB_BYTES", 1000)
+    monkeypatch.setattr("llm_scheduler.jobs.store.batches.JOB_BYTES", 1000)
     route = Route(priority="low", queue="low", handler="default", reasons=[])
     sizes = [400, 400, 400, 5000, 100]
     packets = [Packet(new_id(1000), "c", "a.json", 1000, 1000, route, b"x" * (10 if known else size)) for size in sizes]
     with redis.pipeline() as pipeline:
         if known:  # the originals' sizes, whatever is left of them in the packets
             submission.record(pipeline, Status.BATCHED, 1000, packets, sizes)
-        batch.add(pipeline, "low", packets, BATCHES, 1000)
+        batches.add(pipeline, "low", packets, BATCHES, 1000)
         pipeline.execute()
     assert flush(redis, 1000) == 5, "a full batch goes whole, if not in one job"
     assert [len(job) for job in queued(redis)] == [2, 1, 1, 1]
@@ -147,7 +147,7 @@ def test_a_job_has_a_bounded_number_of_bytes(redis: Redis, monkeypatch: pytest.M
 def test_the_rest_of_a_batch_too_large_for_one_job_is_due_whoever_is_killed(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.batch.JOB_BYTES", 1)
+    monkeypatch.setattr("llm_scheduler.jobs.store.batches.JOB_BYTES", 1)
 
     class Client:
         """Its process dies after the first of the flush's scripts."""
@@ -162,7 +162,7 @@ def test_the_rest_of_a_batch_too_large_for_one_job_is_due_whoever_is_killed(
 
     join(redis, 5, 1000)
     with pytest.raises(ConnectionError):
-        batch.flush(Client(), "low", BATCHES, HandClock(1001))  # type: ignore[arg-type]
+        batches.flush(Client(), "low", BATCHES, HandClock(1001))  # type: ignore[arg-type]
     assert due(redis) == 1001
     join(redis, 1, 1002)
     assert due(redis) == 1002

@@ -12,11 +12,11 @@ import pytest
 from conftest import Fleet, account, files
 from test_running import HandClock, packet
 
-from jobs.config import Processing
-from jobs.document import Packet
-from jobs.handler import BatchContext, BatchHandler, HandlerMissing, Reject, load_handlers
-from jobs.outcome import encode
-from jobs.run import GRACE_SECONDS, HangGuard, Ran, Runner
+from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.document import Packet
+from llm_scheduler.jobs.handler import BatchContext, BatchHandler, HandlerMissing, Reject, load_handlers
+from llm_scheduler.jobs.store.outcomes import encode
+from llm_scheduler.jobs.worker.runner import GRACE_SECONDS, HangGuard, Ran, Runner
 
 Function = Callable[[list[Any], BatchContext], Any]
 
@@ -250,7 +250,7 @@ def test_the_name_says_that_a_handler_takes_batches(tmp_path: Path, monkeypatch:
 
 HANDLERS = """
 import os, time
-from jobs.handler import Reject
+from llm_scheduler.jobs.handler import Reject
 
 def handle_batch(documents, context):
     with open("calls.txt", "a") as log:

@@ -13,13 +13,13 @@ from conftest import Fleet, Server, files, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
-from api.cli import app, demo
-from api.cli.exits import MEANINGS, ExitCode
-from api.cli.presenting import duration, printable, short_time, size, tail
-from jobs import batch, ledger
-from jobs.config import load, reading
-from jobs.config.masking import masked
-from jobs.document import Packet, Route, Status, encode, new_id
+from llm_scheduler.api.cli import app, demo
+from llm_scheduler.api.cli.exit_codes import MEANINGS, ExitCode
+from llm_scheduler.api.cli.output import duration, printable, short_time, size, tail
+from llm_scheduler.jobs.config import load, loader
+from llm_scheduler.jobs.config.mask import masked
+from llm_scheduler.jobs.document import Packet, Route, Status, encode, new_id
+from llm_scheduler.jobs.store import batches, ledger
 
 LEVELS = ["high", "medium", "low"]
 NOBODY = "unix:///nowhere/at/all.sock?db=0"
@@ -30,7 +30,7 @@ def llmctl(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Comple
     """Run the real program in its own process, in `cwd`, at 80 columns."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLM_")}
     return subprocess.run(
-        [sys.executable, "-P", "-c", "from api.cli import main; main()", *arguments],
+        [sys.executable, "-P", "-c", "from llm_scheduler.api.cli import main; main()", *arguments],
         cwd=cwd,
         env={**inherited, "COLUMNS": "80", **environment},
         capture_output=True,
@@ -81,7 +81,8 @@ def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    code = "import api.cli, sys; print([name for name in ('redis', 'rq', 'rich', 'msgspec') if name in sys.modules])"
+    code = "import llm_scheduler.api.cli, sys\n"
+    code += "print([name for name in ('redis', 'rq', 'rich', 'msgspec') if name in sys.modules])"
     shown = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert shown.stdout == "[]\n"
 
@@ -202,7 +203,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
 
 
 def test_every_secret_that_may_come_from_outside_is_masked(tmp_path: Path) -> None:
-    config = load(None, {f"LLM_{name.upper()}": "redis://:hush@h/0" for name in reading._SECRETS})
+    config = load(None, {f"LLM_{name.upper()}": "redis://:hush@h/0" for name in loader._SECRETS})
     assert "hush" not in json.dumps(masked(config))
 
 
@@ -317,7 +318,7 @@ def test_the_table_fits_80_columns_and_is_whole_in_a_pipe(tmp_path: Path, config
     assert "\x1b" not in narrow.stdout
     inherited = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     wide = subprocess.run(
-        [sys.executable, "-c", "from api.cli import main; main()", "--config", str(config_file), "tasks"],
+        [sys.executable, "-c", "from llm_scheduler.api.cli import main; main()", "--config", str(config_file), "tasks"],
         capture_output=True,
         env=inherited,
         check=True,
@@ -389,7 +390,7 @@ def test_flush_hands_a_batch_to_the_workers(tmp_path: Path, config_file: Path, r
     config = load(config_file, {})
     packets = [packet("medium") for _ in range(3)]
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "medium", packets, config.processing, 1_800_000_000)
+        batches.add(pipeline, "medium", packets, config.processing, 1_800_000_000)
         pipeline.execute()
     high = llmctl("--config", str(config_file), "flush", "high", "--json", cwd=tmp_path)
     assert json.loads(high.stdout) == {"flushed": {"high": 0}}

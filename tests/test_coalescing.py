@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
 
-from ingest.submitting import shared, whole
-from jobs import ledger, submission
-from jobs.document import Packet, Route, Status, new_id
-from jobs.grouping import bounded
-from jobs.rq_job import DocumentJob
+from llm_scheduler.ingest.submitter import shared, whole
+from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.groups import bounded
+from llm_scheduler.jobs.store import ledger, submission
+from llm_scheduler.jobs.store.rq_job import DocumentJob
 
 MEDIUM = Route(priority="medium", queue="medium", handler="default", reasons=[])
 

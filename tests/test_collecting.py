@@ -7,9 +7,9 @@ import threading
 import pytest
 from conftest import Fleet, files, wait_until
 
-from ingest.collector import GROUP, READ, Collector
-from jobs.clock import SystemClock
-from jobs.process import Stop
+from llm_scheduler.ingest.collector import GROUP, READ, Collector
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.process.startup import Stop
 
 
 class Observed:

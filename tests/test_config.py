@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.config import Config, ConfigError, Problem, find, load
+from llm_scheduler.jobs.config import Config, ConfigError, Problem, find, load
 
 # The guide's file: each of its keys, with comments, none of them at its default unless it has no other value.
 GUIDE = """\

@@ -29,18 +29,18 @@ from conftest import Fleet, Server, files, wait_until
 from msgspec.structs import replace
 from redis import Redis
 
-from ingest.spool import Claims, Folders
-from ingest.spool.claims import Found, Seen
-from jobs import batch, ledger, outcome, submission
-from jobs.clock import SystemClock
-from jobs.config import Config
-from jobs.document import Packet, Route, Status, new_id
-from jobs.outcome import Outcome
-from jobs.process import Stop
-from jobs.reaper import Reaper
-from jobs.rq_job import DocumentJob
-from jobs.scheduler import DocumentScheduler
-from jobs.submission import SCHEDULE
+from llm_scheduler.ingest.spool import Claims, Folders
+from llm_scheduler.ingest.spool.claims import Found, Seen
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
+from llm_scheduler.jobs.store import batches, ledger, outcomes, submission
+from llm_scheduler.jobs.store.outcomes import Outcome
+from llm_scheduler.jobs.store.rq_job import DocumentJob
+from llm_scheduler.jobs.store.submission import SCHEDULE
+from llm_scheduler.jobs.worker.reaper import Reaper
 
 pytestmark = pytest.mark.slow
 
@@ -55,13 +55,15 @@ RECONCILED = b"SET\r\n$9\r\nllm:epoch\r\n"  # what ingest sends when every claim
 NURSERY = """
 import json, os, sys, traceback
 from pathlib import Path
-import ingest.collector, ingest.daemon, jobs.scheduler, jobs.worker
-from jobs.clock import SystemClock
-from jobs.config import load
-from jobs.connection import connect
-from jobs.keeper import Pulse
-from jobs.logs import setup
-from jobs.process import Outage, Stop
+from llm_scheduler.ingest import collector, daemon
+from llm_scheduler.jobs.scheduler import loop as scheduler
+from llm_scheduler.jobs.worker import loop as worker
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import load
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.worker.supervisor import Pulse
+from llm_scheduler.jobs.process.logs import setup
+from llm_scheduler.jobs.process.startup import Outage, Stop
 
 failed = Outage.failed
 Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server is not away
@@ -69,21 +71,21 @@ Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server i
 def scheduler(url, path):
     config = load(Path(path), {})
     log = setup(config.logging, "scheduler", None)
-    jobs.scheduler.DocumentScheduler(config, connect(url), SystemClock(), Stop(), log).run(burst=True)
+    scheduler.DocumentScheduler(config, connect(url), SystemClock(), Stop(), log).run(burst=True)
 
 def ingest_(url, path):
     os.environ["LLM_REDIS_URL"] = url
     sys.argv = ["llm-ingest", "--config", path]
-    ingest.daemon.main()
+    daemon.main()
 
 def collector(url, path):
     os.environ["LLM_REDIS_URL"] = url
     sys.argv = ["llm-collector", "--config", path]
-    ingest.collector.main()
+    collector.main()
 
 def worker(url, path):
     os.environ["LLM_REDIS_URL"] = url
-    jobs.worker._work("w", "medium", load(Path(path), {}), Pulse())
+    worker._work("w", "medium", load(Path(path), {}), Pulse())
 
 RUN = {"scheduler": scheduler, "ingest": ingest_, "collector": collector, "worker": worker}
 
@@ -281,7 +283,7 @@ class Scene:
         packets = [packet(queue, at) for _ in range(count)]
         with self.redis.pipeline() as pipeline:
             submission.record(pipeline, Status.BATCHED, at, packets, [1] * count)
-            batch.add(pipeline, queue, packets, self.config.processing, at)
+            batches.add(pipeline, queue, packets, self.config.processing, at)
             pipeline.execute()
         return [each.id for each in packets]
 
@@ -316,7 +318,7 @@ class Scene:
         """In how many places of Redis each document is."""
         found = Counter(one.id for job in self.jobs() for one in job.packets)
         for queue in LEVELS:
-            found.update(raw[:26].decode() for raw in self.redis.lrange(batch.key(queue), 0, -1))
+            found.update(raw[:26].decode() for raw in self.redis.lrange(batches.key(queue), 0, -1))
         for member in self.redis.zrange(SCHEDULE, 0, -1):
             if self.redis.exists(f"rq:job:{member.decode()}") and b"flush" not in member:
                 found.update(one.id for one in DocumentJob.fetch(member.decode(), connection=self.redis).packets)
@@ -420,7 +422,7 @@ def test_a_scheduler_that_sleeps_at_any_send_through_its_replacement_does_no_har
 
 
 def _outcomes(fields: dict[bytes, bytes]) -> list[Outcome]:
-    return outcome.decode(fields[outcome.FIELD.encode()])
+    return outcomes.decode(fields[outcomes.FIELD.encode()])
 
 
 def _has_ended(pid: int) -> bool:
@@ -473,7 +475,7 @@ class Arrivals:
         waiting = packet("medium", time.time())
         with redis.pipeline() as pipeline:
             submission.record(pipeline, Status.BATCHED, time.time(), [waiting], [1])
-            batch.add(pipeline, "medium", [waiting], self.config.processing, time.time())
+            batches.add(pipeline, "medium", [waiting], self.config.processing, time.time())
             pipeline.execute()
 
     def are_placed(self) -> bool:
@@ -670,10 +672,10 @@ class Ends:
         ]
         submission.record(redis, Status.STARTED, now, packets, [1] * 3)  # type: ignore[arg-type]
         for part in (outcomes[:2], outcomes[2:]):
-            redis.xadd(outcome.stream(part[0].route.queue), {outcome.FIELD: outcome.encode(part)})
+            redis.xadd(outcomes.stream(part[0].route.queue), {outcomes.FIELD: outcomes.encode(part)})
 
     def are_told(self) -> bool:
-        streams = [outcome.stream(level) for level in LEVELS]
+        streams = [outcomes.stream(level) for level in LEVELS]
         return self.statuses() == ["done", "rejected", "done"] and not any(map(self._redis.xlen, streams))
 
     def statuses(self) -> list[str | None]:

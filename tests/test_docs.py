@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from jobs.codes import MEANING, Code
-from jobs.config import Config
-from jobs.config.reading import _SECRETS
+from llm_scheduler.jobs.codes import MEANING, Code
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config.loader import _SECRETS
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from conftest import Fleet, is_report, wait_until
 
-from ingest.spool.renaming import rename_new
-from jobs.document import new_id
+from llm_scheduler.ingest.spool.renames import rename_new
+from llm_scheduler.jobs.document import new_id
 
 TOTAL = 2000
 SETTLE = 1.0

@@ -21,17 +21,18 @@ from conftest import Server, listen, mostly_slow, wait_until
 from redis import Redis
 from test_api import PROBLEM, SOME_ID, Process, ToldClock, configuration
 
-from api import streams, waiting
-from api.access.key_file import create_key, revoke_key
-from api.access.roles import Role
-from api.app import make_app
-from api.following import Bounds, Follower, Following
-from api.streams import Page, Position
-from jobs import events, ledger, transitions
-from jobs.clock import rfc3339
-from jobs.connection import connect
-from jobs.document import FINAL, Status, new_id
-from jobs.events import Event
+from llm_scheduler.api.access.key_file import create_key, revoke_key
+from llm_scheduler.api.access.roles import Role
+from llm_scheduler.api.app import make_app
+from llm_scheduler.api.endpoints import job_wait
+from llm_scheduler.api.events import streams
+from llm_scheduler.api.events.following import Bounds, Follower, Following
+from llm_scheduler.api.events.streams import Page, Position
+from llm_scheduler.jobs.clock import rfc3339
+from llm_scheduler.jobs.document import FINAL, Status, new_id
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import alerts, ledger, transitions
+from llm_scheduler.jobs.store.alerts import Event
 
 SOON = 15.0
 QUICK = Bounds(linger=0.2, block=0.2)
@@ -200,8 +201,8 @@ class Writer:
                 fields: Any = {"s": status.value, "t": str(number), "i": msgspec.msgpack.encode(ids)}
                 self.redis.xadd(transitions.STREAM, fields)
             else:
-                self._turn_to(events.STREAM)
-                events.tell(self.redis, Event(kind="test", at=number / 1000, message=str(number)))
+                self._turn_to(alerts.STREAM)
+                alerts.tell(self.redis, Event(kind="test", at=number / 1000, message=str(number)))
 
 
 def turn(redis: Redis) -> None:
@@ -239,14 +240,14 @@ def test_both_streams_are_told_in_order_and_as_they_are(served: Served, redis: R
     listener = served.listen()
     first = known(redis)
     turn(redis)
-    events.raise_alert(redis, "disk", Event(kind="alert raised", at=1.5, message="The disk is\nfull", details={"a": 1}))
+    alerts.raise_alert(redis, "disk", Event(kind="alert raised", at=1.5, message="The disk is\nfull", details={"a": 1}))
     turn(redis)
     moved(redis, first, Status.DONE)
     redis.xadd(transitions.STREAM, {"what": "is this"})
     redis.xadd(transitions.STREAM, {"s": "done", "t": "9" * 400, "i": b"\x90"})
     turn(redis)
-    redis.xadd(events.STREAM, {"e": "[1]"})
-    events.tell(redis, Event(kind="scaled", at=2.0, message="ω"))
+    redis.xadd(alerts.STREAM, {"e": "[1]"})
+    alerts.tell(redis, Event(kind="scaled", at=2.0, message="ω"))
     listener.until(lambda each: len(each.got) >= 4, "four things")
     queued, alert, done, scaled = listener.got
     assert [queued.kind, alert.kind, done.kind, scaled.kind] == ["transition", "event", "transition", "event"]
@@ -281,7 +282,7 @@ def test_filters_choose_what_is_told(served: Served, redis: Redis) -> None:
     ledger.move(redis, Status.DONE, 2.0, [(one, {})])
     ledger.move(redis, Status.REJECTED, 2.0, [(other, {})])
     turn(redis)
-    events.tell(redis, Event(kind="scaled", at=3.0, message="up"))
+    alerts.tell(redis, Event(kind="scaled", at=3.0, message="up"))
 
     def told(query: str) -> list[tuple[str, Any]]:
         return [(got.kind, got.content.get("status", got.content.get("kind"))) for got in served.all(query).got]
@@ -790,7 +791,7 @@ def test_two_hundred_wait_at_once_and_hold_no_threads(served: Served, redis: Red
 def test_a_wait_outlives_an_outage(
     served: Served, redis_server: Server, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(job_wait, "POLL_SECONDS", 0.2)
     job = known(redis)
 
     def run() -> None:
@@ -829,8 +830,8 @@ def test_without_redis_a_wait_is_answered_as_everything_is(served: Served, redis
 def test_while_transitions_cannot_be_followed_the_ledger_is_asked(
     served: Served, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.2)
-    redis.set(events.STREAM, "which is no stream")
+    monkeypatch.setattr(job_wait, "POLL_SECONDS", 0.2)
+    redis.set(alerts.STREAM, "which is no stream")
     job = known(redis)
 
     def run() -> None:

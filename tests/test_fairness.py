@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import Fleet, account, wait_until
 
-from ingest.daemon import Rates
-from ingest.holding import Held, Place
+from llm_scheduler.ingest.daemon import Rates
+from llm_scheduler.ingest.held_back import Held, Place
 
 SLOW = "import time\ndef handle(document, context):\n    time.sleep(0.005)\n    return 1\n"
 

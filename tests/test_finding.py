@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ingest import finding
-from ingest.finding import Finder, Ready, files, is_ignored, is_ignored_path
-from jobs.codes import Code
-from jobs.config import Processing
-from jobs.document import Ids, is_id, new_id
+from llm_scheduler.ingest import finder
+from llm_scheduler.ingest.finder import Finder, Ready, files, is_ignored, is_ignored_path
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.document import Ids, is_id, new_id
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -362,7 +362,7 @@ def test_a_file_that_is_unlinked_between_stat_and_open_is_no_error(desk: Desk, m
             return real(name, flags, mode)
 
         with monkeypatch.context() as patch:
-            patch.setattr(finding.os, "open", vanish)
+            patch.setattr(finder.os, "open", vanish)
             assert desk.look("sub/a.json") is None
         assert desk.finder.waiting == 0
 
@@ -378,7 +378,7 @@ def test_a_file_written_to_while_it_is_read_is_not_complete(desk: Desk, monkeypa
         return status
 
     with monkeypatch.context() as patch:
-        patch.setattr(finding.os, "fstat", grow)
+        patch.setattr(finder.os, "fstat", grow)
         assert desk.look("a.json") is None
     ready = desk.look("a.json")
     assert ready is not None
@@ -403,7 +403,7 @@ def test_what_takes_the_place_of_a_file_at_the_last_moment_is_not_read(
         return real(name, flags)
 
     with monkeypatch.context() as patch:
-        patch.setattr(finding.os, "open", swap)
+        patch.setattr(finder.os, "open", swap)
         assert desk.look("a.json") is None
     assert desk.settled("a.json").found.code == Code.NOT_A_FILE
 
@@ -417,7 +417,7 @@ def test_too_large_is_known_by_size_and_never_read(desk: Desk, monkeypatch: pyte
     assert ready is not None
     assert ready.found.code is None
     desk.put("big.json", b'"' + b"x" * 999 + b'"')
-    monkeypatch.setattr(finding.os, "open", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(finder.os, "open", lambda *_: pytest.fail("it was opened"))
     ready = desk.settled("big.json")
     assert ready.found.code == Code.TOO_LARGE
     assert ready.found.sha256 is None
@@ -450,7 +450,7 @@ def test_links_fifos_and_sockets_are_refused_unopened(desk: Desk, monkeypatch: p
     short = os.open(desk.folder, os.O_RDONLY | os.O_DIRECTORY)
     listener.bind(f"/proc/self/fd/{short}/socket.json")
     os.close(short)
-    monkeypatch.setattr(finding.os, "open", lambda *_: pytest.fail("it was opened"))
+    monkeypatch.setattr(finder.os, "open", lambda *_: pytest.fail("it was opened"))
     for name, word in {
         "link.json": "target.txt",
         "dangling.json": "nowhere",
@@ -501,7 +501,7 @@ def test_running_out_of_descriptors_is_not_the_fault_of_a_document(desk: Desk, m
     def none_left(*_: object) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(finding.os, "open", none_left)
+    monkeypatch.setattr(finder.os, "open", none_left)
     with pytest.raises(OSError, match="Too many"):
         desk.look("a.json")
 
@@ -512,7 +512,7 @@ def test_a_failing_disk_block_is_the_fault_of_one_file_only(desk: Desk, monkeypa
     def bad_block(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(finding.os, "open", bad_block)
+    monkeypatch.setattr(finder.os, "open", bad_block)
     ready = desk.settled("a.json")
     assert ready.found.code == Code.UNREADABLE
     assert ready.found.message == "Input/output error"

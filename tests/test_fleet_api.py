@@ -16,13 +16,14 @@ from redis import Redis
 from test_api import Api
 from test_metrics import count, ended, ends, scraped
 
-from api import checks
-from api.health import PATIENCE_SECONDS
-from jobs import __version__, ledger, orders
-from jobs.clock import SystemClock
-from jobs.document import Status
-from jobs.vitals import HostVitals, Vitals
-from jobs.word import Said, Word, key
+from llm_scheduler.api.state import checks
+from llm_scheduler.api.state.health import PATIENCE_SECONDS
+from llm_scheduler.jobs import __version__
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import Status
+from llm_scheduler.jobs.process.heartbeat import Said, Word, key
+from llm_scheduler.jobs.process.vitals import HostVitals, Vitals
+from llm_scheduler.jobs.store import commands, ledger
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_queues_depth_age_and_rates(served: Api) -> None:
     found = queue(served, "high")
     assert (found["finished_per_second"], found["drain_seconds"]) == (0.5, 4)
 
-    orders.pause(served.redis, "high")
+    commands.pause(served.redis, "high")
     found = queue(served, "high")
     assert (found["paused"], found["drain_seconds"]) == (True, None)
 

@@ -13,14 +13,14 @@ from conftest import Fleet, Server, account, files, wait_until
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
-from jobs import condition, outcome
-from jobs.condition import Condition
-from jobs.connection import explain
-from jobs.document import Route
-from jobs.outcome import Outcome
-from jobs.process import Outage
-from jobs.room import FinishingRedis
-from jobs.worker import _rest_of
+from llm_scheduler.jobs.document import Route
+from llm_scheduler.jobs.process.connection import explain
+from llm_scheduler.jobs.process.startup import Outage
+from llm_scheduler.jobs.store import outcomes, server_state
+from llm_scheduler.jobs.store.full_redis import FinishingRedis
+from llm_scheduler.jobs.store.outcomes import Outcome
+from llm_scheduler.jobs.store.server_state import Condition
+from llm_scheduler.jobs.worker.loop import _rest_of
 
 GATED = """
 import os, time
@@ -91,10 +91,10 @@ def test_a_client_that_finishes_gets_through(redis_server: Server, redis: Redis)
             pipeline.hgetall("h")
             assert pipeline.execute() == [1, 0, b"OK", {b"a": b"\xff\x00"}]
         for _ in range(2):
-            finishing.xadd(outcome.stream("high"), {"o": b"x"})
+            finishing.xadd(outcomes.stream("high"), {"o": b"x"})
         with pytest.raises(OutOfMemoryError):  # the collector has to catch up first
             finishing.blmove("rq:queue:high", "between", 1)
-        redis.delete(outcome.stream("high"))
+        redis.delete(outcomes.stream("high"))
         assert finishing.blmove("rq:queue:high", "between", 1) == b"second"
         with finishing.pipeline() as pipeline:
             pipeline.watch("h")
@@ -128,7 +128,7 @@ def test_a_policy_that_deletes_jobs_is_told(fleet: Fleet, redis: Redis) -> None:
     assert "allkeys-lru" in status(fleet)["message"]
     redis.config_set("maxmemory-policy", "noeviction")
     assert "allkeys-lru" not in status(fleet)["message"]
-    assert condition.of(ResponseError("NOPERM"), ResponseError("NOPERM")) == Condition(), (
+    assert server_state.of(ResponseError("NOPERM"), ResponseError("NOPERM")) == Condition(), (
         "who may not ask hears nothing"
     )
 
@@ -197,9 +197,9 @@ def test_outcomes_are_parted_by_their_size() -> None:
             route=Route(priority="p", queue="q", handler="h", reasons=[]),
         )  # fmt: skip
 
-    outcomes = [done(size) for size in (3, 4, 5, 20, 1, 1)]
-    assert [[len(each.result) for each in part] for part in outcome.parts(outcomes, 8)] == [[3, 4], [5], [20], [1, 1]]
-    assert list(outcome.parts([], 8)) == []
+    many = [done(size) for size in (3, 4, 5, 20, 1, 1)]
+    assert [[len(each.result) for each in part] for part in outcomes.parts(many, 8)] == [[3, 4], [5], [20], [1, 1]]
+    assert list(outcomes.parts([], 8)) == []
 
 
 def test_every_rest_of_a_job_is_another_job() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from api.cli import app
-from api.cli.sentences import TOPICS
-from api.cli.specimens import LARGEST_BYTES, SMALLEST_BYTES, SPOILERS, Specimen, documents
-from jobs import intake
-from jobs.config import Config
+from llm_scheduler.api.cli import app
+from llm_scheduler.api.cli.sample_texts import TOPICS
+from llm_scheduler.api.cli.samples import LARGEST_BYTES, SMALLEST_BYTES, SPOILERS, Specimen, documents
+from llm_scheduler.jobs import intake
+from llm_scheduler.jobs.config import Config
 
 LIMITS = intake.Limits(1 << 20, 100)
 CJK = re.compile("[\u4e00-\u9fff]")

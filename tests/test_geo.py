@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ingest.router.geo import Places, detect
-from ingest.router.geo.places import SHIPPED
-from ingest.router.signals import Geo
-from ingest.router.text import Text
+from llm_scheduler.ingest.router.geo import Places, detect
+from llm_scheduler.ingest.router.geo.places import SHIPPED
+from llm_scheduler.ingest.router.signals import Geo
+from llm_scheduler.ingest.router.text import Text
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ import pytest
 from conftest import Fleet, Server, serve, wait_until
 from test_api import PROBLEM, Api, make_api, on_disk
 
-import api.dropping
-from api import idempotency, uploads
-from api.app import make_app
-from ingest.dropping import Dropped, drop
-from jobs import ledger
-from jobs.clock import SystemClock
-from jobs.connection import connect
-from jobs.document import Status
+from llm_scheduler.api.app import make_app
+from llm_scheduler.api.http import dropper, idempotency, uploads
+from llm_scheduler.ingest.spool.drop import Dropped, drop
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import Status
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import ledger
 
 __all__ = ["make_api"]  # a fixture
 KEY = {"Idempotency-Key": "order-17"}
@@ -72,7 +71,7 @@ def test_of_requests_at_once_one_is_carried_out(served: Api, monkeypatch: pytest
         go_on.wait(30)
         drop(watch, documents)
 
-    monkeypatch.setattr(api.dropping, "drop", slow)
+    monkeypatch.setattr(dropper, "drop", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(served.post, b"{}", **KEY)
         assert arrived.wait(30)
@@ -104,7 +103,7 @@ def test_a_request_that_could_not_be_written_may_be_sent_again(served: Api, monk
     def full(watch: str, documents: list[Dropped]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(api.dropping, "drop", full)
+    monkeypatch.setattr(dropper, "drop", full)
     assert served.post(b"{}", **KEY).status_code == 507
     monkeypatch.undo()
     assert served.post(b"{}", **KEY).status_code == 202
@@ -163,7 +162,7 @@ def test_requests_that_come_together_share_a_sync(served: Api, monkeypatch: pyte
         go_on.wait(30)
         drop(watch, documents)
 
-    monkeypatch.setattr(api.dropping, "drop", counted)
+    monkeypatch.setattr(dropper, "drop", counted)
     with ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(served.post, b"[0]")]
         assert arrived.wait(30)
@@ -186,7 +185,7 @@ def test_one_that_can_not_be_written_takes_no_other_with_it(served: Api, monkeyp
             raise OSError(28, "No space left on device")
         drop(watch, documents)
 
-    monkeypatch.setattr(api.dropping, "drop", picky)
+    monkeypatch.setattr(dropper, "drop", picky)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(served.post, b"[0]")
         assert arrived.wait(30)

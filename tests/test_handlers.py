@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 from conftest import Fleet, account
 
-from jobs.handler import BatchContext, Context, Reject
+from llm_scheduler.jobs.handler import BatchContext, Context, Reject
 
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLE = DOCS / "examples" / "invoice_totals.py"

@@ -10,14 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingest.router.industry import Classifier, Model, ModelError, Row, TrainingError, evaluate, read_rows, train
-from ingest.router.industry import lexicon as lexicons
-from ingest.router.industry.classifier import UNKNOWN_BELOW
-from ingest.router.industry.model import features, written
-from ingest.router.industry.script import has_cjk, one_form
-from ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
-from ingest.router.industry.training import Effort, scores_of
-from ingest.router.text import Text
+from llm_scheduler.ingest.router.industry import (
+    Classifier,
+    Model,
+    ModelError,
+    Row,
+    TrainingError,
+    evaluate,
+    read_rows,
+    train,
+)
+from llm_scheduler.ingest.router.industry import lexicon as lexicons
+from llm_scheduler.ingest.router.industry.classifier import UNKNOWN_BELOW
+from llm_scheduler.ingest.router.industry.linear_model import features, written
+from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
+from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
+from llm_scheduler.ingest.router.industry.trainer import Effort, scores_of
+from llm_scheduler.ingest.router.text import Text
 
 PACKAGE = Path(lexicons.__file__).parent
 

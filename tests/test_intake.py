@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_intake_strict import HOSTILE, texts, values
 
-from jobs.intake import Limits, Mending, Quality, Reading, Refused, read, split, words
+from llm_scheduler.jobs.intake import Limits, Mending, Quality, Reading, Refused, read, split, words
 
 LIMITS = Limits(max_bytes=16 * 1024 * 1024, max_depth=200)
 _LINES = (Path(__file__).parent / "data" / "intake_cases.jsonl").read_text(encoding="utf-8")
@@ -265,7 +265,7 @@ CHOSEN = [*SLOW, *HOSTILE] if os.environ.get("LLM_TEST_HOSTILE") else list(SLOW)
 _ALONE = """
 import re, sys, time
 from pathlib import Path
-from jobs.intake import Limits, Refused, read, split
+from llm_scheduler.jobs.intake import Limits, Refused, read, split
 raw = Path(sys.argv[1]).read_bytes()
 began = time.process_time()
 try:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.codes import Code
-from jobs.intake import Limits, Refused
-from jobs.intake.strict import read
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import Limits, Refused
+from llm_scheduler.jobs.intake.strict import read
 
 LIMITS = Limits(max_bytes=16 * 1024 * 1024, max_depth=200)
 FULL = LIMITS.max_bytes

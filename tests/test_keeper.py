@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 from conftest import Server, mostly_slow, wait_until
 
-from jobs.keeper import BEAT_SECONDS, Pulse
+from llm_scheduler.jobs.worker.supervisor import BEAT_SECONDS, Pulse
 
 # A keeper whose worker is the function named on the command line.
 KEPT = """
 import ctypes, logging, os, signal, subprocess, sys, time
-from jobs.clock import SystemClock
-from jobs.keeper import STOP_SIGNALS, Keeper
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.worker.supervisor import STOP_SIGNALS, Keeper
 
 logging.basicConfig(level="INFO", format="%(message)s")
 signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ingest.router.language import LOOKED_AT, Languages
+from llm_scheduler.ingest.router.language import LOOKED_AT, Languages
 
 LANGUAGES = Languages()
 

@@ -13,11 +13,12 @@ from conftest import Fleet, account, wait_until
 from redis import Redis
 from test_scheduler import HandClock
 
-from jobs import batch, events, lateness, ledger, submission
-from jobs.config import Processing
-from jobs.document import Packet, Route, Status, new_id
-from jobs.events import Event
-from jobs.submission import SCHEDULE
+from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.scheduler import late_documents
+from llm_scheduler.jobs.store import alerts, batches, ledger, submission
+from llm_scheduler.jobs.store.alerts import Event
+from llm_scheduler.jobs.store.submission import SCHEDULE
 
 LEVELS = ["high", "low"]
 
@@ -31,11 +32,11 @@ def join(redis: Redis, status: Status, at: float, count: int = 1, queue: str = "
 
 
 def told(redis: Redis) -> list[Event]:
-    return [events.decode(fields[events.FIELD.encode()]) for _, fields in redis.xrange(events.STREAM)]
+    return [alerts.decode(fields[alerts.FIELD.encode()]) for _, fields in redis.xrange(alerts.STREAM)]
 
 
 def look(redis: Redis, now: float, limit: float = 60, levels: list[str] = LEVELS) -> None:
-    lateness.look(redis, levels, limit, HandClock(now), logging.getLogger("test"))
+    late_documents.look(redis, levels, limit, HandClock(now), logging.getLogger("test"))
 
 
 def test_an_alert_is_raised_once_kept_up_to_date_and_cleared_once(
@@ -63,7 +64,7 @@ def test_an_alert_is_raised_once_kept_up_to_date_and_cleared_once(
         "queue_timeout": 60.0,
     }
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", event.message)]
-    assert events.standing(redis)["queue_timeout:low"].details["oldest_seconds"] == 85.0, "as of the last look"
+    assert alerts.standing(redis)["queue_timeout:low"].details["oldest_seconds"] == 85.0, "as of the last look"
 
     everyone = redis.zrange("llm:ledger:queued:low", 0, -1)
     ledger.move(redis, Status.STARTED, 1080, [(member.decode(), {}) for member in everyone])
@@ -72,7 +73,7 @@ def test_an_alert_is_raised_once_kept_up_to_date_and_cleared_once(
     [_, over] = told(redis)
     assert (over.kind, over.at, over.details) == ("queue_timeout_over", 1081, {"queue": "low"})
     assert caplog.records[-1].getMessage() == "No document of low waits longer than queue_timeout any more."
-    assert events.standing(redis) == {}
+    assert alerts.standing(redis) == {}
 
 
 def test_only_a_wait_in_the_queue_counts(redis: Redis) -> None:
@@ -90,10 +91,10 @@ def test_a_flushed_batch_waits_from_its_flush_on(redis: Redis) -> None:
     one = Packet(new_id(1000), "c", "a.json", 1000, 1000, route, b"1")
     with redis.pipeline() as pipeline:
         submission.record(pipeline, Status.BATCHED, 1000, [one], [1])
-        batch.add(pipeline, "low", [one], processing, 1000)
+        batches.add(pipeline, "low", [one], processing, 1000)
         pipeline.execute()
     look(redis, 1400)
-    assert batch.flush(redis, "low", processing, HandClock(1500)) == 1
+    assert batches.flush(redis, "low", processing, HandClock(1500)) == 1
     look(redis, 1559)
     assert told(redis) == []
     look(redis, 1561)
@@ -127,7 +128,7 @@ def test_no_limit_no_alert_and_no_queue_no_alert(redis: Redis) -> None:
     assert [event.kind for event in told(redis)] == ["queue_timeout", "queue_timeout_over"]
     look(redis, 2010)
     look(redis, 2015, levels=["high"])
-    assert events.standing(redis) == {}, "a queue that is no longer configured has no alert"
+    assert alerts.standing(redis) == {}, "a queue that is no longer configured has no alert"
 
 
 def test_an_alert_is_told_once_however_many_look(redis_server: Any, redis: Redis) -> None:
@@ -146,19 +147,19 @@ def test_an_alert_is_told_once_however_many_look(redis_server: Any, redis: Redis
 def test_the_stream_is_bounded_and_an_unreadable_alert_hides_no_other(redis: Redis) -> None:
     with redis.pipeline(transaction=False) as pipeline:
         for number in range(12_000):
-            events.tell(pipeline, Event(kind="noise", at=float(number), message="中"))
+            alerts.tell(pipeline, Event(kind="noise", at=float(number), message="中"))
         pipeline.execute()
-    assert 10_000 <= redis.xlen(events.STREAM) < 10_500
+    assert 10_000 <= redis.xlen(alerts.STREAM) < 10_500
     assert told(redis)[-1] == Event(kind="noise", at=11_999.0, message="中")
-    redis.hset(events.ALERTS, mapping={"a": "garbage", b"\xff": events.encode(told(redis)[0]), "c": "{}"})
-    assert events.raise_alert(redis, "z", Event(kind="k", at=1.0, message="m"))
-    assert list(events.standing(redis)) == ["z"]
+    redis.hset(alerts.ALERTS, mapping={"a": "garbage", b"\xff": alerts.encode(told(redis)[0]), "c": "{}"})
+    assert alerts.raise_alert(redis, "z", Event(kind="k", at=1.0, message="m"))
+    assert list(alerts.standing(redis)) == ["z"]
 
 
 ATTENTIVE = """
-import jobs.scheduler
-jobs.scheduler.LOOK_FOR_LATE_EVERY = 0.2
-jobs.scheduler.main()
+import llm_scheduler.jobs.scheduler.loop
+llm_scheduler.jobs.scheduler.loop.LOOK_FOR_LATE_EVERY = 0.2
+llm_scheduler.jobs.scheduler.loop.main()
 """
 
 
@@ -171,7 +172,7 @@ def test_a_queue_without_a_worker_in_a_fleet(fleet: Fleet, redis: Redis, monkeyp
     fleet.configure(processing={"queue_timeout": 0.5})
     fleet.start("ingest", "collector", "scheduler")
     fleet.drop("a.json", b'{"n": 1}')
-    wait_until(lambda: events.standing(redis), "an alert", 30)
+    wait_until(lambda: alerts.standing(redis), "an alert", 30)
     assert "a.json" in fleet.log("scheduler")
     assert "WARNING" in fleet.log("scheduler")
     status = [str(Path(sys.executable).with_name("llmctl")), "--config", str(fleet.config_path), "status"]
@@ -181,14 +182,14 @@ def test_a_queue_without_a_worker_in_a_fleet(fleet: Fleet, redis: Redis, monkeyp
     assert (alert["kind"], alert["details"]["queue"]) == ("queue_timeout", "medium")
     fleet.kill("scheduler")
     redis.delete("rq:scheduler_lock")
-    before = events.standing(redis)["queue_timeout:medium"].details["oldest_seconds"]
+    before = alerts.standing(redis)["queue_timeout:medium"].details["oldest_seconds"]
     fleet.start("scheduler")
     wait_until(
-        lambda: events.standing(redis)["queue_timeout:medium"].details["oldest_seconds"] != before, "a second look", 30
+        lambda: alerts.standing(redis)["queue_timeout:medium"].details["oldest_seconds"] != before, "a second look", 30
     )
     fleet.start("medium")
     fleet.wait_finished(1, deadline=30)
-    wait_until(lambda: not events.standing(redis), "the all-clear", 30)
+    wait_until(lambda: not alerts.standing(redis), "the all-clear", 30)
     assert [event.kind for event in told(redis)] == ["queue_timeout", "queue_timeout_over"]
     account(fleet, {"a": b'{"n": 1}'})
     assert not fleet.reports()

@@ -3,8 +3,8 @@
 import pytest
 from redis import Redis
 
-from jobs import ledger
-from jobs.document import FINAL, Status, new_id
+from llm_scheduler.jobs.document import FINAL, Status, new_id
+from llm_scheduler.jobs.store import ledger
 
 LEVELS = ["high", "medium", "low"]
 

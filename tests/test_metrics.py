@@ -19,19 +19,20 @@ from redis.exceptions import ConnectionError as LostConnection
 from test_api import Api, ToldClock
 from test_docs import rows
 
-from api import metrics
-from ingest.collector import Collector, Entry
-from ingest.spool.claims import Claim, Seen
-from ingest.spool.committing import Committed
-from jobs import __version__, events, ledger, orders, outcome, producers, tallies
-from jobs.codes import Code
-from jobs.document import Route, Status, new_id
-from jobs.outcome import Outcome
-from jobs.process import Stop
-from jobs.producers import Came
-from jobs.tallies import BOUNDS, Ends, Times
-from jobs.vitals import HostVitals
-from jobs.word import Said, key
+from llm_scheduler.api.endpoints import metrics
+from llm_scheduler.ingest.collector import Collector, Entry
+from llm_scheduler.ingest.spool.claims import Claim, Seen
+from llm_scheduler.ingest.spool.commit import Committed
+from llm_scheduler.jobs import __version__
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.document import Route, Status, new_id
+from llm_scheduler.jobs.process.heartbeat import Said, key
+from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.vitals import HostVitals
+from llm_scheduler.jobs.store import alerts, commands, counters, ledger, outcomes, producers
+from llm_scheduler.jobs.store.counters import BOUNDS, Ends, Times
+from llm_scheduler.jobs.store.outcomes import Outcome
+from llm_scheduler.jobs.store.producers import Came
 
 NOON = 1_800_000_000.0 - 1_800_000_000.0 % 60
 
@@ -58,12 +59,12 @@ def ends(*outcomes: Outcome, age: float = 1.0) -> Ends:
 
 def count(redis: Redis, now: float, made: Ends) -> None:
     with redis.pipeline() as pipeline:
-        tallies.ended(pipeline, now, made, None)
+        counters.ended(pipeline, now, made, None)
         pipeline.execute()
 
 
-def totals(redis: Redis) -> dict[str, tallies.Tally]:
-    return tallies.of(redis.hgetall(tallies.TOTALS), LEVELS)  # type: ignore[arg-type]
+def totals(redis: Redis) -> dict[str, counters.Tally]:
+    return counters.of(redis.hgetall(counters.TOTALS), LEVELS)  # type: ignore[arg-type]
 
 
 # Tallies
@@ -82,7 +83,7 @@ def test_what_ended_is_counted_by_queue_code_and_time(redis: Redis) -> None:
     found = totals(redis)
     high = found["high"]
     assert (high.done, high.refused, high.cancelled, high.received) == (3, 3, 0, 0)
-    assert high.rejected == {"binary": 1, "schema": 1, tallies.OTHER: 1}
+    assert high.rejected == {"binary": 1, "schema": 1, counters.OTHER: 1}
     assert high.error_rate == 0.5
     assert (found["medium"].cancelled, found["medium"].finished, found["medium"].processing.count) == (1, 1, 0)
     assert high.processing.count == 5, "no handler saw the picture"
@@ -115,9 +116,9 @@ def test_a_group_whose_acknowledgement_was_lost_is_counted_once(
     fleet.temp.mkdir()
     collector = Collector(fleet.config(), redis, ToldClock(), Stop(), logging.getLogger("llm.collector"))
     done, refused, late = ended(seconds=0.5), ended(code="schema"), ended("low")
-    first: Any = redis.xadd(outcome.stream("high"), {"o": outcome.encode([done, refused, late])})
-    second: Any = redis.xadd(outcome.stream("low"), {"o": outcome.encode([])})
-    entries = [Entry(outcome.stream("high"), first, []), Entry(outcome.stream("low"), second, [])]
+    first: Any = redis.xadd(outcomes.stream("high"), {"o": outcomes.encode([done, refused, late])})
+    second: Any = redis.xadd(outcomes.stream("low"), {"o": outcomes.encode([])})
+    entries = [Entry(outcomes.stream("high"), first, []), Entry(outcomes.stream("low"), second, [])]
     came = ToldClock().now() - 3
     claim = Claim(id=done.id, source="a.json", watch=str(fleet.raw), seen=Seen(1, 1, 1), received_at=came)
     committed = [
@@ -142,7 +143,7 @@ def test_a_group_whose_acknowledgement_was_lost_is_counted_once(
     high, _, low = (totals(redis)[level] for level in LEVELS)
     assert (high.done, high.refused, low.done) == (1, 1, 0)
     assert high.arrival_to_done.seconds == pytest.approx(3)
-    assert redis.xlen(outcome.stream("high")) == redis.xlen(outcome.stream("low")) == 0
+    assert redis.xlen(outcomes.stream("high")) == redis.xlen(outcomes.stream("low")) == 0
 
 
 def test_only_what_is_new_is_received(redis: Redis) -> None:
@@ -151,9 +152,9 @@ def test_only_what_is_new_is_received(redis: Redis) -> None:
     for each, status in zip(ids, (Status.RECEIVED, Status.QUEUED, Status.DONE), strict=False):
         ledger.move(redis, status, NOON, [(each, fields)])
     with redis.pipeline() as pipeline:
-        tallies.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
+        counters.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
         ledger.move(pipeline, Status.QUEUED, NOON, [(each, fields) for each in ids])
-        tallies.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
+        counters.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
         pipeline.execute()
     found = totals(redis)
     assert (found["high"].received, found["low"].received) == (2, 2), "one came through the API, one from the folder"
@@ -162,7 +163,7 @@ def test_only_what_is_new_is_received(redis: Redis) -> None:
 def test_a_look_back_goes_on_to_a_full_minute_and_no_further(redis: Redis) -> None:
     for back, documents in ((0, 1), (60, 10), (120, 100), (3600, 1000), (24 * 3600, 10_000), (24 * 3600 + 60, 100_000)):
         count(redis, NOON - back + 59, ends(*[ended()] * documents))
-    sums = {seconds: tallies.lately(redis, LEVELS, NOON + 30, seconds) for seconds in (60, 3600, 24 * 3600, 10**9)}
+    sums = {seconds: counters.lately(redis, LEVELS, NOON + 30, seconds) for seconds in (60, 3600, 24 * 3600, 10**9)}
     assert [found.queues["high"].done for found in sums.values()] == [11, 1111, 11111, 11111]
     assert (sums[60].since, sums[60].seconds) == (NOON - 60, 90)
     assert 24 * 3600 < redis.ttl(f"llm:minute:{int(NOON // 60)}") <= 26 * 3600  # type: ignore[operator]
@@ -198,7 +199,7 @@ def furnish(served: Api) -> None:
     redis, now = served.redis, served.clock.now()
     count(redis, now, ends(ended(seconds=0.2), ended(seconds=3), ended("low", code="schema", seconds=0.1), age=2))
     with redis.pipeline() as pipeline:
-        tallies.received(pipeline, now, {"high": [new_id(now) for _ in range(5)]})
+        counters.received(pipeline, now, {"high": [new_id(now) for _ in range(5)]})
         producers.count(pipeline, now, {Came("shop", "gpt", "valid"): 3, Came("shop", "", "empty"): 1}, 1)
         pipeline.execute()
     waiting = [new_id(now - 90), new_id(now - 30)]
@@ -206,12 +207,12 @@ def furnish(served: Api) -> None:
     ledger.move(redis, Status.BATCHED, now - 30, [(waiting[1], {"priority": "high"})])
     redis.rpush("llm:batch:high", "x")
     redis.zadd("rq:scheduler:scheduled_jobs", {"flush-high": now - 1, "a-r1": now - 2, "b-r1": now + 60})
-    orders.pause(redis, "low")
+    commands.pause(redis, "low")
     redis.sadd("rq:workers", "rq:worker:w")
     vitals = b'{"at":1,"cpu":12.5,"memory":40.0,"load":0.5}'
     said = {"birth": "2027", "hostname": "one", "queues": "high", "state": "busy", "llm_version": "0", "vitals": vitals}
     redis.hset("rq:worker:w", mapping=said)  # type: ignore[arg-type]
-    events.raise_alert(redis, "queue_timeout:high", events.Event(kind="queue_timeout", at=now, message="late"))
+    alerts.raise_alert(redis, "queue_timeout:high", alerts.Event(kind="queue_timeout", at=now, message="late"))
     word = Said(1, "two", "working", "", now, __version__, HostVitals(at=now, cpu=50, disk_free=10, disk_total=100))
     redis.set(key("ingest"), msgspec.json.encode(word))
 
@@ -335,10 +336,10 @@ def test_labels_are_few_whatever_is_counted(served: Api) -> None:
         said = {"birth": "2027", "hostname": f"h{number:03}", "queues": f"q{number}", "state": f"s{number}"}
         redis.hset(f"rq:worker:{number}", mapping={**said, "vitals": vitals})
     for number in range(100):
-        redis.hset(tallies.TOTALS, f"done:q{number}", 1)
-        redis.hset(tallies.TOTALS, f"rejected:high:code{number}", 1)
-        redis.hset(tallies.TOTALS, f"invented:q{number}:x", 1)
-        events.raise_alert(redis, f"a{number}", events.Event(kind=f"k{number}", at=now, message=""))
+        redis.hset(counters.TOTALS, f"done:q{number}", 1)
+        redis.hset(counters.TOTALS, f"rejected:high:code{number}", 1)
+        redis.hset(counters.TOTALS, f"invented:q{number}:x", 1)
+        alerts.raise_alert(redis, f"a{number}", alerts.Event(kind=f"k{number}", at=now, message=""))
     found = scraped(served)
     assert len(found) < 1000
 
@@ -367,7 +368,7 @@ def test_stats_of_a_window(served: Api) -> None:
     count(redis, NOON, ends(ended("low", code="binary:png", attempts=0)))
     count(redis, NOON - 290, ends(*[ended()] * 95))
     with redis.pipeline() as pipeline:
-        tallies.received(pipeline, NOON, {"low": [new_id(NOON)]})
+        counters.received(pipeline, NOON, {"low": [new_id(NOON)]})
         pipeline.execute()
     found = served.get("/stats?window=1m")
     assert (found["received"], found["done"], found["rejected"], found["cancelled"]) == (1, 3, 2, 0)

@@ -8,9 +8,9 @@ import pytest
 from conftest import Fleet, wait_until
 from typer.testing import CliRunner
 
-from api.cli import app
-from ingest.router import Router
-from jobs.config import Config, ConfigError, Routing, load
+from llm_scheduler.api.cli import app
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.jobs.config import Config, ConfigError, Routing, load
 
 run = CliRunner().invoke
 WORDS = {"fruit": "apple banana cherry orchard juice", "metal": "steel copper furnace alloy smelter"}

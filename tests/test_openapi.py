@@ -13,13 +13,13 @@ from hypothesis import HealthCheck, Phase, settings
 from schemathesis import Case
 from test_api import configuration
 
-from api.app import OPERATIONS, make_app
-from api.openapi import document
-from api.uploads import LINES_TYPES
-from jobs import ledger
-from jobs.clock import SystemClock
-from jobs.connection import connect
-from jobs.document import Status, new_id
+from llm_scheduler.api.app import OPERATIONS, make_app
+from llm_scheduler.api.http.openapi import document
+from llm_scheduler.api.http.uploads import LINES_TYPES
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import Status, new_id
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.store import ledger
 
 LEVELS = ["high", "medium", "low"]
 EXAMPLES = int(os.environ.get("LLM_TEST_REQUESTS", "5"))  # of each operation; `make test-long` asks for more

@@ -11,8 +11,8 @@ import pytest
 from conftest import Fleet, account, mostly_slow, wait_until
 from redis import Redis
 
-from jobs import ledger
-from jobs.evidence import Evidence, evidence_of, last_lines, verdict
+from llm_scheduler.jobs.crash import Evidence, evidence_of, last_lines, verdict
+from llm_scheduler.jobs.store import ledger
 
 HANDLERS = """
 import ctypes, itertools, os, re, signal, sys, time
@@ -54,17 +54,19 @@ def handle(document, context):
 # The real daemons with shorter waits for what hangs, and, with "elsewhere", as seen from another machine.
 IMPATIENT = """
 import os, sys
-import jobs.keeper, jobs.living, jobs.reaper, jobs.run, jobs.scheduler, jobs.worker
-jobs.run.GRACE_SECONDS = 0.3
+from llm_scheduler.jobs.process import liveness
+from llm_scheduler.jobs.scheduler import loop as scheduler
+from llm_scheduler.jobs.worker import loop, reaper, runner, supervisor
+runner.GRACE_SECONDS = 0.3
 if "short" in os.environ.get("TEST_WORKER", ""):
-    jobs.keeper.BEAT_SECONDS, jobs.keeper.LEASE_SECONDS, jobs.reaper.GRACE_SECONDS = 0.3, 1, 0.3
+    supervisor.BEAT_SECONDS, supervisor.LEASE_SECONDS, reaper.GRACE_SECONDS = 0.3, 1, 0.3
 if "elsewhere" in os.environ.get("TEST_WORKER", "") and sys.argv[1] == "medium":
-    jobs.living.here = lambda: "another machine"
+    liveness.here = lambda: "another machine"
 if sys.argv[1] == "medium":
-    jobs.worker.main()
+    loop.main()
 else:
     del sys.argv[1]  # it has no name for itself
-    jobs.scheduler.main()
+    scheduler.main()
 """
 
 

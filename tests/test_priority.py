@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from conftest import QUIET
 
-from ingest.router import Router
-from ingest.router.priority import PriorityRules
-from ingest.router.text import plain
-from jobs.config import Config
-from jobs.config.model import PriorityRules as Keywords
-from jobs.config.model import Queue, Routing
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.ingest.router.priority import PriorityRules
+from llm_scheduler.ingest.router.text import plain
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config.model import PriorityRules as Keywords
+from llm_scheduler.jobs.config.model import Queue, Routing
 
 LEVELS = ["high", "medium", "low"]
 DEFAULT = Config(intelligent_routing=QUIET)

@@ -7,12 +7,12 @@ from collections import Counter
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from ingest.baselines import Baselines
-from jobs import producers
-from jobs.document import Route
-from jobs.outcome import Outcome, Read
-from jobs.producers import Came, Share
-from jobs.receipt import Repair
+from llm_scheduler.ingest.item_count import Baselines
+from llm_scheduler.jobs.document import Route
+from llm_scheduler.jobs.receipt import Repair
+from llm_scheduler.jobs.store import producers
+from llm_scheduler.jobs.store.outcomes import Outcome, Read
+from llm_scheduler.jobs.store.producers import Came, Share
 
 NOON = 1_790_000_000.0
 

@@ -9,12 +9,12 @@ from conftest import Fleet, wait_until
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
-from api.cli import app
-from jobs.config import ConfigError, Intake, Processing, load
-from jobs.document import Packet, Route
-from jobs.intake import Refused
-from jobs.reading import Reader, longest_list, told
-from jobs.schemas import Schema, SchemaProblem
+from llm_scheduler.api.cli import app
+from llm_scheduler.jobs.config import ConfigError, Intake, Processing, load
+from llm_scheduler.jobs.document import Packet, Route
+from llm_scheduler.jobs.intake import Refused
+from llm_scheduler.jobs.schemas import Schema, SchemaProblem
+from llm_scheduler.jobs.worker.reader import Reader, longest_list, told
 
 run = CliRunner().invoke
 ROUTE = Route(priority="medium", queue="medium", handler="default", reasons=[])

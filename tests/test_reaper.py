@@ -11,11 +11,12 @@ import pytest
 from conftest import wait_until
 from redis import Redis
 
-from jobs import living, outcome, submission
-from jobs.document import Packet, Route, new_id
-from jobs.evidence import Evidence, evidence_of
-from jobs.reaper import GRACE_SECONDS, IN_HAND, MAX_CRASHES, Reaper
-from jobs.reaper import in_hand as says
+from llm_scheduler.jobs.crash import Evidence, evidence_of
+from llm_scheduler.jobs.document import Packet, Route, new_id
+from llm_scheduler.jobs.process import liveness
+from llm_scheduler.jobs.store import outcomes, submission
+from llm_scheduler.jobs.worker.reaper import GRACE_SECONDS, IN_HAND, MAX_CRASHES, Reaper
+from llm_scheduler.jobs.worker.reaper import in_hand as says
 
 
 class HandClock:
@@ -52,7 +53,7 @@ def reap(redis: Redis) -> int:
 
 
 def queued(redis: Redis) -> list[list[Packet]]:
-    from jobs.rq_job import DocumentJob
+    from llm_scheduler.jobs.store.rq_job import DocumentJob
 
     names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
     return [DocumentJob.fetch(name, connection=redis).packets for name in names]
@@ -148,8 +149,8 @@ def test_a_document_alone_is_counted_and_rejected_in_the_end(redis: Redis) -> No
     in_hand(redis, [packet(crashes=MAX_CRASHES - 1)])
     reap(redis)
     assert queued(redis) == []
-    [(_, fields)] = redis.xrange(outcome.stream("medium"))
-    [rejected] = outcome.decode(fields[outcome.FIELD.encode()])
+    [(_, fields)] = redis.xrange(outcomes.stream("medium"))
+    [rejected] = outcomes.decode(fields[outcomes.FIELD.encode()])
     assert (rejected.kind, rejected.code, rejected.message[:9]) == ("rejected", "worker_lost", "3 workers")
 
 
@@ -186,8 +187,8 @@ def test_what_is_known_of_each_crash_travels_with_the_document(redis: Redis) -> 
     assert redis.hexists("rq:worker:dead", "death")
     in_hand(redis, [once])
     assert reaper.take_from("dead", crash()) == 1
-    [(_, fields)] = redis.xrange(outcome.stream("medium"))
-    [rejected] = outcome.decode(fields[outcome.FIELD.encode()])
+    [(_, fields)] = redis.xrange(outcomes.stream("medium"))
+    [rejected] = outcomes.decode(fields[outcomes.FIELD.encode()])
     assert rejected.evidence == [crash(), crash()]
     assert "SIGSEGV" in rejected.message
 
@@ -229,7 +230,7 @@ def test_two_that_take_the_same_job_get_it_once(redis: Redis, by: str) -> None:
 def ended_process() -> str:
     """A process that was there, as a worker's key would name it."""
     process = subprocess.Popen(["sleep", "60"])
-    known = living.known_as(process.pid)
+    known = liveness.known_as(process.pid)
     process.kill()
     process.wait()
     return known
@@ -238,13 +239,13 @@ def ended_process() -> str:
 @pytest.mark.parametrize(
     ("place", "processes", "taken"),
     [
-        (living.here(), lambda: f"{ended_process()} {ended_process()}", 1),
-        (living.here(), lambda: f"{os.getpid()}:1 {ended_process()}", 1),
-        (living.here(), lambda: f"{ended_process()} {living.known_as(os.getpid())}", 0),
+        (liveness.here(), lambda: f"{ended_process()} {ended_process()}", 1),
+        (liveness.here(), lambda: f"{os.getpid()}:1 {ended_process()}", 1),
+        (liveness.here(), lambda: f"{ended_process()} {liveness.known_as(os.getpid())}", 0),
         ("another machine", lambda: f"{ended_process()} {ended_process()}", 0),
         ("", ended_process, 0),
-        (living.here(), lambda: "", 0),
-        (living.here(), lambda: "nonsense", 0),
+        (liveness.here(), lambda: "", 0),
+        (liveness.here(), lambda: "nonsense", 0),
     ],
     ids=["both ended", "the id was given out again", "its keeper lives", "elsewhere", "nowhere", "none", "unreadable"],
 )
@@ -262,15 +263,15 @@ def test_a_lease_is_not_waited_for_when_the_processes_are_known_to_be_gone(
 
 def test_a_zombie_has_ended_and_a_frozen_process_has_not() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    known = living.known_as(process.pid)
+    known = liveness.known_as(process.pid)
     try:
-        assert not living.is_gone(living.here(), known)
+        assert not liveness.is_gone(liveness.here(), known)
         process.send_signal(signal.SIGSTOP)
-        wait_until(lambda: living.is_stopped(process.pid), "a frozen process")
-        assert not living.is_gone(living.here(), known)
+        wait_until(lambda: liveness.is_stopped(process.pid), "a frozen process")
+        assert not liveness.is_gone(liveness.here(), known)
         process.kill()
-        wait_until(lambda: living.is_gone(living.here(), known), "its end, before anybody has waited for it")
+        wait_until(lambda: liveness.is_gone(liveness.here(), known), "its end, before anybody has waited for it")
     finally:
         process.kill()
         process.wait()
-    assert living.known_as(process.pid) == ""
+    assert liveness.known_as(process.pid) == ""

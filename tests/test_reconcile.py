@@ -8,16 +8,16 @@ from conftest import Fleet, account, wait_until
 from redis import Redis
 from redis.connection import AbstractConnection
 
-from ingest.finding import Finder
-from ingest.reconcile import PATIENCE_SECONDS, Reconcile
-from ingest.router import Router
-from ingest.splitting import Splitter
-from ingest.spool import Claims, Folders
-from ingest.submitting import Submitted, Submitter
-from jobs import batch, ledger, outcome
-from jobs.document import Status
-from jobs.rq_job import DocumentJob
-from jobs.submission import SCHEDULE
+from llm_scheduler.ingest.finder import Finder
+from llm_scheduler.ingest.recovery import PATIENCE_SECONDS, Reconcile
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.ingest.splitter import Splitter
+from llm_scheduler.ingest.spool import Claims, Folders
+from llm_scheduler.ingest.submitter import Submitted, Submitter
+from llm_scheduler.jobs.document import Status
+from llm_scheduler.jobs.store import batches, ledger, outcomes
+from llm_scheduler.jobs.store.rq_job import DocumentJob
+from llm_scheduler.jobs.store.submission import SCHEDULE
 
 LOG = logging.getLogger("test")
 
@@ -129,7 +129,7 @@ def test_a_backlog_is_not_submitted_twice_and_costs_few_round_trips(
     ground.claim(230, "medium")
     ground.fleet.configure(processing={"mode": "real_time"})
     ground.claim(100, "high")
-    before = ground.documents("high"), ground.documents("medium"), ground.redis.llen(batch.key("low"))
+    before = ground.documents("high"), ground.documents("medium"), ground.redis.llen(batches.key("low"))
     sent: list[object] = []
     send = AbstractConnection.send_packed_command
     monkeypatch.setattr(
@@ -137,15 +137,15 @@ def test_a_backlog_is_not_submitted_twice_and_costs_few_round_trips(
     )
     assert ground.looks(0, LATER, LATER, LATER) == [0, 0, 0, 0]
     assert 0 < len(sent) <= 4 * (1 + 2 * 3), "one for all, and two for each of the three groups of claims"
-    assert before == (ground.documents("high"), ground.documents("medium"), ground.redis.llen(batch.key("low")))
+    assert before == (ground.documents("high"), ground.documents("medium"), ground.redis.llen(batches.key("low")))
 
 
 def test_a_large_batch_names_all_of_its_members(ground: Ground) -> None:
     ground.fleet.configure(processing={"mode": "batch", "batch_size": 1000, "batch_timeout": 3600})
     ids = ground.claim(250)
     pipeline = ground.redis.pipeline()
-    batch.members(pipeline, "medium")
-    batch.members(pipeline, "high")
+    batches.members(pipeline, "medium")
+    batches.members(pipeline, "high")
     assert pipeline.execute() == [[each.encode() for each in ids], []]
 
 
@@ -180,12 +180,12 @@ def test_only_the_missing_members_of_a_batch_are_submitted_again(ground: Ground)
     ground.reconcile = ground.made()
     ids = ground.claim(6)
     ground.claim(2, "low")
-    members = ground.redis.lrange(batch.key("medium"), 0, -1)
+    members = ground.redis.lrange(batches.key("medium"), 0, -1)
     for lost in (0, 3):
-        ground.redis.lrem(batch.key("medium"), 1, members[lost])
+        ground.redis.lrem(batches.key("medium"), 1, members[lost])
     assert ground.looks(0, LATER, LATER) == [0, 2, 0]
-    assert {each[:26].decode() for each in ground.redis.lrange(batch.key("medium"), 0, -1)} == set(ids)
-    assert ground.redis.llen(batch.key("medium")) == 6
+    assert {each[:26].decode() for each in ground.redis.lrange(batches.key("medium"), 0, -1)} == set(ids)
+    assert ground.redis.llen(batches.key("medium")) == 6
 
 
 def test_what_has_moved_since_it_was_missed_is_looked_at_again(ground: Ground) -> None:
@@ -202,11 +202,11 @@ def test_outcomes_that_wait_for_the_collector_are_waited_for(ground: Ground) -> 
     """Or all that was done while the collector was stopped would be done again at each look."""
     ids = ground.claim(3)
     ground.redis.delete("rq:queue:medium")
-    told = ground.redis.xadd(outcome.stream("medium"), {outcome.FIELD: "x"})
+    told = ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
     assert ground.looks(0, LATER, LATER) == [0, 0, 0]
     milliseconds = int(told.partition(b"-")[0])
-    ground.redis.xdel(outcome.stream("medium"), told)
-    ground.redis.xadd(outcome.stream("medium"), {outcome.FIELD: "later"}, id=f"{milliseconds + 3_600_000}-0")
+    ground.redis.xdel(outcomes.stream("medium"), told)
+    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "later"}, id=f"{milliseconds + 3_600_000}-0")
     assert ground.looks(1) == [3], "what waits now was told of later"
     assert ground.documents("medium") == ids
 
@@ -214,7 +214,7 @@ def test_outcomes_that_wait_for_the_collector_are_waited_for(ground: Ground) -> 
 def test_an_outcome_that_can_never_be_committed_holds_nothing_up_for_ever(ground: Ground) -> None:
     ground.claim(1)
     ground.redis.delete("rq:queue:medium")
-    ground.redis.xadd(outcome.stream("medium"), {outcome.FIELD: "x"})
+    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
     assert ground.looks(0, PATIENCE_SECONDS - 1, 2) == [0, 0, 1]
 
 
@@ -236,7 +236,7 @@ def test_what_waits_at_a_level_that_is_no_more_is_routed_anew_at_once(
         place(ground)
     if place is scheduled:
         ledger.move(ground.redis, Status.RETRYING, 1, [(each, {}) for each in ids])
-    ground.redis.xadd(outcome.stream("medium"), {outcome.FIELD: "x"})
+    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
     ground.fleet.configure(queue={"priority_levels": ["urgent", "rest"]}, processing={"mode": "real_time"})
     ground.reconcile = ground.made()
     assert ground.looks(0) == [3]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from conftest import Fleet
 
-from ingest.router import Asked, Router
-from jobs.config import Config, Routing, Rule, Security, Then
-from jobs.sealing import new_key
+from llm_scheduler.ingest.router import Asked, Router
+from llm_scheduler.jobs.config import Config, Routing, Rule, Security, Then
+from llm_scheduler.jobs.sealing import new_key
 
 TAIWAN = "台灣積體電路製造股份有限公司總部位於新竹，生產晶片。"
 CHENNAI = "A holding company for a small finance bank that offers microfinance. It is based in Chennai, India."

@@ -10,8 +10,8 @@ import pytest
 from conftest import SWITCHED_OFF, Fleet, wait_until
 from typer.testing import CliRunner
 
-from api.cli import app
-from jobs.sealing import new_key
+from llm_scheduler.api.cli import app
+from llm_scheduler.jobs.sealing import new_key
 
 run = CliRunner().invoke
 BILLS = {
@@ -115,7 +115,10 @@ def test_rehearse_says_what_is_wrong(tmp_path: Path, folders: dict[str, Any]) ->
 
 def batch(lines: bytes, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "ingest.router.batch", *arguments], input=lines, capture_output=True, timeout=60
+        [sys.executable, "-P", "-m", "llm_scheduler.ingest.router.batch", *arguments],
+        input=lines,
+        capture_output=True,
+        timeout=60,
     )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from ingest.router import Routed, Router
-from jobs.config import Config
+from llm_scheduler.ingest.router import Routed, Router
+from llm_scheduler.jobs.config import Config
 
 CASES = Path(__file__).parent / "data" / "router_cases.jsonl"
 PAGE = Path(__file__).parent.parent / "docs" / "routing-scores.md"

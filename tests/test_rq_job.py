@@ -8,8 +8,8 @@ import pytest
 from conftest import Fleet, account, wait_until
 from redis import Redis
 
-from jobs.document import Packet, Route, new_id
-from jobs.rq_job import DocumentJob, ForbiddenFunction
+from llm_scheduler.jobs.document import Packet, Route, new_id
+from llm_scheduler.jobs.store.rq_job import DocumentJob, ForbiddenFunction
 
 NOW = "2026-01-01T00:00:00.000000Z"
 
@@ -33,7 +33,9 @@ def hostile(marker: Path) -> dict[str, dict[str, bytes | str]]:
         "os.system": {"data": json.dumps(["os.system", *call])},
         "eval": {"data": json.dumps(["builtins.eval", None, [f"__import__('os').system({shell!r})"], {}])},
         "subprocess": {"data": json.dumps(["subprocess.getoutput", *call])},
-        "another of ours": {"data": json.dumps(["jobs.run.load_handler", None, ["trap:touch"], {}])},
+        "another of ours": {
+            "data": json.dumps(["llm_scheduler.jobs.worker.runner.load_handler", None, ["trap:touch"], {}])
+        },
         "an import alone": {"data": json.dumps(["trap.touch", None, [], {}])},
         "a method": {"data": json.dumps(["touch", "trap.Trap", [], {}])},
         "callbacks": {"data": ours, **callbacks},
@@ -92,7 +94,13 @@ def test_only_the_one_function_is_a_jobs_function(redis: Redis) -> None:
     import zlib
 
     assert json.loads(zlib.decompress(raw))[0] == "jobs.run.run_documents", "JSON, and no pickle"
-    for name in ("os.system", "builtins.eval", "jobs.run.encode_result", "jobs.run.run_documents.__class__", ""):
+    for name in (
+        "os.system",
+        "builtins.eval",
+        "llm_scheduler.jobs.worker.runner.encode_result",
+        "llm_scheduler.jobs.worker.runner.run_documents.__class__",
+        "",
+    ):
         stored._func_name = name
         with pytest.raises(ForbiddenFunction):
             _ = stored.func

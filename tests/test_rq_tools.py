@@ -12,7 +12,7 @@ import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from jobs.connection import connect
+from llm_scheduler.jobs.process.connection import connect
 
 BIN = Path(sys.executable).parent
 # An environment of their own, which `make test` makes: see tests/tools.in.

@@ -82,7 +82,7 @@ def test_what_a_handler_forks_is_no_worker(rude: Fleet, kind: str, result: objec
 
 def test_a_handler_that_exits_when_imported_stops_no_other(fleet: Fleet) -> None:
     (fleet.folder / "a_script.py").write_text("import sys\nsys.exit('usage: a_script FILE')\n")
-    fleet.configure(handlers={"default": "a_script:handle", "well": "jobs.summary:summarise"})
+    fleet.configure(handlers={"default": "a_script:handle", "well": "llm_scheduler.jobs.summary:summarise"})
     fleet.drop("a.json", b"{}")
     fleet.start("ingest", "collector", "medium")
     fleet.wait_finished(1)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from conftest import QUIET, Fleet
 
-from ingest.router import Router
-from jobs.config import Config, ConfigError, Rule, Security, Then, load
-from jobs.sealing import new_key
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.jobs.config import Config, ConfigError, Rule, Security, Then, load
+from llm_scheduler.jobs.sealing import new_key
 
 
 def router(*rules: Rule, **parts: Any) -> Router:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from conftest import Fleet, account
 
-from jobs.config import Processing
-from jobs.document import Packet, Route, new_id, pack_body
-from jobs.handler import Context, HandlerMissing, Reject, load_handlers
-from jobs.outcome import Outcome, encode
-from jobs.run import Again, OutOfMemory, Ran, Runner, backoff
+from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.document import Packet, Route, new_id, pack_body
+from llm_scheduler.jobs.handler import Context, HandlerMissing, Reject, load_handlers
+from llm_scheduler.jobs.store.outcomes import Outcome, encode
+from llm_scheduler.jobs.worker.runner import Again, OutOfMemory, Ran, Runner, backoff
 
 
 class HandClock:
@@ -224,7 +224,7 @@ def test_backoff_doubles_within_bounds() -> None:
 
 HANDLERS = """
 import sys
-from jobs.handler import Reject
+from llm_scheduler.jobs.handler import Reject
 
 def handle(document, context):
     kind = document["kind"]

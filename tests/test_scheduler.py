@@ -15,15 +15,16 @@ from conftest import Fleet, Server, account, wait_until
 from msgspec.structs import replace
 from redis import Redis
 
-from jobs import batch, ledger, living, submission
-from jobs.clock import SystemClock
-from jobs.config import Config, Processing
-from jobs.config.model import Monitoring
-from jobs.document import Packet, Route, Status, new_id
-from jobs.process import Stop
-from jobs.rq_job import DocumentJob
-from jobs.scheduler import DocumentScheduler
-from jobs.submission import SCHEDULE
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Config, Processing
+from llm_scheduler.jobs.config.model import Monitoring
+from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.process import liveness
+from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
+from llm_scheduler.jobs.store import batches, ledger, submission
+from llm_scheduler.jobs.store.rq_job import DocumentJob
+from llm_scheduler.jobs.store.submission import SCHEDULE
 
 LOCK = DocumentScheduler.scheduler_lock_key
 
@@ -125,14 +126,14 @@ def test_the_lock_has_one_owner_until_it_runs_out(redis: Redis) -> None:
 def ended_process() -> str:
     """A process of this machine that has lived, as the lock says it."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    known = living.known_as(process.pid)
+    known = liveness.known_as(process.pid)
     process.communicate(b"\n")
     return known
 
 
 def test_only_who_is_known_to_be_dead_loses_the_lock_before_its_time(redis: Redis) -> None:
     one = scheduler(redis, HandClock(1000))
-    here, known, gone = living.here(), living.known_as(os.getpid()), ended_process()
+    here, known, gone = liveness.here(), liveness.known_as(os.getpid()), ended_process()
     for holder in ("somebody", f"other {here} {known}", f"other elsewhere/1 {gone}", f"other {here} ", f"other {here}"):
         redis.set(LOCK, holder, px=60_000)
         assert not one.acquire_lock(), f"{holder} may live"
@@ -146,22 +147,22 @@ def test_of_two_who_see_that_the_holder_is_dead_one_takes_the_lock(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, other = scheduler(redis, HandClock(1000)), scheduler(redis, HandClock(1000), "other")
-    redis.set(LOCK, f"dead {living.here()} {ended_process()}", px=60_000)
-    is_gone = living.is_gone
+    redis.set(LOCK, f"dead {liveness.here()} {ended_process()}", px=60_000)
+    is_gone = liveness.is_gone
 
     def overtaken(place: str, processes: str) -> bool:
-        monkeypatch.setattr("jobs.living.is_gone", is_gone)
+        monkeypatch.setattr("llm_scheduler.jobs.process.liveness.is_gone", is_gone)
         assert one.acquire_lock()
         return is_gone(place, processes)
 
-    monkeypatch.setattr("jobs.living.is_gone", overtaken)
+    monkeypatch.setattr("llm_scheduler.jobs.process.liveness.is_gone", overtaken)
     assert not other.acquire_lock()
     assert redis.get(LOCK) == b"one"
 
 
 def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "low", [packet()], Processing(batch_timeout=30), 1000)
+        batches.add(pipeline, "low", [packet()], Processing(batch_timeout=30), 1000)
         pipeline.execute()
     redis.delete(SCHEDULE)
     clock = HandClock(1000.1)
@@ -176,7 +177,7 @@ def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
 
 def test_a_shorter_batch_timeout_holds_for_a_batch_that_waits_already(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "low", [packet()], Processing(batch_timeout=3600), 1000)
+        batches.add(pipeline, "low", [packet()], Processing(batch_timeout=3600), 1000)
         pipeline.execute()
     assert redis.zscore(SCHEDULE, "flush-low") == 4600
     one = scheduler(redis, HandClock(1100))  # started anew, with the default: two seconds of idleness
@@ -204,21 +205,21 @@ def test_a_batch_that_breaks_the_script_stops_nothing_else(redis: Redis, caplog:
 
 def test_a_flush_does_not_wait_behind_a_thousand_jobs(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the lock is renewed between two loads of them."""
-    monkeypatch.setattr("jobs.scheduler.DELIVER_AT_ONCE", 20)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop.DELIVER_AT_ONCE", 20)
     clock = HandClock(5000)
     for number in range(50):
         schedule(redis, 1000 + number)
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
         pipeline.execute()
     one = scheduler(redis, clock)
     assert [one.tick() for _ in range(3)] == [True, True, False]
     assert (len(queue(redis)), redis.llen("rq:queue:high")) == (50, 1)
     schedule(redis, 1)
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
         pipeline.execute()
-    monkeypatch.setattr("jobs.scheduler.DELIVER_AT_ONCE", 0)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop.DELIVER_AT_ONCE", 0)
     one.tick()
     assert redis.llen("rq:queue:high") == 2, "the flush comes first"
 
@@ -229,7 +230,7 @@ def test_batch_timeout_holds_within_a_second(fleet: Fleet, redis: Redis) -> None
     wait_until(lambda: redis.exists(LOCK), "a scheduler at work")
     began = time.time()
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "low", [packet()], config.processing, began)
+        batches.add(pipeline, "low", [packet()], config.processing, began)
         pipeline.execute()
     wait_until(lambda: queue(redis), "the flush", 20)
     assert 1.5 <= time.time() - began < 2.5
@@ -254,7 +255,7 @@ def test_no_schedule_is_lost_or_done_twice_under_kill_9(fleet: Fleet, redis: Red
 def with_lock(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let schedulers have a lock that runs out after `seconds`."""
     (fleet.folder / "with_lock.py").write_text(
-        f"import jobs.scheduler\njobs.scheduler.LOCK_SECONDS = {seconds}\njobs.scheduler.main()\n"
+        f"from llm_scheduler.jobs.scheduler import loop\nloop.LOCK_SECONDS = {seconds}\nloop.main()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(fleet.folder))
     monkeypatch.setitem(Fleet.MODULES, "scheduler", ("with_lock",))
@@ -288,7 +289,7 @@ def test_the_successor_of_a_killed_scheduler_begins_at_once(
     fleet.kill("scheduler")
     fleet.start("scheduler")
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "low", [packet()], processing, time.time())
+        batches.add(pipeline, "low", [packet()], processing, time.time())
         pipeline.execute()
     wait_until(lambda: queue(redis), "the flush", 15)
 
@@ -313,7 +314,7 @@ def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
         now = time.time()
         waiting, retried = [packet() for _ in range(10)], [packet() for _ in range(600)]
         with redis.pipeline() as pipeline:
-            batch.add(pipeline, "low", waiting, processing, now)
+            batches.add(pipeline, "low", waiting, processing, now)
             for one in retried:
                 submission.enqueue_at(pipeline, redis, f"{one.id}-r1", one, now)
             before = redis.llen("rq:queue:low")
@@ -345,7 +346,7 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
     due = schedule(redis, now + 1)
     later = schedule(redis, now + 1800)  # any zone is further off than that
     with redis.pipeline() as pipeline:
-        batch.add(pipeline, "high", [packet()], Processing(batch_timeout=1800), now)
+        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=1800), now)
         pipeline.execute()
     wait_until(lambda: queue(redis), "the delivery", 20)
     assert 1 <= time.time() - now < 5
@@ -360,7 +361,7 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
 
 def test_finished_documents_are_forgotten_by_count_and_age(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest 40 that ended, and of them those of the last two days; what has not ended stays, however old."""
-    monkeypatch.setattr("jobs.scheduler._TRIM_CHUNK", 5)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop._TRIM_CHUNK", 5)
     day = 86400.0
     old = [_ended(redis, at) for at in (1.0, 2.0, 3.0)]
     new = [_ended(redis, 10 * day + number) for number in range(50)]

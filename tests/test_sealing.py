@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from redis import Redis
 from typer.testing import CliRunner
 
-from api.cli import app
-from ingest.spool.originals import is_sealed, read_original
-from jobs.config import ConfigError, Security, load
-from jobs.config.sealing import is_key, split_keys
-from jobs.evidence import evidence_of
-from jobs.intake import Limits, Mending, read
-from jobs.sealing import Seal, Sealing, WrongKey, masked, new_key, opened
-from jobs.sealing.fields import Fields
+from llm_scheduler.api.cli import app
+from llm_scheduler.ingest.spool.originals import is_sealed, read_original
+from llm_scheduler.jobs.config import ConfigError, Security, load
+from llm_scheduler.jobs.config.encryption import is_key, split_keys
+from llm_scheduler.jobs.crash import evidence_of
+from llm_scheduler.jobs.intake import Limits, Mending, read
+from llm_scheduler.jobs.sealing import Seal, Sealing, WrongKey, masked, new_key, opened
+from llm_scheduler.jobs.sealing.fields import Fields
 
 run = CliRunner().invoke
 KEYS = [new_key(), new_key()]
@@ -37,7 +37,7 @@ def careless(document, context):
     if document.get("fails"):
         raise ValueError(f"bad name {document['Name']!r} of {document}")
     if document.get("refuses"):
-        from jobs.handler import Reject
+        from llm_scheduler.jobs.handler import Reject
 
         raise Reject(f"no such person: {document['Name']}")
     if document.get("dies"):

@@ -21,19 +21,19 @@ from redis import Redis
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as LostConnection
 
-from api.health import look
-from api.local.embedded import program
-from ingest.reconcile import Reconcile
-from ingest.router import Router
-from ingest.splitting import Splitter
-from ingest.spool import Claims, Folders
-from ingest.submitting import Submitter
-from jobs import batch, ledger
-from jobs.clock import SystemClock
-from jobs.config import Config, ConfigError, load
-from jobs.config.address import sentinel_address
-from jobs.config.masking import masked
-from jobs.connection import AWAY, connect, explain, master_of
+from llm_scheduler.api.local.embedded_server import program
+from llm_scheduler.api.state.health import look
+from llm_scheduler.ingest.recovery import Reconcile
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.ingest.splitter import Splitter
+from llm_scheduler.ingest.spool import Claims, Folders
+from llm_scheduler.ingest.submitter import Submitter
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Config, ConfigError, load
+from llm_scheduler.jobs.config.mask import masked
+from llm_scheduler.jobs.config.sentinel_address import sentinel_address
+from llm_scheduler.jobs.process.connection import AWAY, connect, explain, master_of
+from llm_scheduler.jobs.store import batches, ledger
 
 SERVICE = "papers"
 LONG = "LLM_TEST_OUTAGE" in os.environ  # set by `make test-long`
@@ -480,13 +480,13 @@ def test_jobs_that_were_lost_are_made_again_after_a_grace(
 @pytest.mark.parametrize("lost", [6, 2])
 def test_members_of_a_batch_that_were_lost_are_submitted_again(fleet: Fleet, redis: Redis, lost: int) -> None:
     dropped = _claimed(fleet, redis, "batch")
-    assert len(redis.lpop(batch.key("medium"), lost) or ()) == lost
+    assert len(redis.lpop(batches.key("medium"), lost) or ()) == lost
     clock = HandClock()
     looks = reconcile(fleet, redis, clock)
     assert looks.run() == 0
     clock.at += 30
     assert looks.run() == lost
-    assert redis.llen(batch.key("medium")) == len(dropped)
+    assert redis.llen(batches.key("medium")) == len(dropped)
 
 
 @pytest.mark.slow

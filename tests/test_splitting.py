@@ -10,13 +10,13 @@ import pytest
 from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
 
-from ingest.daemon import Ingest
-from ingest.splitting import Splitter, parts_of
-from ingest.spool import Claim, Claims, Folders
-from ingest.spool.claims import Seen
-from jobs import intake
-from jobs.clock import SystemClock
-from jobs.process import Stop
+from llm_scheduler.ingest.daemon import Ingest
+from llm_scheduler.ingest.splitter import Splitter, parts_of
+from llm_scheduler.ingest.spool import Claim, Claims, Folders
+from llm_scheduler.ingest.spool.claims import Seen
+from llm_scheduler.jobs import intake
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.process.startup import Stop
 
 LIMITS = intake.Limits(1 << 20, 100)
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ingest.files import read_whole
-from ingest.finding import is_ignored
-from ingest.spool import Claims, Folders, Found, SpoolLock, Trouble, explain
-from ingest.spool.claims import Claim, Seen, put_back
-from ingest.spool.committing import SIDECAR, Commit, Committed
-from ingest.spool.renaming import NAME_BYTES, rename_new, with_id
-from jobs.config import Directories
-from jobs.document import Route, Status, new_id
-from jobs.faults import no_faults
-from jobs.outcome import Outcome, Position
+from llm_scheduler.ingest.finder import is_ignored
+from llm_scheduler.ingest.spool import Claims, Folders, Found, SpoolLock, Trouble, explain
+from llm_scheduler.ingest.spool.claims import Claim, Seen, put_back
+from llm_scheduler.ingest.spool.commit import SIDECAR, Commit, Committed
+from llm_scheduler.ingest.spool.file_io import read_whole
+from llm_scheduler.ingest.spool.renames import NAME_BYTES, rename_new, with_id
+from llm_scheduler.jobs.config import Directories
+from llm_scheduler.jobs.document import Route, Status, new_id
+from llm_scheduler.jobs.faults import no_faults
+from llm_scheduler.jobs.store.outcomes import Outcome, Position
 
 ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -155,7 +155,7 @@ def test_a_rename_never_overwrites(tmp_path: Path) -> None:
 def test_a_rename_never_overwrites_where_the_system_call_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ingest.spool.renaming._renameat2", None)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.renames._renameat2", None)
     test_a_rename_never_overwrites(tmp_path)
 
 
@@ -313,7 +313,7 @@ def test_the_manifest_is_durable_before_anything_moves(spool: Spool, monkeypatch
         assert found.id in Path(f"/proc/self/fd/{descriptor}").read_text()
         synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
 
-    monkeypatch.setattr("ingest.spool.claims.os.fsync", sync)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.claims.os.fsync", sync)
     group, _ = spool.claim(found)
     assert str(spool.folder / "temp" / group / "manifest") in synced
 
@@ -324,7 +324,7 @@ def test_a_full_disk_moves_nothing(spool: Spool, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ingest.spool.claims.os.write", full)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.claims.os.write", full)
     with pytest.raises(OSError, match="No space"):
         spool.claim(found)
     assert spool.names("raw") == ["a.json"]
@@ -649,7 +649,7 @@ def test_a_file_that_changes_while_it_is_committed_makes_no_false_result(
         path.write_bytes(b"[1],[")
         return read_whole(descriptor, size)
 
-    monkeypatch.setattr("ingest.spool.committing.read_whole", grow)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.commit.read_whole", grow)
     assert spool.commit([done(group, found.id)])[0].status == Status.CANCELLED
     assert spool.names("processed") == spool.names("archive") == []
     assert (spool.watch / "a.json").read_bytes() == b"[1],["
@@ -760,7 +760,7 @@ def test_one_holder_a_lock(tmp_path: Path) -> None:
 
 def test_a_lock_ends_with_its_holder(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom ingest.spool import SpoolLock\n"
+        "import sys\nfrom llm_scheduler.ingest.spool import SpoolLock\n"
         "lock = SpoolLock(sys.argv[1], 'ingest')\nprint(lock.take(), flush=True)\nsys.stdin.read()"
     )
     with subprocess.Popen(

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.handler import Context
-from jobs.run import encode_result
-from jobs.summary import summarise
+from llm_scheduler.jobs.handler import Context
+from llm_scheduler.jobs.summary import summarise
+from llm_scheduler.jobs.worker.runner import encode_result
 
 CONTEXT = Context("id", "a.json", "high", "high", "default", 1, 1.0, b"12345")
 

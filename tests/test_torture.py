@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from conftest import LLMCTL
 
-from api.torture.account import Specimen, balance, digest_of
-from jobs.config import Directories
+from llm_scheduler.api.torture.balance import Specimen, balance, digest_of
+from llm_scheduler.jobs.config import Directories
 
 SOUND, BROKEN = b'{"n": 1}', b"{"
 
@@ -104,7 +104,7 @@ def test_an_account_that_does_not_balance(places: Places, column: str, spoil: Ca
 
 FILL = """
 import ctypes, os, sys
-from api.torture.disk import NoDisk, mounted
+from llm_scheduler.api.torture.small_disk import NoDisk, mounted
 if len(sys.argv) > 2:
     user = int(sys.argv[2])
     os.setgroups([])

@@ -20,9 +20,9 @@ import psutil
 import pytest
 from conftest import LLMCTL, SWITCHED_OFF, files, mostly_slow, wait_until
 
-from api.local.crew import first_workers
-from api.scaling.acting import instance_name
-from jobs.config import Config
+from llm_scheduler.api.local.crew import first_workers
+from llm_scheduler.api.scaling.actuators import instance_name
+from llm_scheduler.jobs.config import Config
 
 
 def free_port() -> int:
@@ -142,8 +142,14 @@ def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals)
     process = home.started()
     for words in ("data/llm_generated/raw", "data/llm_generated/processed", f"127.0.0.1:{home.port}", "Ctrl-C"):
         assert words in home.out()
-    modules = ["valkey-server", "ingest.daemon", "ingest.collector", "jobs.scheduler", "api.server"]
-    modules += [f"jobs.worker {level}" for level in ("high", "medium", "low")]
+    modules = [
+        "valkey-server",
+        "llm_scheduler.ingest.daemon",
+        "llm_scheduler.ingest.collector",
+        "llm_scheduler.jobs.scheduler.loop",
+        "llm_scheduler.api.server",
+    ]
+    modules += [f"llm_scheduler.jobs.worker.loop {level}" for level in ("high", "medium", "low")]
     for module in modules:
         assert named(home, process.pid, module), f"{module} runs in the session of llmctl up"
     assert workers(home, process.pid) == {"high", "high.2", "medium", "low"}, "four, as max_workers has it"
@@ -181,11 +187,11 @@ def test_what_was_in_flight_goes_on_at_the_next_start(home: Home) -> None:
 def test_a_killed_child_is_started_again(home: Home) -> None:
     process = home.started()
     for words in (
-        "ingest.daemon",
-        "ingest.collector",
-        "jobs.worker high",
-        "jobs.scheduler",
-        "api.server",
+        "llm_scheduler.ingest.daemon",
+        "llm_scheduler.ingest.collector",
+        "llm_scheduler.jobs.worker.loop high",
+        "llm_scheduler.jobs.scheduler.loop",
+        "llm_scheduler.api.server",
         "valkey-server",
     ):
         victim = named(home, process.pid, words)
@@ -250,8 +256,8 @@ def workers(home: Home, session: int) -> set[str]:
             words = process.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if "jobs.worker" in words:
-            found.add(words[words.index("jobs.worker") + 1])
+        if "llm_scheduler.jobs.worker.loop" in words:
+            found.add(words[words.index("llm_scheduler.jobs.worker.loop") + 1])
     return found
 
 
@@ -311,10 +317,14 @@ def test_an_outage_of_redis_changes_no_number_of_workers(home: Home) -> None:
     began = time.monotonic()
     wait_until(lambda: time.monotonic() - began > 2, "some looks")
     assert workers(home, process.pid) == {"high", "medium", "low"}
-    victim = named(home, process.pid, "api.server")
+    victim = named(home, process.pid, "llm_scheduler.api.server")
     assert victim is not None
     victim.kill()
-    wait_until(lambda: (new := named(home, process.pid, "api.server")) and new.pid != victim.pid, "another api", 15)
+    wait_until(
+        lambda: (new := named(home, process.pid, "llm_scheduler.api.server")) and new.pid != victim.pid,
+        "another api",
+        15,
+    )
     server.resume()
     process.terminate()
     assert process.wait(30) == 0

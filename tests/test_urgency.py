@@ -9,9 +9,9 @@ import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from ingest.daemon import GROUP, Ingest
-from jobs.clock import SystemClock
-from jobs.process import Stop
+from llm_scheduler.ingest.daemon import GROUP, Ingest
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.process.startup import Stop
 
 LOW, HIGH = b'{"n": %d, "metadata": {"priority": "low"}}', b'{"metadata": {"priority": "high"}}'
 FLOOD = 4000

@@ -10,8 +10,8 @@ from conftest import Fleet, Server, wait_until
 from redis import Redis
 from redis.exceptions import ConnectionError as LostConnection
 
-from jobs.process import Stop
-from jobs.waiting import Wait
+from llm_scheduler.jobs.process.blocking_wait import Wait
+from llm_scheduler.jobs.process.startup import Stop
 
 LONG = 30.0  # what would be waited if nobody ended it
 

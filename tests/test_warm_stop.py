@@ -17,8 +17,8 @@ import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from jobs import outcome, submission
-from jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.store import outcomes, submission
 
 TRIALS = int(os.environ.get("LLM_TEST_STOPS", "32"))
 AT_ONCE = 4
@@ -81,7 +81,15 @@ def trial(fleet: Fleet, wait: float) -> tuple[int, float]:
     """Start a worker, send it SIGTERM once `wait` seconds later; its exit status and how long it took to leave."""
     with (fleet.folder / "workers.log").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "jobs.worker", "medium", "--config", str(fleet.config_path)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "llm_scheduler.jobs.worker.loop",
+                "medium",
+                "--config",
+                str(fleet.config_path),
+            ],
             cwd=fleet.folder,
             stderr=log,
             stdin=subprocess.DEVNULL,
@@ -136,9 +144,9 @@ def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
     assert any("-rest" in each.rq_job_id for each in outcomes), "some were in the rest of a job that was cut short"
 
 
-def done(redis: Redis) -> list[outcome.Outcome]:
+def done(redis: Redis) -> list[outcomes.Outcome]:
     return [
         each
-        for _, fields in redis.xrange(outcome.stream("medium"))
-        for each in outcome.decode(fields[outcome.FIELD.encode()])
+        for _, fields in redis.xrange(outcomes.stream("medium"))
+        for each in outcomes.decode(fields[outcomes.FIELD.encode()])
     ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import wait_until
 
-from ingest.watching import Hints
+from llm_scheduler.ingest.fs_events import Hints
 
 # watchdog may be told of a new folder twice, and says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
@@ -271,7 +271,7 @@ def test_without_inotify_a_warning_is_all(
     def no_watches_left() -> None:
         raise OSError(28, "inotify watch limit reached")
 
-    monkeypatch.setattr("ingest.watching._observer", no_watches_left)
+    monkeypatch.setattr("llm_scheduler.ingest.fs_events._observer", no_watches_left)
     hints = Hints([str(tmp_path)], logging.getLogger("test"))
     for _ in range(10):  # ingest asks before each look
         hints.watch()
@@ -283,7 +283,7 @@ def test_without_inotify_a_warning_is_all(
     (tmp_path / "a.json").write_bytes(b"{}")
     hints.wait(0.1)
     assert hints.take() == [], "the kernel is not asked again at once"
-    monkeypatch.setattr("ingest.watching.time.monotonic", lambda: real() + 31)
+    monkeypatch.setattr("llm_scheduler.ingest.fs_events.time.monotonic", lambda: real() + 31)
     hints.watch()
     (tmp_path / "b.json").write_bytes(b"{}")
     hints.wait(DEADLINE)
@@ -301,7 +301,7 @@ def test_a_failure_to_watch_leaves_no_thread_behind(
     listener.hints.stop()
     before = threading.active_count()
     monkeypatch.setattr("watchdog.observers.inotify_c.inotify_add_watch", no_watches_left)
-    monkeypatch.setattr("ingest.watching._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("llm_scheduler.ingest.fs_events._RETRY_SECONDS", 0.0)
     for _ in range(5):
         listener.hints.watch()
     assert "inotify watch limit reached" in caplog.text
@@ -324,7 +324,7 @@ def test_a_watch_folder_that_is_a_link(listener: Listener) -> None:
 
 
 def test_too_many_hints_ask_for_a_scan(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.watching._MOST_HINTS", 10)
+    monkeypatch.setattr("llm_scheduler.ingest.fs_events._MOST_HINTS", 10)
     for number in range(50):
         create(listener, f"{number}.json")
     wait_until(lambda: listener.hints.overflowed, "the flag", DEADLINE)

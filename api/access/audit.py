@@ -13,8 +13,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from redis import Redis
 
-from api.access.roles import Role
-from jobs.connection import AWAY, explain
+from llm_scheduler.api.access.roles import Role
+from llm_scheduler.jobs.process.connection import AWAY, explain
 
 STREAM = "llm:audit"
 KEPT = 100_000

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
-from api.access.gatehouse import Gatehouse
-from api.access.keys import KEY_PREFIX, shown_part
-from api.access.loopback import foreign
-from api.access.roles import Caller, Role
-from api.access.tokens import TokenRefused
-from jobs.config import Security
+from llm_scheduler.api.access.access_control import Gatehouse
+from llm_scheduler.api.access.api_keys import KEY_PREFIX, shown_part
+from llm_scheduler.api.access.loopback import foreign
+from llm_scheduler.api.access.roles import Caller, Role
+from llm_scheduler.api.access.tokens import TokenRefused
+from llm_scheduler.jobs.config import Security
 
 TOKEN_PATH = "/token"  # noqa: S105
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.access.audit import Call
-from api.access.credentials import Refusal, address_of, identify
-from api.access.gatehouse import Gatehouse
-from api.access.loopback import READING, foreign
-from api.access.roles import Caller
-from api.headers import HEADERS
-from api.problems import problem
-from jobs.clock import rfc3339
+from llm_scheduler.api.access.access_control import Gatehouse
+from llm_scheduler.api.access.audit import Call
+from llm_scheduler.api.access.credentials import Refusal, address_of, identify
+from llm_scheduler.api.access.loopback import READING, foreign
+from llm_scheduler.api.access.roles import Caller
+from llm_scheduler.api.http.headers import HEADERS
+from llm_scheduler.api.http.problems import problem
+from llm_scheduler.jobs.clock import rfc3339
 
 # Asked by those who only want to know whether the process lives, and takes requests.
 OPEN = frozenset({"/health", "/ready"})

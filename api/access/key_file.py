@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.access.keys import KEY_PREFIX, RESERVED, Key, KeyList, digest_of, read_keys
-from api.access.roles import Role
-from ingest.files import write_file
+from llm_scheduler.api.access.api_keys import KEY_PREFIX, RESERVED, Key, KeyList, digest_of, read_keys
+from llm_scheduler.api.access.roles import Role
+from llm_scheduler.ingest.spool.file_io import write_file
 
 _OWNER_ONLY = 0o600
 _SECRET_BYTES = 32

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import jwt
 import msgspec
 
-from api.access.keys import Holder, KeyRing
-from api.access.roles import Caller, Role
-from jobs.clock import Clock
-from jobs.config import Security
+from llm_scheduler.api.access.api_keys import Holder, KeyRing
+from llm_scheduler.api.access.roles import Caller, Role
+from llm_scheduler.jobs.clock import Clock
+from llm_scheduler.jobs.config import Security
 
 ISSUER = "llm-api"
 LEEWAY_SECONDS = 5  # between the clocks of hosts that share a secret

@@ -10,48 +10,48 @@ from typing import Annotated
 
 import typer
 
-from api.cli import (
-    accounting,
-    autoscaling,
-    backing_up,
-    checking,
-    comparing,
-    configuring,
-    decrypting,
+from llm_scheduler.api.cli import (
+    autoscale,
+    backup,
+    check,
+    config,
+    decrypt,
     demo,
-    exits,
-    explaining,
-    flushing,
+    diff,
+    exit_codes,
+    explain,
+    flush,
     generate,
-    keys,
-    learning,
-    rehearsing,
+    industry_model,
+    key,
+    reconcile,
+    rehearse,
     status,
     tasks,
-    torturing,
+    torture,
 )
-from api.cli.settings import Settings, settings
+from llm_scheduler.api.cli.settings import Settings, settings
 
 app = typer.Typer(
     name="llmctl",
     help="Run and operate the LLM JSON scheduler.",
-    epilog=exits.epilog(),
+    epilog=exit_codes.epilog(),
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-router = typer.Typer(
+router_group = typer.Typer(
     help="Rehearse rules, and teach the router industries.", no_args_is_help=True, rich_markup_mode=None
 )
-key = typer.Typer(help="Make, list and revoke the API's keys.", no_args_is_help=True, rich_markup_mode=None)
-config = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
+key_group = typer.Typer(help="Make, list and revoke the API's keys.", no_args_is_help=True, rich_markup_mode=None)
+config_group = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def _version(asked: bool) -> None:
     if asked:
-        from jobs import __version__
+        from llm_scheduler.jobs import __version__
 
         typer.echo(f"llmctl {__version__}")
         raise typer.Exit
@@ -79,7 +79,7 @@ def up(context: typer.Context) -> None:
     """Run the whole system until Ctrl-C."""
     found = settings(context)
     checked = found.config
-    from api.local.up import up as run
+    from llm_scheduler.api.local.up import up as run
 
     raise typer.Exit(run(checked, found.path))
 
@@ -88,34 +88,33 @@ app.command()(up)
 app.command()(status.status)
 app.command()(tasks.tasks)
 app.command()(tasks.show)
-app.command()(comparing.diff)
-app.command()(checking.check)
-app.command()(explaining.explain)
-app.command()(decrypting.decrypt)
-app.command()(flushing.flush)
-app.command()(autoscaling.autoscale)
+app.command()(diff.diff)
+app.command()(check.check)
+app.command()(explain.explain)
+app.command()(decrypt.decrypt)
+app.command()(flush.flush)
+app.command()(autoscale.autoscale)
 app.command()(generate.generate)
 app.command()(demo.demo)
-app.command()(torturing.torture)
-app.command()(accounting.reconcile)
-app.command()(backing_up.backup)
-app.command()(backing_up.restore)
-app.add_typer(config, name="config")
-app.add_typer(router, name="router")
-app.add_typer(key, name="key")
-router.command()(rehearsing.rehearse)
-router.command()(learning.train)
-router.command("eval")(learning.evaluate)
-router.command()(learning.label)
-router.command()(learning.use)
-router.command()(learning.rollback)
-router.command("train-base")(learning.train_base)
-key.command()(keys.create)
-key.command("list")(keys.list_keys)
-key.command()(keys.revoke)
-config.command()(configuring.check)
-config.command()(configuring.show)
-config.command()(decrypting.new_key)
+app.command()(torture.torture)
+app.command()(reconcile.reconcile)
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.add_typer(config_group, name="config")
+app.add_typer(router_group, name="router")
+app.add_typer(key_group, name="key")
+router_group.command()(rehearse.rehearse)
+router_group.command()(industry_model.train)
+router_group.command("eval")(industry_model.evaluate)
+router_group.command()(industry_model.label)
+router_group.command()(industry_model.use)
+router_group.command()(industry_model.rollback)
+key_group.command()(key.create)
+key_group.command("list")(key.list_keys)
+key_group.command()(key.revoke)
+config_group.command()(config.check)
+config_group.command()(config.show)
+config_group.command()(decrypt.new_key)
 
 
 def main() -> None:

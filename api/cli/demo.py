@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.connecting import away, client
-from api.cli.exits import ExitCode, fail
-from api.cli.generate import Seed, drop, new_seed
-from api.cli.settings import settings
+from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.generate import Seed, drop, new_seed
+from llm_scheduler.api.cli.redis_client import away, client
+from llm_scheduler.api.cli.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from redis import Redis
     from rich.progress import Progress
 
-    from api.cli.measuring import Run, Timing
-    from api.cli.specimens import Specimen
-    from jobs.config import Config
+    from llm_scheduler.api.cli.demo_report import Run, Timing
+    from llm_scheduler.api.cli.samples import Specimen
+    from llm_scheduler.jobs.config import Config
 
 _READY_MADE = 20_000  # documents made before the clock starts, so that making them is not measured
 _LEAST_WAIT = 0.02
@@ -44,10 +44,10 @@ def demo(
 
     Waits for their results and reports how many came, and how fast.
     """
-    from api.cli.measuring import Run, report
-    from api.cli.presenting import print_json, printable
-    from api.cli.specimens import documents
-    from ingest.spool import explain
+    from llm_scheduler.api.cli.demo_report import Run, report
+    from llm_scheduler.api.cli.output import print_json, printable
+    from llm_scheduler.api.cli.samples import documents
+    from llm_scheduler.ingest.spool import explain
 
     config = settings(context).config
     sown = new_seed() if seed is None else seed
@@ -74,8 +74,8 @@ def demo(
 
 
 def _require_running(config: Config, redis: Redis) -> None:
-    from api.rollcall import missing
-    from jobs.connection import AWAY
+    from llm_scheduler.api.state.rollcall import missing
+    from llm_scheduler.jobs.process.connection import AWAY
 
     try:
         absent = missing(redis, config.queue.priority_levels)
@@ -120,7 +120,7 @@ def _wait(
     tell: Callable[[int], None],
 ) -> Timing:
     """Look until `count` files are accounted for or `timeout` seconds have passed since `began`."""
-    from api.cli.measuring import Timing
+    from llm_scheduler.api.cli.demo_report import Timing
 
     last_result, results = 0.0, -1
     while True:
@@ -148,16 +148,16 @@ class _Nudge:
         self._is_away = False
 
     def __call__(self) -> None:
-        from api.cli.fleet import queues
-        from jobs import batch
-        from jobs.clock import SystemClock
-        from jobs.connection import AWAY
+        from llm_scheduler.api.state.processes import queues
+        from llm_scheduler.jobs.clock import SystemClock
+        from llm_scheduler.jobs.process.connection import AWAY
+        from llm_scheduler.jobs.store import batches
 
         try:
             for queue in queues(self._redis, self._config.queue.priority_levels):
                 name, length = queue["name"], queue["batched"]
                 if length and length == self._before.get(name):
-                    batch.flush(self._redis, name, self._config.processing, SystemClock(), force=True)
+                    batches.flush(self._redis, name, self._config.processing, SystemClock(), force=True)
                 self._before[name] = length
         except AWAY as error:
             if not self._is_away:
@@ -170,7 +170,7 @@ class _Nudge:
 def _bar() -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from api.cli.presenting import chatter
+    from llm_scheduler.api.cli.output import chatter
 
     out = chatter()
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -178,7 +178,7 @@ def _bar() -> Progress:
 
 
 def _print_report(report: dict[str, Any], config: Config, timing: Timing) -> None:
-    from api.cli.presenting import console, duration, print_pairs
+    from llm_scheduler.api.cli.output import console, duration, print_pairs
 
     out = console()
     rejected: dict[str, int] = report["rejected"]
@@ -219,9 +219,9 @@ def _end(report: dict[str, Any], where: str) -> None:
 
 def _whereabouts(run: Run, config: Config, redis: Redis) -> str:
     """Where the documents are that did not finish, in words."""
-    from jobs import ledger
-    from jobs.connection import AWAY
-    from jobs.document import ACTIVE
+    from llm_scheduler.jobs.document import ACTIVE
+    from llm_scheduler.jobs.process.connection import AWAY
+    from llm_scheduler.jobs.store import ledger
 
     places: list[str] = []
     waiting = run.waiting()

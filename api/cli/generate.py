@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.exits import ExitCode, fail
-from api.cli.settings import settings
+from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from api.cli.specimens import Specimen
+    from llm_scheduler.api.cli.samples import Specimen
 
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed makes the same documents.")]
 
@@ -36,9 +36,9 @@ def generate(
 
     In English and Traditional Chinese, in the guide's format.
     """
-    from api.cli.presenting import counted, print_json, printable, shown_progress
-    from api.cli.specimens import documents
-    from ingest.spool import explain
+    from llm_scheduler.api.cli.output import counted, print_json, printable, shown_progress
+    from llm_scheduler.api.cli.samples import documents
+    from llm_scheduler.ingest.spool import explain
 
     folder = str(into) if into is not None else settings(context).config.directories.watch[0]
     sown = new_seed() if seed is None else seed
@@ -62,9 +62,9 @@ def new_seed() -> int:
 
 def drop(folder: str, specimens: Iterable[Specimen]) -> Iterator[Specimen]:
     """Write each into `folder`, whole or not at all and never over another file. Raises OSError."""
-    from ingest.spool.renaming import rename_new, with_id
-    from jobs.clock import SystemClock
-    from jobs.document import new_id
+    from llm_scheduler.ingest.spool.renames import rename_new, with_id
+    from llm_scheduler.jobs.clock import SystemClock
+    from llm_scheduler.jobs.document import new_id
 
     for specimen in specimens:
         unfinished = os.path.join(folder, f".{os.getpid()}.{specimen.name}.tmp")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from api.cli.exits import ExitCode, fail
+from llm_scheduler.api.cli.exit_codes import ExitCode, fail
 
 if TYPE_CHECKING:
-    from jobs.config import Config
+    from llm_scheduler.jobs.config import Config
 
 
 class Settings:
@@ -23,7 +23,7 @@ class Settings:
     @property
     def path(self) -> Path | None:
         """The file that counts; None for the built-in defaults."""
-        from jobs.config import find
+        from llm_scheduler.jobs.config import find
 
         return find(self._explicit, os.environ)
 
@@ -35,7 +35,7 @@ class Settings:
 
 def loaded(path: Path | None) -> Config:
     """The configuration of `path`; one that can't be used ends the command with every problem."""
-    from jobs.config import ConfigError, load
+    from llm_scheduler.jobs.config import ConfigError, load
 
     try:
         return load(path)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.connecting import away, client
-from api.cli.exits import ExitCode, fail
-from api.cli.settings import settings
+from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.redis_client import away, client
+from llm_scheduler.api.cli.settings import settings
 
 if TYPE_CHECKING:
     from redis import Redis
 
-    from jobs.config import Config
+    from llm_scheduler.jobs.config import Config
 
 
 def status(
@@ -24,10 +24,10 @@ def status(
 
     What waits, what runs, what is done, and whether the processes are well.
     """
-    from api.cli.presenting import print_json
-    from api.health import look
-    from jobs.clock import SystemClock
-    from jobs.connection import AWAY
+    from llm_scheduler.api.cli.output import print_json
+    from llm_scheduler.api.state.health import look
+    from llm_scheduler.jobs.clock import SystemClock
+    from llm_scheduler.jobs.process.connection import AWAY
 
     config = settings(context).config
     with client(config) as redis:
@@ -58,9 +58,9 @@ def status(
 
 def _files(config: Config) -> dict[str, Any]:
     """Files that wait, by watch folder, and files that are claimed; None for a folder that can't be read."""
-    from ingest.finding import files
-    from ingest.spool import Claims
-    from ingest.spool.claims import held_count
+    from llm_scheduler.ingest.finder import files
+    from llm_scheduler.ingest.spool import Claims
+    from llm_scheduler.ingest.spool.claims import held_count
 
     waiting: dict[str, int | None] = {}
     for folder in config.directories.watch:
@@ -78,14 +78,14 @@ def _files(config: Config) -> dict[str, Any]:
 
 
 def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
-    from api.cli import fleet
-    from api.rollcall import living_workers, missing
+    from llm_scheduler.api.state import processes
+    from llm_scheduler.api.state.rollcall import living_workers, missing
 
     levels = config.queue.priority_levels
     return {
-        "queues": fleet.queues(redis, levels),
+        "queues": processes.queues(redis, levels),
         "workers": living_workers(redis),
-        "processes": fleet.processes(redis),
+        "processes": processes.processes(redis),
         "missing": missing(redis, levels),
         "alerts": _alerts(redis),
     }
@@ -93,17 +93,17 @@ def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
 
 def _alerts(redis: Redis) -> list[dict[str, Any]]:
     """The alerts that stand, each as its last look found it."""
-    from jobs import events
-    from jobs.clock import rfc3339
+    from llm_scheduler.jobs.clock import rfc3339
+    from llm_scheduler.jobs.store import alerts
 
     return [
         {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
-        for event in events.standing(redis).values()
+        for event in alerts.standing(redis).values()
     ]
 
 
 def _print(shown: dict[str, Any]) -> None:
-    from api.cli.presenting import coloured, console, emit, printable, table
+    from llm_scheduler.api.cli.output import coloured, console, emit, printable, table
 
     out = console()
     out.print(printable(f"{shown['status']}: {shown['message']}"), soft_wrap=True)

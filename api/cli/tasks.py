@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from api.cli.connecting import reached
-from api.cli.exits import ExitCode, fail
-from api.cli.settings import settings
+from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.redis_client import reached
+from llm_scheduler.api.cli.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.text import Text
 
-    from ingest.spool.finished import Place
-    from jobs.config import Config
-    from jobs.ledger import Entry
+    from llm_scheduler.ingest.spool.finished_files import Place
+    from llm_scheduler.jobs.config import Config
+    from llm_scheduler.jobs.store.ledger import Entry
 
 FINAL_WORDS = ("done", "rejected", "cancelled")
 _LEAST_SOURCE = 24  # columns
@@ -35,11 +35,11 @@ def tasks(
     as_json: Json = False,
 ) -> None:
     """List documents, the newest first."""
-    from api.cli.presenting import counted, print_json
-    from api.listing import shown
-    from jobs import ledger
-    from jobs.clock import SystemClock
-    from jobs.document import Status
+    from llm_scheduler.api.cli.output import counted, print_json
+    from llm_scheduler.api.endpoints.jobs import shown
+    from llm_scheduler.jobs.clock import SystemClock
+    from llm_scheduler.jobs.document import Status
+    from llm_scheduler.jobs.store import ledger
 
     config = settings(context).config
     levels = config.queue.priority_levels
@@ -64,7 +64,7 @@ def tasks(
 
 
 def _print_tasks(entries: Sequence[Entry], now: float) -> None:
-    from api.cli.presenting import coloured, console, duration, emit, short_time, table, tail
+    from llm_scheduler.api.cli.output import coloured, console, duration, emit, short_time, table, tail
 
     out = console()
     rows = []
@@ -95,7 +95,7 @@ def show(
 
     Its way, the reasons for it, its error and its files.
     """
-    from api.cli.presenting import print_json
+    from llm_scheduler.api.cli.output import print_json
 
     entry, place = finished(settings(context).config, document_id)
     document = _everything(entry, place)
@@ -107,10 +107,10 @@ def show(
 
 def finished(config: Config, document_id: str) -> tuple[Entry, Place | None]:
     """What the ledger knows of a document, and where its files are. Ends the command when it knows none."""
-    from ingest.spool import Folders
-    from ingest.spool.finished import find
-    from jobs import ledger
-    from jobs.document import is_id
+    from llm_scheduler.ingest.spool import Folders
+    from llm_scheduler.ingest.spool.finished_files import find
+    from llm_scheduler.jobs.document import is_id
+    from llm_scheduler.jobs.store import ledger
 
     wanted = document_id.strip().upper()
     if not is_id(wanted):
@@ -127,8 +127,8 @@ def finished(config: Config, document_id: str) -> tuple[Entry, Place | None]:
 
 def _everything(entry: Entry, place: Place | None) -> dict[str, Any]:
     """What `GET /jobs/{id}` says, and where the files are."""
-    from api.listing import detailed
-    from jobs.document import plain
+    from llm_scheduler.api.endpoints.jobs import detailed
+    from llm_scheduler.jobs.document import plain
 
     return {**plain(detailed(entry, place)), "files": _files(entry, place)}
 
@@ -141,7 +141,7 @@ def _files(entry: Entry, place: Place | None) -> dict[str, str]:
 
 
 def _print_document(document: dict[str, Any]) -> None:
-    from api.cli.presenting import coloured, console, duration, print_pairs, size
+    from llm_scheduler.api.cli.output import coloured, console, duration, print_pairs, size
 
     pairs: list[tuple[str, str | Text]] = [
         ("id", document["id"]),

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from api.scaling.acting import CrewError, Instance, instance_name
-from jobs.config import Config
+from llm_scheduler.api.scaling.actuators import CrewError, Instance, instance_name
+from llm_scheduler.jobs.config import Config
 
 if TYPE_CHECKING:
-    from api.local.up import Child, Supervisor
+    from llm_scheduler.api.local.up import Child, Supervisor
 
 _PREFIX = "worker "
 
@@ -28,7 +28,7 @@ def first_workers(config: Config) -> Iterator[tuple[str, int]]:
 
 
 class LocalCrew:
-    """The supervisor's workers, as `api.scaling` sees them."""
+    """The supervisor's workers, as `llm_scheduler.api.scaling` sees them."""
 
     def __init__(self, supervisor: "Supervisor", levels: Sequence[str], child: "Callable[[str, int], Child]") -> None:
         self._supervisor = supervisor

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.local import embedded
-from api.local.crew import LocalCrew, first_workers
-from api.rollcall import missing
-from api.scaling.acting import instance_name
-from ingest.spool import Folders, Trouble
-from ingest.spool.locking import SpoolLock
-from jobs.config import Config
-from jobs.connection import connect
-from jobs.logs import rotate, setup
-from jobs.process import PARENT_VARIABLE, QUIET_VARIABLE, URL_VARIABLE, Stop
+from llm_scheduler.api.local import embedded_server
+from llm_scheduler.api.local.crew import LocalCrew, first_workers
+from llm_scheduler.api.scaling.actuators import instance_name
+from llm_scheduler.api.state.rollcall import missing
+from llm_scheduler.ingest.spool import Folders, Trouble
+from llm_scheduler.ingest.spool.spool_lock import SpoolLock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.process.logs import rotate, setup
+from llm_scheduler.jobs.process.startup import PARENT_VARIABLE, QUIET_VARIABLE, URL_VARIABLE, Stop
 
 if TYPE_CHECKING:
-    from api.local.scaling import Scaling
+    from llm_scheduler.api.local.autoscaling import Scaling
 
 EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 EXIT_CONFIG = 78
@@ -191,7 +191,7 @@ def up(config: Config, config_path: Path | None) -> int:
     if taken:
         print(f"llmctl up: {taken}", file=sys.stderr)
         return EXIT_UNAVAILABLE
-    url = embedded.socket_url(config) if local else config.queue.redis_url
+    url = embedded_server.socket_url(config) if local else config.queue.redis_url
     environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     if local:
         environment[URL_VARIABLE] = url
@@ -217,7 +217,7 @@ def up(config: Config, config_path: Path | None) -> int:
             if file and time.monotonic() - rotated >= LOOK_SECONDS:
                 rotated = time.monotonic()
                 rotate(file)
-    except embedded.NoServer as error:
+    except embedded_server.NoServer as error:
         print(f"llmctl up: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     finally:
@@ -239,7 +239,9 @@ def _scaling(
     """What makes the workers as many as are needed; None where their number is fixed."""
     if config.processing.max_workers != "auto":
         return None
-    from api.local.scaling import Scaling  # RQ comes with it: 0.1 s and some megabytes for those who need it
+    from llm_scheduler.api.local.autoscaling import (
+        Scaling,  # RQ comes with it: 0.1 s and some megabytes for those who need it
+    )
 
     levels = config.queue.priority_levels
     crew = LocalCrew(supervisor, levels, lambda queue, number: worker(queue, number, config_path))
@@ -248,18 +250,20 @@ def _scaling(
 
 def daemons(config: Config, config_path: Path | None) -> list[Child]:
     return [
-        _child("collector", "ingest.collector", config_path=config_path, patience=6),
-        _child("scheduler", "jobs.scheduler", config_path=config_path, patience=3),
+        _child("collector", "llm_scheduler.ingest.collector", config_path=config_path, patience=6),
+        _child("scheduler", "llm_scheduler.jobs.scheduler.loop", config_path=config_path, patience=3),
         *(worker(queue, number, config_path) for queue, number in first_workers(config)),
-        _child("ingest", "ingest.daemon", config_path=config_path, patience=4),
-        _child("api", "api.server", config_path=config_path, patience=4),
+        _child("ingest", "llm_scheduler.ingest.daemon", config_path=config_path, patience=4),
+        _child("api", "llm_scheduler.api.server", config_path=config_path, patience=4),
     ]
 
 
 def worker(queue: str, number: int, config_path: Path | None) -> Child:
     """The worker `number` of `queue`."""
     instance = instance_name(queue, number)
-    return _child(f"worker {instance}", "jobs.worker", instance, config_path=config_path, patience=10)
+    return _child(
+        f"worker {instance}", "llm_scheduler.jobs.worker.loop", instance, config_path=config_path, patience=10
+    )
 
 
 def _child(name: str, module: str, *arguments: str, config_path: Path | None, patience: float) -> Child:
@@ -282,29 +286,31 @@ def start_server(supervisor: Supervisor, config: Config, redis: Redis, stop: Sto
         else:
             return True
     if not stop:
-        print(f"llmctl up: the server does not answer; see {embedded.folder(config)}/server.log", file=sys.stderr)
+        print(
+            f"llmctl up: the server does not answer; see {embedded_server.folder(config)}/server.log", file=sys.stderr
+        )
     return False
 
 
 def _server_command(config: Config, log: logging.Logger) -> list[str]:
-    aside = embedded.set_unreadable_aside(config)
+    aside = embedded_server.set_unreadable_aside(config)
     if aside is not None:
         log.error("The server could not read its data; they are in %s now. It starts empty: nothing is lost.", aside)
-    return embedded.command(config)
+    return embedded_server.command(config)
 
 
 def _server_lock(config: Config, stop: Stop, log: logging.Logger) -> list[int]:
     told = False
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline and not stop:
-        descriptor = embedded.lock(config)
+        descriptor = embedded_server.lock(config)
         if descriptor is not None:
             return [descriptor]
         if not told:
             told = True
-            log.warning("An earlier server still uses %s; waiting for it to end", embedded.folder(config))
+            log.warning("An earlier server still uses %s; waiting for it to end", embedded_server.folder(config))
         stop.wait(0.1)
-    raise OSError(f"another server uses {embedded.folder(config)}")
+    raise OSError(f"another server uses {embedded_server.folder(config)}")
 
 
 def _until_ready(supervisor: Supervisor, config: Config, redis: Redis, stop: Stop) -> int | None:

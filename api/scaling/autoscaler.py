@@ -17,12 +17,12 @@ import msgspec
 from redis import Redis
 from redis.exceptions import LockError
 
-from api.scaling import looking, policy
-from api.scaling.acting import Crew, CrewError, Instance, free_number
-from api.scaling.looking import Looked, Pace, Vitals
-from api.scaling.policy import Decision, HostSeen, Limits, QueueSeen
-from jobs.clock import Clock
-from jobs.config import Config
+from llm_scheduler.api.scaling import observation, policy
+from llm_scheduler.api.scaling.actuators import Crew, CrewError, Instance, free_number
+from llm_scheduler.api.scaling.observation import Looked, Pace, Vitals
+from llm_scheduler.api.scaling.policy import Decision, HostSeen, Limits, QueueSeen
+from llm_scheduler.jobs.clock import Clock
+from llm_scheduler.jobs.config import Config
 
 KEY = "llm:autoscale"
 LOCK = "llm:autoscale:lock"
@@ -65,7 +65,7 @@ def limits(config: Config) -> Limits:
     thresholds = config.monitoring.alert_thresholds
     most = wanted.max_workers
     if most is None:
-        in_memory = looking.memory_bytes() // 2 // policy.WORKER_BYTES
+        in_memory = observation.memory_bytes() // 2 // policy.WORKER_BYTES
         most = min(_WORKERS_PER_CPU * _cpus(), in_memory)
     return Limits(
         target=wanted.target_seconds,
@@ -110,7 +110,7 @@ class Autoscaler:
 
         An idle system is looked at every few seconds for ever; this is one round trip instead of seven.
         """
-        if not looking.is_idle(self._redis, self._levels):
+        if not observation.is_idle(self._redis, self._levels):
             return False
         fewest = self._limits.fewest
         return all(
@@ -144,11 +144,11 @@ class Autoscaler:
 
     def _step(self, *, act: bool) -> Look:
         now = self._clock.now()
-        looked = looking.look(self._redis, self._levels, now, self._window)
+        looked = observation.look(self._redis, self._levels, now, self._window)
         crew = self._crew.running()
         record = self._recall()
         paces = {
-            queue: looking.paced(now, reading, record.paces.get(queue)) for queue, reading in looked.queues.items()
+            queue: observation.paced(now, reading, record.paces.get(queue)) for queue, reading in looked.queues.items()
         }
         seen = self._seen(now, looked, crew, paces, record)
         host = self._vitals(self._busy_here(seen))

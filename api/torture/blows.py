@@ -10,8 +10,8 @@ import psutil  # type: ignore[import-untyped]
 from redis import Redis
 from redis.exceptions import RedisError
 
-from api.local.up import Child, Supervisor
-from api.torture.disk import Disk
+from llm_scheduler.api.local.up import Child, Supervisor
+from llm_scheduler.api.torture.small_disk import Disk
 
 LONGEST_OUTAGE = 5.0
 LONGEST_FREEZE = 8.0

@@ -5,8 +5,8 @@ import os
 from collections.abc import Callable
 from typing import Any, Literal
 
-from jobs.handler import Context
-from jobs.summary import summarise
+from llm_scheduler.jobs.handler import Context
+from llm_scheduler.jobs.summary import summarise
 
 KEY = "poison"
 _HOARD_BYTES = 64 * 1024 * 1024

@@ -7,7 +7,7 @@ that the workers are started in (or installed as a package).
 from decimal import Decimal
 from typing import Any
 
-from jobs.handler import BatchContext, Reject
+from llm_scheduler.jobs.handler import BatchContext, Reject
 
 # In place of a database or a service: what is worth asking once for many.
 KNOWN = {"TWD": Decimal("0.031"), "EUR": Decimal("1.08"), "USD": Decimal(1)}

@@ -7,7 +7,7 @@ that the workers are started in (or installed as a package).
 from decimal import Decimal
 from typing import Any
 
-from jobs.handler import Context, Reject
+from llm_scheduler.jobs.handler import Context, Reject
 
 
 def handle(document: Any, context: Context) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`python -m ingest.router.batch < in.jsonl > out.jsonl`: the route of each line, in order.
+"""`python -m llm_scheduler.ingest.router.batch < in.jsonl > out.jsonl`: the route of each line, in order.
 
 A line in is `{"text": ...}` or `{"document": ...}`; a line out is the whole route. What is not known is null. A line
 that is neither is answered by `{"error": ...}`, so that the order holds, and the exit status is then 1.
@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from ingest.router.routing import Asked, Routed, Router, reasons_of
-from jobs.config import Config, ConfigError, load
+from llm_scheduler.ingest.router.router import Asked, Routed, Router, reasons_of
+from llm_scheduler.jobs.config import Config, ConfigError, load
 
 EXIT_REFUSED = 1
 _GROUP = 64  # lines that are routed together
@@ -67,7 +67,7 @@ def said_of(routed: Routed) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point. Returns the exit status: 1 when a line was refused, 78 for a configuration that can't be used."""
-    parser = argparse.ArgumentParser(prog="python -m ingest.router.batch", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m llm_scheduler.ingest.router.batch", description=__doc__)
     parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration; without it the defaults")
     parser.add_argument("--model", metavar="FILE", type=Path, help="an industry model made by `llmctl router train`")
     asked = parser.parse_args(arguments)

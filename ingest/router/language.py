@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from ingest.router.signals import Language
+from llm_scheduler.ingest.router.signals import Language
 
 LOOKED_AT = 120  # characters; more of them hardly change the answer
 DEFAULT = (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ingest.router.text import Text, plain
+from llm_scheduler.ingest.router.text import Text, plain
 
 # What producers write for a level, beside its own name.
 _WORDS = {

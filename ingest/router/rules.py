@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from jobs.config import Rule
-from jobs.document import Route
+from llm_scheduler.jobs.config import Rule
+from llm_scheduler.jobs.document import Route
 
 DOCUMENT = "document"
 _OPERATIONS = 200_000  # that one rule may take for one document, a few milliseconds: `reduce` over a long list, say
@@ -25,7 +25,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules:
-    """Compiled rules. Their conditions have been checked by `jobs.config`."""
+    """Compiled rules. Their conditions have been checked by `llm_scheduler.jobs.config`."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules: list[tuple[Rule, Any]] = []

@@ -5,8 +5,8 @@
 A document's original bytes are in exactly one of these places at every instant, because each step is one rename.
 """
 
-from ingest.spool.claims import Claim, Claims, Found
-from ingest.spool.folders import Folders, Trouble, explain
-from ingest.spool.locking import SpoolLock
+from llm_scheduler.ingest.spool.claims import Claim, Claims, Found
+from llm_scheduler.ingest.spool.folders import Folders, Trouble, explain
+from llm_scheduler.ingest.spool.spool_lock import SpoolLock
 
 __all__ = ["Claim", "Claims", "Folders", "Found", "SpoolLock", "Trouble", "explain"]

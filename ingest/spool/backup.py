@@ -1,6 +1,6 @@
 """A backup: the spool as it was at one instant, in one file, made while documents come and go.
 
-What is in flight is linked beside itself while ingest moves nothing (ingest/spool/gate.py): then only the collector
+What is in flight is linked beside itself while ingest moves nothing (ingest/spool/freeze.py): then only the collector
 moves, from the claims to the archive or the error folder, and what it moves meanwhile keeps its inode. Finished
 originals stay where they are while retries wait, so they can be read at leisure. A document that came to its end after
 the instant is in the backup as the claim that it was: its work is done again, and committed once. One that came after
@@ -29,16 +29,16 @@ from typing import IO, TypeVar
 
 import msgspec
 
-from ingest.files import write_file
-from ingest.spool.claims import MANIFEST
-from ingest.spool.committing import SIDECAR
-from ingest.spool.folders import Folders, Trouble, explain, files_below
-from ingest.spool.gate import Gate, GateBusy
-from ingest.spool.locking import SpoolLock
-from ingest.spool.renaming import among_lines, results_for, sync_all, with_id
-from jobs import __version__
-from jobs.config import Config
-from jobs.document import is_id, new_id
+from llm_scheduler.ingest.spool.claims import MANIFEST
+from llm_scheduler.ingest.spool.commit import SIDECAR
+from llm_scheduler.ingest.spool.file_io import write_file
+from llm_scheduler.ingest.spool.folders import Folders, Trouble, explain, files_below
+from llm_scheduler.ingest.spool.freeze import Gate, GateBusy
+from llm_scheduler.ingest.spool.renames import among_lines, results_for, sync_all, with_id
+from llm_scheduler.ingest.spool.spool_lock import SpoolLock
+from llm_scheduler.jobs import __version__
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import is_id, new_id
 
 FORMAT = 1
 PREFIX, SUFFIX = "llm-", ".tar.gz"

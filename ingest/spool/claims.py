@@ -15,13 +15,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ingest.files import read_whole, write_file
-from ingest.spool.originals import is_sealed, read_original
-from ingest.spool.renaming import rename_new, with_id
-from jobs.codes import Code
-from jobs.document import is_id, new_id
-from jobs.faults import FaultPoint, no_faults
-from jobs.sealing import Seal
+from llm_scheduler.ingest.spool.file_io import read_whole, write_file
+from llm_scheduler.ingest.spool.originals import is_sealed, read_original
+from llm_scheduler.ingest.spool.renames import rename_new, with_id
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.document import is_id, new_id
+from llm_scheduler.jobs.faults import FaultPoint, no_faults
+from llm_scheduler.jobs.sealing import Seal
 
 MANIFEST = "manifest"
 # A file that has gone, or that only this one file's place keeps from being moved. It stays where it is.

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from jobs.config import Directories
+from llm_scheduler.jobs.config import Directories
 
 
 class Trouble(Exception):

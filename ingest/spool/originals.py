@@ -9,10 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 
-from ingest.spool.renaming import rename_new
-from jobs.faults import FaultPoint, no_faults
-from jobs.sealing import Seal, WrongKey
-from jobs.sealing.seal import chunks_of, is_sealed_file
+from llm_scheduler.ingest.spool.renames import rename_new
+from llm_scheduler.jobs.faults import FaultPoint, no_faults
+from llm_scheduler.jobs.sealing import Seal, WrongKey
+from llm_scheduler.jobs.sealing.seal import chunks_of, is_sealed_file
 
 _BEGINNING = 128  # bytes, in which a sealed file's first line ends
 

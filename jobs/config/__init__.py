@@ -3,7 +3,8 @@
 `load(path)` is the one way in. Everything else in the project takes a `Config` (or a part of one) as a parameter.
 """
 
-from jobs.config.model import (
+from llm_scheduler.jobs.config.loader import ConfigError, check, find, load
+from llm_scheduler.jobs.config.model import (
     Api,
     Config,
     Directories,
@@ -17,8 +18,7 @@ from jobs.config.model import (
     Security,
     Then,
 )
-from jobs.config.problem import Problem
-from jobs.config.reading import ConfigError, check, find, load
+from llm_scheduler.jobs.config.problem import Problem
 
 __all__ = [
     "Api",

@@ -4,12 +4,12 @@
 is beyond doubt. `strict.read` is the first step alone.
 """
 
-from jobs.intake.binary import is_text
-from jobs.intake.pipeline import Mending, Reading, glance, guess, read
-from jobs.intake.refusal import Refused
-from jobs.intake.several import is_by_line, split
-from jobs.intake.strict import Limits, body
-from jobs.receipt import Envelope, Quality, Repair, Warned
+from llm_scheduler.jobs.intake.binary import is_text
+from llm_scheduler.jobs.intake.pipeline import Mending, Reading, glance, guess, read
+from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.split import is_by_line, split
+from llm_scheduler.jobs.intake.strict import Limits, body
+from llm_scheduler.jobs.receipt import Envelope, Quality, Repair, Warned
 
 __all__ = [
     "Envelope",

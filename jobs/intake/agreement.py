@@ -17,8 +17,8 @@ import jsonmend
 import msgspec
 from parse_broken_json import ParseResult, parse_broken_json_result
 
-from jobs.intake.parts import parts
-from jobs.time_limit import OutOfTime, TimeLimit
+from llm_scheduler.jobs.intake.values import parts
+from llm_scheduler.jobs.time_limit import OutOfTime, TimeLimit
 
 TOOLS = ("parse-broken-json", "jsonmend", "json-repair")
 _SLUG = re.compile(r"[^a-z0-9]+")

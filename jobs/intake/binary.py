@@ -3,8 +3,8 @@
 import zlib
 from typing import NamedTuple
 
-from jobs.codes import Code
-from jobs.intake.refusal import Refused
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake.rejection import Refused
 
 
 class Kind(NamedTuple):

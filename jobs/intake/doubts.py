@@ -3,11 +3,11 @@
 import re
 from typing import Any
 
-from jobs.codes import Code
-from jobs.intake import agreement, words
-from jobs.intake.draft import Draft
-from jobs.intake.parts import parts
-from jobs.intake.refusal import Refused
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import agreement, words
+from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.values import parts
 
 # Strings and comments, closed or not, so that no text is looked at twice.
 _PIECE = r""""(?:[^"\\]|\\.)*+"?|'(?:[^'\\\n]|\\.)*+'|“[^”]*+”?|//[^\n]*+|/\*.*?(?:\*/|\Z)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from jobs.receipt import Repair
+from llm_scheduler.jobs.receipt import Repair
 
 _SHOWN = 60  # characters of what was there before, and of what is there now
 RECEIPTS = 100  # a text with more changes than this of one kind shows the first

@@ -3,10 +3,10 @@
 import re
 import unicodedata
 
-from jobs.codes import Code
-from jobs.intake import binary
-from jobs.intake.draft import Draft
-from jobs.intake.refusal import Refused, position_at
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import binary
+from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.rejection import Refused, position_at
 
 # Byte-order marks (https://www.unicode.org/faq/utf_bom.html); the longer ones first, one begins like another.
 _MARKS = {

@@ -7,10 +7,10 @@ Anthropic: https://docs.anthropic.com/en/docs/build-with-claude/batch-processing
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.codes import Code
-from jobs.intake.refusal import Refused
-from jobs.intake.strict import value_of
-from jobs.receipt import Envelope
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.strict import value_of
+from llm_scheduler.jobs.receipt import Envelope
 
 # A tuple, not a set: what is looked for in it may be any JSON value.
 _TOO_LONG = ("length", "max_tokens", "max_output_tokens", "model_context_window_exceeded")

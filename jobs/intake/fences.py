@@ -4,9 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from jobs.intake import outside
-from jobs.intake.draft import Draft, Edit
-from jobs.intake.strict import document_of
+from llm_scheduler.jobs.intake import surroundings
+from llm_scheduler.jobs.intake.draft import Draft, Edit
+from llm_scheduler.jobs.intake.strict import document_of
 
 _OPENING = re.compile(r"(?:^|(?<=\n))[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<kind>[\w+.#-]*)[^\n`]*(?:\n|\Z)")
 _CLOSING = re.compile(r"(?:^|(?<=\n))[ \t]*`{3,}[ \t]*(?:\n|\Z)")
@@ -75,7 +75,7 @@ def only(draft: Draft) -> Draft | None:
     found = blocks(draft.text)
     if len(found) != 1 or found[0].kind not in DATA:
         return None
-    if not outside.is_talk(draft.text[: found[0].start], draft.text[found[0].end :]):
+    if not surroundings.is_talk(draft.text[: found[0].start], draft.text[found[0].end :]):
         return None
     return content(draft, found[0])
 

@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.codes import Code
-from jobs.intake import binary, encodings, envelope, several, strict
-from jobs.intake.draft import Draft
-from jobs.intake.refusal import Refused
-from jobs.intake.strict import Limits
-from jobs.intake.thoughts import without_thoughts
-from jobs.intake.unwrap import Found, isolate, unescaped
-from jobs.receipt import Envelope, Quality, Repair, Warned
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import binary, encodings, envelope, split, strict
+from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.reasoning import without_thoughts
+from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.strict import Limits
+from llm_scheduler.jobs.intake.unwrap import Found, isolate, unescaped
+from llm_scheduler.jobs.receipt import Envelope, Quality, Repair, Warned
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def glance(raw: bytes, name: str, limits: Limits) -> tuple[bool, Any]:
         return False, None
     if envelope.is_envelope(value):
         value = guess(raw, limits)
-    return isinstance(value, dict | list | str) and not several.is_by_line(name), value
+    return isinstance(value, dict | list | str) and not split.is_by_line(name), value
 
 
 def guess(raw: bytes, limits: Limits) -> Any:
@@ -162,7 +162,7 @@ def _as_it_is(draft: Draft, value: Any = None) -> Reading | None:
 
 
 def _mended(found: Found, mending: Mending) -> Reading:
-    from jobs.intake.mend import mend  # 60 ms and 12 MB of libraries, which only those pay who mend
+    from llm_scheduler.jobs.intake.repair import mend  # 60 ms and 12 MB of libraries, which only those pay who mend
 
     size = len(found.draft.text.encode())
     if not found.mendable or not mending.max_bytes:

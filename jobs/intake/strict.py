@@ -10,9 +10,9 @@ from typing import Any
 import jiter
 import msgspec
 
-from jobs.codes import Code
-from jobs.intake import binary, brackets
-from jobs.intake.refusal import Refused, position_at
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import binary, brackets
+from llm_scheduler.jobs.intake.rejection import Refused, position_at
 
 BOM = b"\xef\xbb\xbf"
 WHITE = b" \t\r\n"

@@ -9,11 +9,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jobs.codes import Code
-from jobs.intake import brackets, fences, outside
-from jobs.intake.draft import Draft
-from jobs.intake.refusal import Refused
-from jobs.intake.strict import document_of
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake import brackets, fences, surroundings
+from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.strict import document_of
 
 _FIRST = re.compile(r"[\[{]")
 # `const x: T = `, `module.exports = `, `x = `, `return `
@@ -73,7 +73,7 @@ def _fenced(draft: Draft) -> Found | None:
     if not blocks:
         inline = fences.inline(draft)
         return Found(inline) if inline else None
-    if not outside.is_talk(text[: blocks[0].start], ""):
+    if not surroundings.is_talk(text[: blocks[0].start], ""):
         return None  # the fence stands inside the value, or beside one
     holding = [block for block in blocks if _FIRST.search(text, block.inner, block.inner_end)]
     if not holding:
@@ -86,7 +86,7 @@ def _fenced(draft: Draft) -> Found | None:
         block = fences.longest(text, block)
         blocks = [block]
     rest = "\n".join(text[start:end] for start, end in fences.gaps(blocks, len(text)))
-    if not outside.is_talk(rest, "") or any(other.kind not in fences.DATA for other in blocks if other != block):
+    if not surroundings.is_talk(rest, "") or any(other.kind not in fences.DATA for other in blocks if other != block):
         raise Refused(Code.INVALID_JSON, "Beside the fenced block there is something else than talk.")
     part = fences.content(draft, block)
     return _in_block(part, block.kind, values[0] if values[0] is not None else document_of(part.text))
@@ -147,12 +147,12 @@ def _embedded(draft: Draft) -> Draft:
         raise Refused(Code.INVALID_JSON, "Not JSON: there is no object and no array in the text.")
     if _COMMENTS.fullmatch(text, 0, start):
         return draft
-    if not outside.is_talk(text[:start], ""):
+    if not surroundings.is_talk(text[:start], ""):
         raise Refused(Code.INVALID_JSON, "Not JSON: what stands before the first bracket is no talk.")
     end = brackets.closing(text, start)
     value = document_of(text[start:end]) if end is not None else None
     if value is not None and end is not None:
-        alone = outside.is_talk(text[:start], text[end:]) and not _goes_on(text, end)
+        alone = surroundings.is_talk(text[:start], text[end:]) and not _goes_on(text, end)
         if alone and _is_meant(text, start, end, value):
             return draft.part(start, end, "unwrap", "talk").trimmed()
         if _CLOSERS.fullmatch(text, end):
@@ -161,7 +161,7 @@ def _embedded(draft: Draft) -> Draft:
     if value is not None or not _BEFORE_BROKEN.search(lead) or not _MEMBER.match(text, start):
         raise Refused(Code.INVALID_JSON, "Not JSON: no object or array in the text stands for itself.")
     last = max(text.rfind("}"), text.rfind("]")) + 1
-    whole = last <= start or _goes_on(text, last) or not outside.is_talk("", text[last:])
+    whole = last <= start or _goes_on(text, last) or not surroundings.is_talk("", text[last:])
     return draft.part(start, len(text) if whole else last, "unwrap", "talk").trimmed()
 
 
@@ -176,7 +176,9 @@ def _first_bracket(text: str) -> int | None:
     begun = len(text) - len(text.lstrip())
     place = 0
     while found := _FIRST.search(text, place):
-        placeholder = outside.IN_TALK.match(text, found.start()) or outside.PLACEHOLDER.match(text, found.start())
+        placeholder = surroundings.IN_TALK.match(text, found.start()) or surroundings.PLACEHOLDER.match(
+            text, found.start()
+        )
         if not placeholder or found.start() <= begun:
             return found.start()
         place = placeholder.end()

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from jobs.intake.parts import parts
+from llm_scheduler.jobs.intake.values import parts
 
 # A run of letters or digits; each character of a script without spaces by itself.
 _WORD = re.compile(

@@ -72,7 +72,7 @@ def test_another_version_comes_into_service_under_load(fleet: Fleet, tmp_path_fa
     assert fleet.play("deploy", llm_wheelhouse=str(wheelhouse)).changes() == []
 
 
-@pytest.mark.parametrize("breaks", ["jobs/worker.py", "ingest/daemon.py"])
+@pytest.mark.parametrize("breaks", ["jobs/worker/loop.py", "ingest/daemon.py"])
 def test_a_broken_release_is_rolled_back_by_itself(
     fleet: Fleet, tmp_path_factory: pytest.TempPathFactory, breaks: str
 ) -> None:

@@ -4,7 +4,7 @@ import re
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from ingest.router.geo.places import (
+from llm_scheduler.ingest.router.geo.places import (
     AFTER,
     BLOCK,
     CITY,
@@ -22,7 +22,7 @@ from ingest.router.geo.places import (
     separate,
     spaced,
 )
-from ingest.router.text import Text
+from llm_scheduler.ingest.router.text import Text
 
 _MOST = 3_000  # more names than these say nothing new
 _LEAST = 0.05

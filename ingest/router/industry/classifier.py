@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ingest.router.industry.lexicon import WEIGHTS, Found, Lexicon
-from ingest.router.industry.model import NONE, Feature, Model, Scored, broad
-from ingest.router.industry.script import has_cjk, one_form
-from ingest.router.industry.taxonomy import DIVISIONS, SECTIONS
-from ingest.router.industry.training import MAX_CHARACTERS
-from ingest.router.signals import Evidence, Industry
-from ingest.router.text import Text
+from llm_scheduler.ingest.router.industry.lexicon import WEIGHTS, Found, Lexicon
+from llm_scheduler.ingest.router.industry.linear_model import NONE, Feature, Model, Scored, broad
+from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
+from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS
+from llm_scheduler.ingest.router.industry.trainer import MAX_CHARACTERS
+from llm_scheduler.ingest.router.signals import Evidence, Industry
+from llm_scheduler.ingest.router.text import Text
 
 BASE = Path(__file__).with_name("base.npz")
 UNKNOWN_BELOW = 0.25  # of confidence: a section less sure than that is not said

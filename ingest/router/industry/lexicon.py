@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from ingest.router.industry.script import has_cjk, one_form
-from ingest.router.industry.taxonomy import SECTIONS, section_of
-from ingest.router.text import lower
+from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
+from llm_scheduler.ingest.router.industry.taxonomy import SECTIONS, section_of
+from llm_scheduler.ingest.router.text import lower
 
 PATHS = tuple(Path(__file__).with_name(name) for name in ("lexicon.toml", "lexicon_european.toml"))
 LANGUAGES = ("en", "de", "fr", "es", "zh-Hant", "zh-Hans", "ja")

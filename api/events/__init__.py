@@ -1,0 +1,1 @@
+"""`GET /events`: what happens, as it happens."""

@@ -1,0 +1,98 @@
+"""Errors as RFC 9457 problems: every answer that is not a success is `application/problem+json`, in words."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from llm_scheduler.api.http.headers import HEADERS
+from llm_scheduler.jobs.process.connection import explain
+
+MEDIA_TYPE = "application/problem+json"
+REDIS_RETRY_SECONDS = 2
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What went wrong. Beside these members there may be others, which name the parts of `detail` for programs."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+
+
+class ProblemError(Exception):
+    """Ends a request with a problem. `extra` members stand beside RFC 9457's own."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        **extra: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+        self.extra = extra
+
+    def answer(self) -> Response:
+        return problem(self.status, self.detail, self.headers, **self.extra)
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **extra: Any) -> Response:
+    """The answer for one problem. It carries the security headers itself: an unforeseen error passes no middleware."""
+    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extra}
+    return Response(
+        msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})}
+    )
+
+
+def redis_away(error: Exception, so: str = "jobs can't be listed now.") -> ProblemError:
+    """The problem for a Redis that can't be asked now; `so` says what that keeps from being done."""
+    return ProblemError(
+        503,
+        f"Redis is unreachable ({explain(error)}), so {so} No document is lost: "
+        "they are files on disk, and POST /jobs still takes more.",
+        retry_after=REDIS_RETRY_SECONDS,
+    )
+
+
+def on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return error.answer()
+
+
+def on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, a method that a route hasn't, a broken form."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        detail = (
+            "There is nothing here. GET / shows the dashboard, and /docs all that there is; "
+            "/jobs, /queues, /workers, /stats and /ready answer in JSON."
+        )
+    elif error.status_code == 405:
+        detail = f"{request.method} is not possible here. Allowed: {headers.get('Allow', 'nothing')}."
+    else:
+        detail = error.detail
+    return problem(error.status_code, detail, headers)
+
+
+def on_disconnect(request: Request, error: Exception) -> Response:
+    """The client has gone in the middle of its body. Nothing was written, and nobody reads this."""
+    return problem(400, "The request ended before its body did.")
+
+
+def on_unforeseen(request: Request, error: Exception) -> Response:
+    """A bug. The server logs the traceback; the client is told nothing of it."""
+    return problem(500, "Something went wrong inside the API. Its log says what.")

@@ -1,0 +1,129 @@
+"""The account of a torture, from the disk alone and by content.
+
+Every document that was dropped has to be in the archive or in the error folder, once, with one result or report that
+says what its content asks for; nothing else may be anywhere.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.config import Directories
+
+_REPORT = ".error.json"
+# A sound document may end so: three workers were killed with it in hand, or it was frozen beyond its time too often.
+_BAD_LUCK = (Code.WORKER_LOST, Code.TIMEOUT)
+
+
+class Specimen(msgspec.Struct, frozen=True):
+    """A file to drop. `ends`: how it has to."""
+
+    name: str
+    raw: bytes
+    ends: Literal["done", "rejected"] = "done"
+
+
+@dataclass
+class Account:
+    """What was dropped and where it ended. `balanced` is the verdict.
+
+    `disagreeing` have not exactly one result or report; `astray` ended in another way than their content asks for.
+    """
+
+    dropped: int = 0
+    done: int = 0
+    rejected: int = 0
+    in_flight: int = 0
+    unlucky: int = 0
+    missing: list[str] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    disagreeing: list[str] = field(default_factory=list)
+    astray: list[str] = field(default_factory=list)
+    codes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def balanced(self) -> bool:
+        """In = done + rejected, each once, each as it should, and nothing else."""
+        wrong = self.missing or self.duplicates or self.strangers or self.disagreeing or self.astray or self.in_flight
+        return not wrong and self.dropped == self.done + self.rejected
+
+
+def digest_of(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
+def balance(places: Directories, dropped: Mapping[str, Specimen]) -> Account:
+    """The account of `dropped`, which maps the digest of what was written to its specimen."""
+    account = Account(dropped=len(dropped), in_flight=len(list(claims(places))))
+    account.in_flight += sum(1 for folder in places.watch for _ in _files(folder))
+    found: Counter[str] = Counter()
+    for path in originals(places):
+        digest = digest_of(Path(path).read_bytes())
+        found[digest] += 1
+        if digest not in dropped:
+            account.strangers.append(path)
+    told: Counter[str] = Counter()
+    for path, outcome in _outcomes(places):
+        specimen = dropped.get(str(outcome.get("sha256")))
+        told[str(outcome.get("sha256"))] += 1
+        code = outcome.get("code") if path.endswith(_REPORT) else None
+        if specimen is None:
+            account.strangers.append(path)
+        elif code is None:
+            account.done += 1
+            if specimen.ends != "done":
+                account.astray.append(specimen.name)
+        else:
+            account.rejected += 1
+            account.codes[str(code)] += 1
+            if specimen.ends == "done" and code in _BAD_LUCK:
+                account.unlucky += 1
+            elif specimen.ends == "done":
+                account.astray.append(specimen.name)
+    account.missing = [specimen.name for digest, specimen in dropped.items() if not found[digest]]
+    account.duplicates = [specimen.name for digest, specimen in dropped.items() if found[digest] > 1]
+    account.disagreeing = [specimen.name for digest, specimen in dropped.items() if told[digest] != 1]
+    return account
+
+
+def originals(places: Directories) -> list[str]:
+    """The originals in their final places."""
+    return [
+        path
+        for folder in (places.archive_directory, places.error_directory)
+        for path in _files(folder)
+        if not path.endswith(_REPORT)
+    ]
+
+
+def claims(places: Directories) -> Iterator[str]:
+    """The originals that are claimed, and not in their final places yet."""
+    top = os.path.abspath(places.temp_directory)
+    for path in _files(top):
+        if os.path.dirname(path) != top and os.path.basename(path) != "manifest":
+            yield path
+
+
+def _outcomes(places: Directories) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Results and reports: their paths, and what is in them; nothing, when that is no JSON object."""
+    reports = (path for path in _files(places.error_directory) if path.endswith(_REPORT))
+    for path in (*_files(places.output_directory), *reports):
+        try:
+            outcome = json.loads(Path(path).read_bytes())
+        except ValueError:
+            outcome = None
+        yield path, outcome if isinstance(outcome, dict) else {}
+
+
+def _files(folder: str) -> Iterator[str]:
+    for root, _, names in os.walk(folder):
+        yield from (os.path.join(root, name) for name in names if not name.startswith("."))

@@ -1,0 +1,60 @@
+"""What a model says to itself, and what its chat template adds: neither is its answer."""
+
+import re
+
+from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.rejection import Refused
+
+_THOUGHT = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think"
+_OPENING = re.compile(rf"\s*(?:<\s*(?:{_THOUGHT})\s*>|◁think▷)", re.IGNORECASE)
+_CLOSING = re.compile(rf"</\s*(?:{_THOUGHT})\s*>|◁/think▷", re.IGNORECASE)
+_HARMONY = re.compile(r"<\|channel\|>final(?:<\|constrain\|>\w*)?<\|message\|>")  # gpt-oss' "harmony" format
+_MARK = re.compile(
+    r"\[/?(?:ANSWER|JSON|OUTPUT|RESULT|RESPONSE|FINAL|DATA|START|END)\]"
+    r"|<!\[CDATA\[|\]\]>|\x1b\[[0-9;]*m|data: \[DONE\]|data:(?= [\[{])"
+    r"|\[/?TOOL_CALLS\]|\[/?INST\]|\[/?OUT\]|<\|[a-z0-9_]{1,40}\|>|</?s>|<｜[^｜]{1,40}｜>|<(?:start|end)_of_turn>(?:model)?"
+)
+_BRACKET = re.compile(r"[\[{]")
+
+
+def without_thoughts(draft: Draft) -> Draft:
+    """What follows the thoughts of the model, without marks of its template. Raises `Refused` when nothing does."""
+    finals = list(_HARMONY.finditer(draft.text))
+    if finals:
+        draft = draft.part(finals[-1].end(), len(draft.text), "unwrap", "thoughts")
+    closings = list(_CLOSING.finditer(draft.text))
+    if _OPENING.match(draft.text) and not closings:
+        raise Refused(Code.INVALID_JSON, "The model's thoughts have no end, and no answer follows them.", cut=True)
+    # A template may have the opening tag in the prompt, so that only the closing one is in the answer.
+    if closings and not _is_inside_a_value(draft.text, closings[-1].start()):
+        draft = draft.part(closings[-1].end(), len(draft.text), "unwrap", "thoughts").trimmed()
+        if not draft.text:
+            raise Refused(Code.INVALID_JSON, "No answer follows the model's thoughts.", cut=True)
+    return _without_marks(draft)
+
+
+def _is_inside_a_value(text: str, place: int) -> bool:
+    """Whether `place` is inside a string of a document that has begun before, as far as its line can tell."""
+    if _OPENING.match(text):
+        return False
+    first = _BRACKET.search(text, 0, place)
+    if first is None or not text[first.end() :].lstrip().startswith('"'):
+        return False
+    line = text[text.rfind("\n", 0, place) + 1 : place]
+    return line.count('"') % 2 == 1
+
+
+def _without_marks(draft: Draft) -> Draft:
+    text = draft.text
+    marks = list(_MARK.finditer(text))
+    start, end = 0, len(text)
+    for mark in marks:
+        if text[start : mark.start()].strip():
+            break
+        start = mark.end()
+    for mark in reversed(marks):
+        if mark.start() < start or text[mark.end() : end].strip():
+            break
+        end = mark.start()
+    return draft if (start, end) == (0, len(text)) else draft.part(start, end, "unwrap", "template_marks").trimmed()

@@ -1,0 +1,110 @@
+"""Logging: one line an event, for people or as JSON, to stderr and (in local mode) to a rotated file.
+
+Several processes write the same file, so none of them may rotate it alone: they reopen it when it has been moved
+(`WatchedFileHandler`), and the one supervisor moves it (`rotate`).
+"""
+
+import logging
+import os
+import sys
+import time
+from functools import lru_cache
+from logging.handlers import WatchedFileHandler
+from pathlib import Path
+
+from pythonjsonlogger.msgspec import MsgspecFormatter
+
+from llm_scheduler.jobs.config import Logging
+from llm_scheduler.jobs.process import journal
+
+ROTATE_BYTES = 10 * 1024 * 1024
+KEPT_FILES = 5
+
+
+def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool = False) -> logging.Logger:
+    """Send all logging of this process to stderr, and to `file` where one is given. Returns the process's logger.
+
+    `quiet` leaves only warnings on stderr: a person looks at it, and the rest is in the file.
+    """
+    formatter = _formatter(config, process)
+    in_journal = journal.is_in_use(os.environ)
+    console = journal.JournalHandler(process) if in_journal else logging.StreamHandler(sys.stderr)
+    if quiet and file:
+        console.setLevel("WARNING")
+    handlers: list[logging.Handler] = [console]
+    if file:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace"))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    for handler in handlers:
+        # The journal has the time, the priority and the process of each entry already.
+        bare = handler is console and in_journal and config.format != "json"
+        handler.setFormatter(OneLine("%(message)s") if bare else formatter)
+        root.addHandler(handler)
+    root.setLevel(config.level.upper())
+    _leave_out_what_no_line_shows()
+    for chatty in ("watchdog", "rq", "rq.worker", "rq.job", "rq_scheduler.scheduler", "asyncio"):
+        logging.getLogger(chatty).setLevel("WARNING")
+    return logging.getLogger(f"llm.{process}")
+
+
+def _leave_out_what_no_line_shows() -> None:
+    """Half of a log call's time goes into finding its place in the code and the names of threads and processes.
+
+    See "Optimization" in https://docs.python.org/3/howto/logging.html.
+    """
+    logging._srcfile = None
+    logging.logThreads = False
+    logging.logProcesses = False
+    logging.logMultiprocessing = False
+
+
+def _formatter(config: Logging, process: str) -> logging.Formatter:
+    if config.format == "json":
+        return MsgspecFormatter(
+            ["asctime", "levelname", "message"],
+            rename_fields={"asctime": "time", "levelname": "level", "exc_info": "traceback"},
+            static_fields={"process": process, "pid": os.getpid()},
+            datefmt="%Y-%m-%dT%H:%M:%S%z",
+        )
+    return OneLine(f"%(asctime)s.%(msecs)03d %(levelname)-7s {process}: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+
+class OneLine(logging.Formatter):
+    """A line an event, whatever it says: a file's name may hold a newline, and must not make a line of its own."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        return _second(int(record.created), datefmt or self.default_time_format)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)
+        return line if line.isprintable() else line.translate(_CONTROLS)
+
+
+@lru_cache(maxsize=4)
+def _second(epoch: int, form: str) -> str:
+    """The local time to the second: thousands of lines share one."""
+    return time.strftime(form, time.localtime(epoch))
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160))} | {
+    0x2028: "\\u2028",
+    0x2029: "\\u2029",
+}
+
+
+def rotate(file: str) -> None:
+    """Move a log that has grown past `ROTATE_BYTES` aside, keeping `KEPT_FILES`. Only the supervisor calls it."""
+    path = Path(file)
+    try:
+        if path.stat().st_size < ROTATE_BYTES:
+            return
+        for number in range(KEPT_FILES - 1, 0, -1):
+            older = path.with_name(f"{path.name}.{number}")
+            if older.exists():
+                older.replace(path.with_name(f"{path.name}.{number + 1}"))
+        path.replace(path.with_name(f"{path.name}.1"))
+    except OSError as error:
+        logging.getLogger("llm.logs").warning("Could not rotate %s: %s", file, error)

@@ -1,0 +1,103 @@
+"""What is kept from whom: the one place that says so, for ingest, workers, the collector and the command line."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from llm_scheduler.jobs.config import Security
+from llm_scheduler.jobs.intake import Reading
+from llm_scheduler.jobs.receipt import Repair, Warned
+from llm_scheduler.jobs.sealing import fields
+from llm_scheduler.jobs.sealing.fields import Fields
+from llm_scheduler.jobs.sealing.seal import Seal, is_sealed_value
+
+HIDDEN = "***"
+_STANDS_ALONE = 4  # characters; a value that has fewer is hidden only where it is not part of a longer word
+_LITERALS = (b"true", b"false", b"null")
+
+
+class Sealing:
+    """The sensitive fields of a configuration and the seal for them."""
+
+    def __init__(self, security: Security) -> None:
+        self.seal = Seal(security.encryption_keys)
+        self._fields = Fields(security.encrypt_sensitive_fields)
+
+    def sealed(self, text: bytes) -> bytes:
+        """A JSON text with its sensitive values sealed; the same object when it holds none."""
+        return self._fields.replace(text, self.seal.lock_value)
+
+    def without(self, value: Any) -> Any:
+        """A parsed document without its sensitive members: what may be looked at to route it, and quoted."""
+        return self._fields.without(value)
+
+    def sealed_reading(self, reading: Reading) -> Reading:
+        """`reading` as it may leave the process: its text sealed, its receipts without what they quote of it."""
+        text = self.sealed(reading.text)
+        if text is reading.text and not reading.repairs:
+            return reading
+        return replace(
+            reading,
+            text=text,
+            value=self.without(reading.value),
+            repairs=tuple(_hidden(repair) for repair in reading.repairs),
+            warnings=tuple(Warned(each.code, self.hidden(each.message, reading.text)) for each in reading.warnings),
+        )
+
+    def hidden(self, message: str, text: bytes) -> str:
+        """`message` with `***` for each sensitive value of `text` that it quotes."""
+        for quoted in self._quotable(text):
+            message = quoted.sub(HIDDEN, message)
+        return message
+
+    def _quotable(self, text: bytes) -> list[re.Pattern[str]]:
+        """The ways in which somebody may have quoted the sensitive values of `text`, the longest first."""
+        forms: set[str] = set()
+        for begin, end in self._fields.spans(text):
+            for written in fields.scalars(text[begin:end]):
+                if written not in _LITERALS:
+                    forms |= _forms(written)
+        return [_pattern(form) for form in sorted(forms, key=len, reverse=True)]
+
+
+def sealing_of(security: Security) -> Sealing | None:
+    """The sealing that a configuration asks for; None when it asks for none."""
+    return Sealing(security) if security.encryption_enabled else None
+
+
+def seal_of_originals(security: Security) -> Seal | None:
+    """The seal for whole originals; None when they are to stay as they came."""
+    return Seal(security.encryption_keys) if security.encryption_enabled and security.encrypt_originals else None
+
+
+def masked(text: bytes) -> bytes:
+    """A JSON text with `***` for each sealed value, for people to look at."""
+    sealed = (span for span in fields.strings(text) if is_sealed_value(text[slice(*span)]))
+    return fields.replace(text, sealed, lambda _: f'"{HIDDEN}"'.encode())
+
+
+def opened(text: bytes, seal: Seal) -> bytes:
+    """A JSON text with its sealed values as they were. Raises `WrongKey`."""
+    sealed = (span for span in fields.strings(text) if is_sealed_value(text[slice(*span)]))
+    return fields.replace(text, sealed, seal.unlock_value)
+
+
+def _forms(written: bytes) -> set[str]:
+    text = written.decode("utf-8", "replace")
+    if not text.startswith('"'):
+        return {text}
+    value = msgspec.json.decode(written, type=str)
+    return {form for form in (text[1:-1], value, repr(value)[1:-1]) if form.strip()}
+
+
+def _pattern(form: str) -> re.Pattern[str]:
+    around = (r"(?<!\w)", r"(?!\w)") if len(form) < _STANDS_ALONE else ("", "")
+    return re.compile(around[0] + re.escape(form) + around[1], re.IGNORECASE)
+
+
+def _hidden(repair: Repair) -> Repair:
+    """A receipt quotes what stands around a change; only what is no letter and no digit can't be part of a value."""
+    quotes = any(letter.isalnum() for letter in repair.before + repair.after)
+    return msgspec.structs.replace(repair, before=HIDDEN, after=HIDDEN) if quotes else repair

@@ -1,0 +1,1 @@
+"""`llm-worker`: takes RQ jobs, runs their documents, reports outcomes; and who watches over it."""
