@@ -4,7 +4,7 @@ import json
 import os
 import random
 
-_LEAST_CONTENT = 1780
+_MIN_CONTENT = 1780
 _PRIORITIES = {"high": 20, "medium": 40, "low": 30, None: 10}
 _SOURCES = ("crm", "helpdesk", "reports", "assistant")
 _MODELS = ("hosted-large", "hosted-small", "local-8b", "local-70b")
@@ -54,7 +54,7 @@ def document(index: int, priority: str | None = None) -> bytes:
     for sentence in chance.sample(_SENTENCES, len(_SENTENCES)):
         sentences.append(sentence.replace("{n}", str(chance.randrange(10, 99_999))))
         size += len(sentences[-1]) + 1
-        if size >= _LEAST_CONTENT:
+        if size >= _MIN_CONTENT:
             break
     own = chance.choices(list(_PRIORITIES), list(_PRIORITIES.values()))[0]
     metadata = {"source": chance.choice(_SOURCES), "model": chance.choice(_MODELS), "tokens": size // 4}

@@ -18,7 +18,7 @@ BACKLOG = 10_000
 BACKLOG_ROUNDS = 5  # at most; as many as it takes for IDLE_DROPS drops
 _LOOK_EVERY = 0.0004
 _LONGEST = 60.0
-_LEAST_QUEUED = 500
+_MIN_QUEUED = 500
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ def _backlog_round(drops: int, backlog: int, number: int, folder: Path) -> list[
         os.sync()
         for name in names:
             os.rename(staged / name, spool.raw / name)
-        wait_until(lambda: contender.counted("batched", "queued") >= min(_LEAST_QUEUED, backlog // 4), "a backlog", 30)
+        wait_until(lambda: contender.counted("batched", "queued") >= min(_MIN_QUEUED, backlog // 4), "a backlog", 30)
         return _drop_steadily(contender, drops, backlog, number)
     finally:
         contender.close()

@@ -13,7 +13,7 @@ from watchdog.observers.api import BaseObserver
 
 _TAKEN_AT_ONCE = 10_000
 _RETRY_SECONDS = 30.0  # after which a kernel that had no watches left is asked again
-_MOST_HINTS = 200_000  # beyond these a scan is cheaper than listening
+_MAX_HINTS = 200_000  # beyond these a scan is cheaper than listening
 
 
 class Hints(FileSystemEventHandler):
@@ -82,7 +82,7 @@ class Hints(FileSystemEventHandler):
         """Called on watchdog's thread."""
         if event.event_type not in ("created", "closed", "moved"):
             return
-        if self._queue.qsize() > _MOST_HINTS:
+        if self._queue.qsize() > _MAX_HINTS:
             self.overflowed = True
             return
         path = os.fsdecode(event.dest_path or event.src_path)

@@ -1,4 +1,4 @@
-"""From claims to Redis: packets, jobs, batches and ledger entries of a group in one transaction."""
+"""From claims to Redis: payloads, jobs, batches and ledger entries of a group in one transaction."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from llm_scheduler.ingest.spool.claims import Claim
 from llm_scheduler.jobs import groups
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id, pack_body
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id, pack_body
 from llm_scheduler.jobs.sealing import sealing_of
 from llm_scheduler.jobs.store import batches, counters, ledger, outcomes, submission
 from llm_scheduler.jobs.store.ledger import Load
@@ -47,25 +47,25 @@ class Submitter:
         """
         now = self._clock.now()
         refused: list[Outcome] = []
-        refused_packets: list[tuple[Packet, int]] = []
-        by_queue: dict[str, list[tuple[Packet, int]]] = {}
+        rejected_payloads: list[tuple[Payload, int]] = []
+        by_queue: dict[str, list[tuple[Payload, int]]] = {}
         ids: dict[str, list[str]] = {}
         for document in documents:
-            packet = self._packet(document, now)
-            sized = (packet, document.claim.seen.size)
-            ids.setdefault(packet.route.queue, []).append(packet.id)
+            payload = self._payload(document, now)
+            sized = (payload, document.claim.seen.size)
+            ids.setdefault(payload.route.queue, []).append(payload.id)
             if document.claim.code:
-                refused.append(_refusal(document.claim, packet, now))
-                refused_packets.append(sized)
+                refused.append(_refusal(document.claim, payload, now))
+                rejected_payloads.append(sized)
             else:
-                by_queue.setdefault(packet.route.queue, []).append(sized)
+                by_queue.setdefault(payload.route.queue, []).append(sized)
         size = self._config.processing.batch_size
         joined: dict[str, int] = {}  # queue: the place of its batch's length among the pipeline's answers
         with self._redis.pipeline() as pipeline:
             counters.received(pipeline, now, ids)
             if refused:
-                packets, sizes = zip(*refused_packets, strict=True)
-                submission.record(pipeline, Status.RECEIVED, now, packets, sizes)
+                payloads, sizes = zip(*rejected_payloads, strict=True)
+                submission.record(pipeline, Status.RECEIVED, now, payloads, sizes)
                 for queue, told in _by_queue(refused).items():
                     pipeline.xadd(outcomes.stream(queue), {outcomes.FIELD: outcomes.encode(told)})
             for queue, group in by_queue.items():
@@ -104,30 +104,30 @@ class Submitter:
         limit = _UNKNOWN_PACE if pace is None else int(JOB_SECONDS / max(pace, 1e-6))
         return shared(count, load.queued.get(queue, 0), max(1, min(limit, self._config.processing.batch_size)))
 
-    def _enqueue(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
+    def _enqueue(self, pipeline: Pipeline, queue: str, group: list[tuple[Payload, int]], now: float) -> None:
         for count in groups.bounded([size for _, size in group], submission.JOB_BYTES):
             part, group = group[:count], group[count:]
-            packets, sizes = zip(*part, strict=True)
+            payloads, sizes = zip(*part, strict=True)
             job_id = new_id(now)
-            submission.enqueue(pipeline, self._redis, job_id, queue, packets)
-            submission.record(pipeline, Status.QUEUED, now, packets, sizes, job_id)
+            submission.enqueue(pipeline, self._redis, job_id, queue, payloads)
+            submission.record(pipeline, Status.QUEUED, now, payloads, sizes, job_id)
 
-    def _join(self, pipeline: Pipeline, queue: str, group: list[tuple[Packet, int]], now: float) -> None:
-        packets, sizes = zip(*group, strict=True)
-        submission.record(pipeline, Status.BATCHED, now, packets, sizes)
-        batches.add(pipeline, queue, packets, self._config.processing, now)
+    def _join(self, pipeline: Pipeline, queue: str, group: list[tuple[Payload, int]], now: float) -> None:
+        payloads, sizes = zip(*group, strict=True)
+        submission.record(pipeline, Status.BATCHED, now, payloads, sizes)
+        batches.add(pipeline, queue, payloads, self._config.processing, now)
 
     def _waits(self, queue: str) -> bool:
         """Whether documents of `queue` wait for company."""
         mode = self._config.processing.mode
         return mode == "batch" or (mode == "hybrid" and queue != self._config.queue.priority_levels[0])
 
-    def _packet(self, document: Submitted, now: float) -> Packet:
+    def _payload(self, document: Submitted, now: float) -> Payload:
         claim = document.claim
         body, packed = pack_body(document.raw)
         if self._sealing:
             body = self._sealing.seal.lock(body)
-        return Packet(
+        return Payload(
             id=claim.id,
             claim=document.group,
             source=claim.source,
@@ -165,14 +165,14 @@ def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
     return queues
 
 
-def _refusal(claim: Claim, packet: Packet, now: float) -> Outcome:
+def _refusal(claim: Claim, payload: Payload, now: float) -> Outcome:
     return Outcome(
         kind="rejected",
         id=claim.id,
-        claim=packet.claim,
+        claim=payload.claim,
         attempts=0,
         completed_at=now,
-        route=packet.route,
+        route=payload.route,
         code=claim.code or "",
         message=claim.message or "",
     )

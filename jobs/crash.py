@@ -15,7 +15,7 @@ EXIT_OUT_OF_MEMORY = 83
 _LINES = 20
 _DUMP_LINES = 40  # a stack's innermost frames come first, so a dump is kept from its beginning
 _CHARACTERS = 4096
-_LONGEST_LINE = 400
+_MAX_LINE = 400
 # The first lines of what faulthandler prints, on a fatal signal and when a document's time is up for good.
 _DUMP = re.compile(r"Fatal Python error: |Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
 _FRAME = re.compile(r"Fatal Python error: [\w ]+$|Timeout \(|(Current t|T)hread 0x|  File \".*\", line \d+ in \S+$")
@@ -89,7 +89,7 @@ def verdict(crashes: int, found: Sequence[Evidence]) -> tuple[Code, str]:
 
 def last_lines(text: str) -> list[str]:
     """The lines worth keeping: the last few, or a dump of the stack from its beginning."""
-    lines = [line.rstrip()[:_LONGEST_LINE] for line in text.splitlines() if line.strip()]
+    lines = [line.rstrip()[:_MAX_LINE] for line in text.splitlines() if line.strip()]
     dump = next((index for index in reversed(range(len(lines))) if _DUMP.match(lines[index])), None)
     if dump is not None:
         lines = lines[max(0, dump - 2) : dump + _DUMP_LINES]

@@ -1,4 +1,4 @@
-"""A document on its way: its id, its status, its route, and the packet in which it travels through Redis."""
+"""A document on its way: its id, its status, its route, and the payload in which it travels through Redis."""
 
 import re
 from enum import StrEnum
@@ -55,7 +55,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     language: str = ""
 
 
-class Packet(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+class Payload(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One document inside an RQ job: all that a worker needs, and nothing that names a folder.
 
     `received_at` and `submitted_at` are epoch seconds. `body` holds the original bytes, compressed when
@@ -131,15 +131,15 @@ def pack_body(raw: bytes) -> tuple[bytes, bool]:
 _compressor = zstandard.ZstdCompressor(level=1)
 _decompressor = zstandard.ZstdDecompressor()
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Packet)
+_decoder = msgspec.msgpack.Decoder(Payload)
 
 
-def encode(packet: Packet) -> bytes:
-    return _encoder.encode(packet)
+def encode(payload: Payload) -> bytes:
+    return _encoder.encode(payload)
 
 
-def decode(raw: bytes) -> Packet:
-    """Raises `msgspec.DecodeError` when `raw` is not a packet."""
+def decode(raw: bytes) -> Payload:
+    """Raises `msgspec.DecodeError` when `raw` is not a payload."""
     return _decoder.decode(raw)
 
 

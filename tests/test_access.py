@@ -638,7 +638,7 @@ def test_the_record_is_asked_by_who_method_and_status_and_in_pages(served: Api) 
 
 def test_a_question_that_fits_nothing_ends(served: Api, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "_AT_ONCE", 10)
-    monkeypatch.setattr(audit, "_MOST_SCANNED", 50)
+    monkeypatch.setattr(audit, "_MAX_SCANNED", 50)
     pipeline = redis.pipeline()
     for _ in range(120):
         pipeline.xadd(STREAM, {"strange": "entry"})

@@ -174,7 +174,7 @@ def test_files_are_not_counted_again_for_two_seconds(served: Api) -> None:
 
 
 def test_counting_files_ends_at_its_bound(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "MOST_COUNTED", 3)
+    monkeypatch.setattr(health, "MAX_COUNTED", 3)
     for folder in (served.temp / new_id(1), served.temp / new_id(2)):
         folder.mkdir(parents=True)
         for number in range(5):

@@ -7,7 +7,7 @@ import pytest
 from redis import Redis
 
 from llm_scheduler.jobs.config import Processing
-from llm_scheduler.jobs.document import Packet, Route, Status, decode, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, decode, new_id
 from llm_scheduler.jobs.store import batches, ledger, submission
 from llm_scheduler.jobs.store.rq_job import DocumentJob
 from llm_scheduler.jobs.store.submission import SCHEDULE
@@ -26,14 +26,14 @@ class HandClock:
         return self.at
 
 
-def join(redis: Redis, count: int, now: float, processing: Processing = BATCHES) -> list[Packet]:
+def join(redis: Redis, count: int, now: float, processing: Processing = BATCHES) -> list[Payload]:
     route = Route(priority="low", queue="low", handler="default", reasons=[])
-    packets = [Packet(new_id(now), "c", "a.json", now, now, route, b"%d" % number) for number in range(count)]
+    payloads = [Payload(new_id(now), "c", "a.json", now, now, route, b"%d" % number) for number in range(count)]
     with redis.pipeline() as pipeline:
-        submission.record(pipeline, Status.BATCHED, now, packets, [1] * count)
-        batches.add(pipeline, "low", packets, processing, now)
+        submission.record(pipeline, Status.BATCHED, now, payloads, [1] * count)
+        batches.add(pipeline, "low", payloads, processing, now)
         pipeline.execute()
-    return packets
+    return payloads
 
 
 def flush(redis: Redis, now: float, processing: Processing = BATCHES, force: bool = False) -> int:
@@ -43,7 +43,7 @@ def flush(redis: Redis, now: float, processing: Processing = BATCHES, force: boo
 def queued(redis: Redis) -> list[list[str]]:
     """The documents' ids of each job on the queue."""
     jobs = [DocumentJob.fetch(name.decode(), connection=redis) for name in redis.lrange("rq:queue:low", 0, -1)]
-    return [[packet.id for packet in job.packets] for job in jobs]
+    return [[payload.id for payload in job.payloads] for job in jobs]
 
 
 def due(redis: Redis) -> float | None:
@@ -52,13 +52,13 @@ def due(redis: Redis) -> float | None:
 
 
 def test_by_size(redis: Redis) -> None:
-    packets = join(redis, 12, 1000)
+    payloads = join(redis, 12, 1000)
     assert flush(redis, 1000) == 10
-    assert queued(redis) == [[each.id for each in packets[:5]], [each.id for each in packets[5:10]]]
+    assert queued(redis) == [[each.id for each in payloads[:5]], [each.id for each in payloads[5:10]]]
     counts = ledger.counts(redis, ["low"])
     assert (counts["queued"]["low"], counts["batched"]["low"]) == (10, 2)
     assert due(redis) == 1030
-    entry = ledger.get(redis, packets[0].id)
+    entry = ledger.get(redis, payloads[0].id)
     assert entry is not None
     assert entry.rq_job_id == redis.lindex("rq:queue:low", 0).decode()
 
@@ -132,15 +132,17 @@ def test_a_job_has_a_bounded_number_of_bytes(redis: Redis, monkeypatch: pytest.M
     monkeypatch.setattr("llm_scheduler.jobs.store.batches.JOB_BYTES", 1000)
     route = Route(priority="low", queue="low", handler="default", reasons=[])
     sizes = [400, 400, 400, 5000, 100]
-    packets = [Packet(new_id(1000), "c", "a.json", 1000, 1000, route, b"x" * (10 if known else size)) for size in sizes]
+    payloads = [
+        Payload(new_id(1000), "c", "a.json", 1000, 1000, route, b"x" * (10 if known else size)) for size in sizes
+    ]
     with redis.pipeline() as pipeline:
-        if known:  # the originals' sizes, whatever is left of them in the packets
-            submission.record(pipeline, Status.BATCHED, 1000, packets, sizes)
-        batches.add(pipeline, "low", packets, BATCHES, 1000)
+        if known:  # the originals' sizes, whatever is left of them in the payloads
+            submission.record(pipeline, Status.BATCHED, 1000, payloads, sizes)
+        batches.add(pipeline, "low", payloads, BATCHES, 1000)
         pipeline.execute()
     assert flush(redis, 1000) == 5, "a full batch goes whole, if not in one job"
     assert [len(job) for job in queued(redis)] == [2, 1, 1, 1]
-    assert [document_id for job in queued(redis) for document_id in job] == [packet.id for packet in packets]
+    assert [document_id for job in queued(redis) for document_id in job] == [payload.id for payload in payloads]
     assert (due(redis), redis.keys("llm:batch:*")) == (None, [])
 
 
@@ -180,30 +182,30 @@ def test_by_idleness_counted_from_the_last(redis: Redis) -> None:
 
 
 def test_by_force(redis: Redis) -> None:
-    packets = join(redis, 3, 1000)
+    payloads = join(redis, 3, 1000)
     assert flush(redis, 1000, force=True) == 3
-    assert queued(redis) == [[packet.id for packet in packets]]
+    assert queued(redis) == [[payload.id for payload in payloads]]
     assert flush(redis, 1000, force=True) == 0
 
 
-def test_a_packet_comes_through_a_batch_unchanged(redis: Redis) -> None:
-    packets = join(redis, 2, 1000)
+def test_a_payload_comes_through_a_batch_unchanged(redis: Redis) -> None:
+    payloads = join(redis, 2, 1000)
     flush(redis, 1000, force=True)
     raw = redis.hgetall(b"rq:job:" + redis.lindex("rq:queue:low", 0))
-    assert [decode(raw[b"d0"]), decode(raw[b"d1"])] == packets
+    assert [decode(raw[b"d0"]), decode(raw[b"d1"])] == payloads
 
 
 def test_a_flush_does_not_bring_a_finished_document_back(redis: Redis) -> None:
-    packets = join(redis, 2, 1000)
-    ledger.move(redis, Status.CANCELLED, 1001, [(packets[0].id, {})])
+    payloads = join(redis, 2, 1000)
+    ledger.move(redis, Status.CANCELLED, 1001, [(payloads[0].id, {})])
     flush(redis, 1000, force=True)
-    assert ledger.known(redis, [packet.id for packet in packets])[0][0] == "cancelled"
+    assert ledger.known(redis, [payload.id for payload in payloads])[0][0] == "cancelled"
 
 
 @pytest.mark.parametrize("force", [False, True])
 def test_each_document_once_while_many_flush_and_join(redis_server: object, redis: Redis, force: bool) -> None:
     clients = [redis_server.client() for _ in range(4)]  # type: ignore[attr-defined]
-    joined: list[list[Packet]] = [[], []]
+    joined: list[list[Payload]] = [[], []]
     moved = [0, 0]
 
     def joining(index: int) -> None:
@@ -222,7 +224,7 @@ def test_each_document_once_while_many_flush_and_join(redis_server: object, redi
         thread.join()
     total = sum(moved) + flush(redis, 1000, force=True)
     ids = [document_id for job in queued(redis) for document_id in job]
-    assert sorted(ids) == sorted(packet.id for part in joined for packet in part)
+    assert sorted(ids) == sorted(payload.id for part in joined for payload in part)
     assert total == len(ids) == 560
     for client in clients:
         client.close()

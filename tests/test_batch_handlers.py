@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import Fleet, account, files
-from test_running import HandClock, packet
+from test_running import HandClock, payload
 
 from llm_scheduler.jobs.config import Processing
-from llm_scheduler.jobs.document import Packet
+from llm_scheduler.jobs.document import Payload
 from llm_scheduler.jobs.handler import BatchContext, BatchHandler, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import encode
 from llm_scheduler.jobs.worker.runner import GRACE_SECONDS, HangGuard, Ran, Runner
@@ -23,28 +23,28 @@ Function = Callable[[list[Any], BatchContext], Any]
 
 def run(
     function: Function,
-    packets: list[Packet],
+    payloads: list[Payload],
     stopping: Callable[[], bool] = lambda: False,
     **processing: Any,
 ) -> Ran:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
     handlers = {"default": BatchHandler(function), "single": lambda document, context: [document]}
-    ran = Runner(settings, handlers, HandClock(), stopping, logging.getLogger("test")).run(packets, "job-1")
+    ran = Runner(settings, handlers, HandClock(), stopping, logging.getLogger("test")).run(payloads, "job-1")
     encode(ran.outcomes)  # they have to be able to travel
     return ran
 
 
-def numbers(count: int, **fields: Any) -> list[Packet]:
-    return [packet(b"%d" % number, **fields) for number in range(count)]
+def numbers(count: int, **fields: Any) -> list[Payload]:
+    return [payload(b"%d" % number, **fields) for number in range(count)]
 
 
-def told(ran: Ran, packets: list[Packet]) -> list[tuple[str, str]]:
-    """What became of each packet, in their order."""
+def told(ran: Ran, payloads: list[Payload]) -> list[tuple[str, str]]:
+    """What became of each payload, in their order."""
     found = {each.id: (each.kind, each.result.decode() or each.message) for each in ran.outcomes}
-    found |= {each.packet.id: ("again", each.reason) for each in ran.again}
+    found |= {each.payload.id: ("again", each.reason) for each in ran.again}
     found |= {each.id: ("left", "") for each in ran.left}
-    assert len(found) == len(ran.outcomes) + len(ran.again) + len(ran.left) == len(packets)
-    return [found[each.id] for each in packets]
+    assert len(found) == len(ran.outcomes) + len(ran.again) + len(ran.left) == len(payloads)
+    return [found[each.id] for each in payloads]
 
 
 def test_one_call_for_all_with_a_result_for_each_in_order() -> None:
@@ -54,15 +54,15 @@ def test_one_call_for_all_with_a_result_for_each_in_order() -> None:
         calls.append((documents, context))
         return [{"twice": document * 2} for document in documents]
 
-    packets = numbers(3, attempts=1)
-    ran = run(handle_batch, packets)
-    assert told(ran, packets) == [("done", f'{{"twice":{twice}}}') for twice in (0, 2, 4)]
+    payloads = numbers(3, attempts=1)
+    ran = run(handle_batch, payloads)
+    assert told(ran, payloads) == [("done", f'{{"twice":{twice}}}') for twice in (0, 2, 4)]
     assert [outcome.attempts for outcome in ran.outcomes] == [2, 2, 2]
     [(documents, context)] = calls
     assert documents == [0, 1, 2]
     assert (context.queue, context.handler) == ("high", "default")
     assert [(each.id, each.attempt, each.text) for each in context.documents] == [
-        (each.id, 2, b"%d" % number) for number, each in enumerate(packets)
+        (each.id, 2, b"%d" % number) for number, each in enumerate(payloads)
     ]
 
 
@@ -70,8 +70,8 @@ def test_an_element_speaks_for_its_own_document_only() -> None:
     def handle_batch(documents: list[Any], context: BatchContext) -> tuple[Any, ...]:
         return ("fine", Reject("no"), ConnectionError("away"), float("nan"), object(), None)
 
-    packets = numbers(6)
-    kinds = told(run(handle_batch, packets), packets)
+    payloads = numbers(6)
+    kinds = told(run(handle_batch, payloads), payloads)
     assert [kind for kind, _ in kinds] == ["done", "rejected", "again", "again", "again", "done"]
     assert kinds[1] == ("rejected", "no")
     assert kinds[2] == ("again", "handler_failed: ConnectionError: away")
@@ -90,8 +90,8 @@ def test_a_call_that_raises_is_found_out_one_by_one(error: BaseException) -> Non
             raise error
         return documents
 
-    packets = numbers(4)
-    kinds = told(run(handle_batch, packets), packets)
+    payloads = numbers(4)
+    kinds = told(run(handle_batch, payloads), payloads)
     assert calls == [[0, 1, 2, 3], [0], [1], [2], [3]]
     kind = "rejected" if isinstance(error, Reject) else "again"
     assert [each for each, _ in kinds] == ["done", "done", kind, "done"]
@@ -110,8 +110,8 @@ def test_a_call_that_raises_is_found_out_one_by_one(error: BaseException) -> Non
     ids=repr,
 )
 def test_what_is_no_list_of_that_length_fails_every_document(returned: Any, message: str) -> None:
-    packets = numbers(4)
-    ran = run(lambda documents, context: returned, packets, retry_attempts=0)
+    payloads = numbers(4)
+    ran = run(lambda documents, context: returned, payloads, retry_attempts=0)
     for outcome in ran.outcomes:
         assert (outcome.kind, outcome.code) == ("rejected", "handler_failed")
         assert "handle_batch has to return a list with one result for each document" in outcome.message
@@ -120,29 +120,29 @@ def test_what_is_no_list_of_that_length_fails_every_document(returned: Any, mess
 
 
 def test_a_refused_document_is_left_out() -> None:
-    packets = [packet(b"0"), packet(b'{"cut'), packet(b"2")]
+    payloads = [payload(b"0"), payload(b'{"cut'), payload(b"2")]
     seen: list[Any] = []
 
     def handle_batch(documents: list[Any], context: BatchContext) -> list[Any]:
         seen.append((documents, [each.id for each in context.documents]))
         return documents
 
-    kinds = told(run(handle_batch, packets), packets)
-    assert seen == [([0, 2], [packets[0].id, packets[2].id])]
+    kinds = told(run(handle_batch, payloads), payloads)
+    assert seen == [([0, 2], [payloads[0].id, payloads[2].id])]
     assert [kind for kind, _ in kinds] == ["done", "rejected", "done"]
-    assert run(lambda documents, context: pytest.fail("asked"), [packet(b"{")]).outcomes[0].code == "invalid_json"
+    assert run(lambda documents, context: pytest.fail("asked"), [payload(b"{")]).outcomes[0].code == "invalid_json"
 
 
 def test_handlers_of_both_kinds_in_one_job() -> None:
     kinds = ["default", "single", "default", "single", "nobody"]
-    packets = [packet(b"%d" % number, handler=name) for number, name in enumerate(kinds)]
+    payloads = [payload(b"%d" % number, handler=name) for number, name in enumerate(kinds)]
     seen: list[Any] = []
 
     def handle_batch(documents: list[Any], context: BatchContext) -> list[Any]:
         seen.append(documents)
         return documents
 
-    assert told(run(handle_batch, packets), packets) == [
+    assert told(run(handle_batch, payloads), payloads) == [
         ("done", "0"),
         ("done", "[1]"),
         ("done", "2"),
@@ -160,18 +160,18 @@ def test_the_time_limit_is_that_of_a_document_times_the_documents() -> None:
         time.sleep(0.3 if len(documents) == 4 else 30 if 2 in documents else 0)
         return documents
 
-    packets = numbers(4)
-    ran = run(handle_batch, packets, worker_timeout=0.2)
+    payloads = numbers(4)
+    ran = run(handle_batch, payloads, worker_timeout=0.2)
     assert calls == [[0, 1, 2, 3]], "0.3 s is within four times 0.2 s"
-    assert [kind for kind, _ in told(ran, packets)] == ["done"] * 4
+    assert [kind for kind, _ in told(ran, payloads)] == ["done"] * 4
 
     calls.clear()
-    packets = numbers(3)
+    payloads = numbers(3)
     began = time.monotonic()
-    ran = run(handle_batch, packets, worker_timeout=0.2)
+    ran = run(handle_batch, payloads, worker_timeout=0.2)
     assert calls == [[0, 1, 2], [0], [1], [2]]
     assert time.monotonic() - began < 10
-    assert told(ran, packets) == [
+    assert told(ran, payloads) == [
         ("done", "0"),
         ("done", "1"),
         ("again", "timeout: The handler ran longer than worker_timeout (0.2 s)."),
@@ -188,17 +188,17 @@ def test_a_batch_in_hand_is_finished_when_told_to_stop_and_no_further_call_made(
             raise ValueError
         return documents
 
-    packets = [*numbers(3), packet(b"9", handler="single")]
-    assert [kind for kind, _ in told(run(handle_batch, packets, lambda: bool(calls)), packets)] == [
+    payloads = [*numbers(3), payload(b"9", handler="single")]
+    assert [kind for kind, _ in told(run(handle_batch, payloads, lambda: bool(calls)), payloads)] == [
         *["done"] * 3,
         "left",
     ]
     calls.clear()
-    packets = [*numbers(4), packet(b"9", handler="single")]
-    ran = run(handle_batch, packets, lambda: len(calls) >= 2)
+    payloads = [*numbers(4), payload(b"9", handler="single")]
+    ran = run(handle_batch, payloads, lambda: len(calls) >= 2)
     assert calls == [[0, 1, 2, 3], [0]]
-    assert [kind for kind, _ in told(ran, packets)] == ["done", *["left"] * 4]
-    assert ran.left == packets[1:]
+    assert [kind for kind, _ in told(ran, payloads)] == ["done", *["left"] * 4]
+    assert ran.left == payloads[1:]
 
 
 def test_each_document_has_its_share_of_the_time() -> None:

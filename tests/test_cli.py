@@ -18,7 +18,7 @@ from llm_scheduler.api.cli.exit_codes import MEANINGS, ExitCode
 from llm_scheduler.api.cli.output import duration, printable, short_time, size, tail
 from llm_scheduler.jobs.config import load, loader
 from llm_scheduler.jobs.config.mask import masked
-from llm_scheduler.jobs.document import Packet, Route, Status, encode, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, encode, new_id
 from llm_scheduler.jobs.store import batches, ledger
 
 LEVELS = ["high", "medium", "low"]
@@ -388,9 +388,9 @@ def files_of(config_file: Path, document_id: str) -> dict[str, str]:
 
 def test_flush_hands_a_batch_to_the_workers(tmp_path: Path, config_file: Path, redis: Redis) -> None:
     config = load(config_file, {})
-    packets = [packet("medium") for _ in range(3)]
+    payloads = [payload("medium") for _ in range(3)]
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "medium", packets, config.processing, 1_800_000_000)
+        batches.add(pipeline, "medium", payloads, config.processing, 1_800_000_000)
         pipeline.execute()
     high = llmctl("--config", str(config_file), "flush", "high", "--json", cwd=tmp_path)
     assert json.loads(high.stdout) == {"flushed": {"high": 0}}
@@ -399,9 +399,9 @@ def test_flush_hands_a_batch_to_the_workers(tmp_path: Path, config_file: Path, r
     assert redis.llen("rq:queue:medium") == 1
 
 
-def packet(queue: str) -> Packet:
+def payload(queue: str) -> Payload:
     route = Route(priority=queue, queue=queue, handler="default", reasons=[])
-    made = Packet(new_id(1_800_000_000), new_id(1), "s.json", 1.0, 1.0, route, b"{}")
+    made = Payload(new_id(1_800_000_000), new_id(1), "s.json", 1.0, 1.0, route, b"{}")
     assert encode(made)
     return made
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from llm_scheduler.ingest.submitter import shared, whole
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.groups import bounded
 from llm_scheduler.jobs.store import ledger, submission
 from llm_scheduler.jobs.store.rq_job import DocumentJob
@@ -47,7 +47,7 @@ def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: st
     fleet.configure(processing={"mode": mode, "batch_size": 4, "batch_timeout": 600})
     redis.hset(ledger.PACE_KEY, "medium", "0.001")
     now = time.time()
-    ahead = [Packet(new_id(now), "c", "a.json", now, now, MEDIUM, b"1") for _ in range(10)]
+    ahead = [Payload(new_id(now), "c", "a.json", now, now, MEDIUM, b"1") for _ in range(10)]
     submission.record(redis, Status.QUEUED, now, ahead, [1] * 10, "j")  # type: ignore[arg-type]
     for number in range(4):
         fleet.drop(f"{number}.json", b'{"n": %d, "text": "%s"}' % (number, b"x" * (12 << 20)))
@@ -58,7 +58,7 @@ def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: st
 
 def job_sizes(redis: Redis) -> list[int]:
     names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
-    return [len(DocumentJob.fetch(name, connection=redis).packets) for name in names]
+    return [len(DocumentJob.fetch(name, connection=redis).payloads) for name in names]
 
 
 def drop(fleet: Fleet, count: int, first: int = 0) -> dict[str, bytes]:

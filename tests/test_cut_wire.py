@@ -33,7 +33,7 @@ from llm_scheduler.ingest.spool import Claims, Folders
 from llm_scheduler.ingest.spool.claims import Found, Seen
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.process.startup import Stop
 from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
 from llm_scheduler.jobs.store import batches, ledger, outcomes, submission
@@ -254,9 +254,9 @@ def nursery(tmp_path: Path) -> Iterator[Nursery]:
     nursery.close()
 
 
-def packet(queue: str, at: float) -> Packet:
+def payload(queue: str, at: float) -> Payload:
     route = Route(priority=queue, queue=queue, handler="default", reasons=[])
-    return Packet(new_id(at), "c", "a.json", at, at, route, b"1")
+    return Payload(new_id(at), "c", "a.json", at, at, route, b"1")
 
 
 class Scene:
@@ -274,21 +274,21 @@ class Scene:
         self.due = [self._retry(now - 1) for _ in range(3)]
         self.later = [self._retry(now + 3600)]
         redis.zadd(SCHEDULE, {"gone": now - 5})
-        done = [packet("low", now - 500 + number) for number in range(5)]
+        done = [payload("low", now - 500 + number) for number in range(5)]
         submission.record(redis, Status.DONE, now, done, [1] * 5)  # type: ignore[arg-type]
         self.kept = sorted(each.id for each in done)[-KEPT:]
         self.everyone = self.full + self.early + self.lost + self.due + self.later
 
     def _join(self, queue: str, count: int, at: float) -> list[str]:
-        packets = [packet(queue, at) for _ in range(count)]
+        payloads = [payload(queue, at) for _ in range(count)]
         with self.redis.pipeline() as pipeline:
-            submission.record(pipeline, Status.BATCHED, at, packets, [1] * count)
-            batches.add(pipeline, queue, packets, self.config.processing, at)
+            submission.record(pipeline, Status.BATCHED, at, payloads, [1] * count)
+            batches.add(pipeline, queue, payloads, self.config.processing, at)
             pipeline.execute()
-        return [each.id for each in packets]
+        return [each.id for each in payloads]
 
     def _retry(self, at: float) -> str:
-        one = packet("high", at)
+        one = payload("high", at)
         job_id = f"{one.id}-r1"
         with self.redis.pipeline() as pipeline:
             submission.record(pipeline, Status.RETRYING, at, [one], [1], job_id)
@@ -316,12 +316,12 @@ class Scene:
 
     def places(self) -> Counter[str]:
         """In how many places of Redis each document is."""
-        found = Counter(one.id for job in self.jobs() for one in job.packets)
+        found = Counter(one.id for job in self.jobs() for one in job.payloads)
         for queue in LEVELS:
             found.update(raw[:26].decode() for raw in self.redis.lrange(batches.key(queue), 0, -1))
         for member in self.redis.zrange(SCHEDULE, 0, -1):
             if self.redis.exists(f"rq:job:{member.decode()}") and b"flush" not in member:
-                found.update(one.id for one in DocumentJob.fetch(member.decode(), connection=self.redis).packets)
+                found.update(one.id for one in DocumentJob.fetch(member.decode(), connection=self.redis).payloads)
         return found
 
     def statuses(self, ids: list[str]) -> set[str | None]:
@@ -341,12 +341,12 @@ class Scene:
     def check_end(self) -> None:
         """All that was due is on its queue, once; all that wasn't waits, and is scheduled; the rest is in order."""
         self.check_once()
-        carried = [[one.id for one in job.packets] for job in self.jobs()]
+        carried = [[one.id for one in job.payloads] for job in self.jobs()]
         assert sorted(map(len, carried)) == [1] * 5 + [3, 3]
         assert sorted(chain(*carried)) == sorted(self.full + self.lost + self.due)
         assert [each for each in chain(*carried) if each in self.full] == self.full, "in the order of arrival"
         for job in self.jobs():
-            assert ledger.known(self.redis, [job.packets[0].id]) == [("queued", job.id)]
+            assert ledger.known(self.redis, [job.payloads[0].id]) == [("queued", job.id)]
         assert self.redis.zrange(SCHEDULE, 0, -1) == [b"flush-medium", f"{self.later[0]}-r1".encode()]
         assert [self.redis.exists(f"rq:job:flush-{queue}") for queue in LEVELS] == [1, 1, 1]
         kept = [member.decode() for member in self.redis.zrange("llm:ledger:done:low", 0, -1)]
@@ -435,15 +435,15 @@ def _work(scene: Scene) -> list[str]:
     for job in scene.jobs():
         scene.redis.lrem(f"rq:queue:{job.origin}", 0, job.id)
         scene.redis.delete(job.key)
-        ids += [one.id for one in job.packets]
+        ids += [one.id for one in job.payloads]
     ledger.move(scene.redis, Status.STARTED, time.time(), [(each, {}) for each in ids])
     return sorted(ids, key=lambda each: each not in scene.due)
 
 
 def _fails_again(scene: Scene, document_id: str) -> str:
     """A document that was retried fails and is to be tried once more, later."""
-    one = packet("high", time.time())
-    again = Packet(document_id, *[getattr(one, name) for name in one.__struct_fields__[1:]])
+    one = payload("high", time.time())
+    again = Payload(document_id, *[getattr(one, name) for name in one.__struct_fields__[1:]])
     job_id = f"{document_id}-r2"
     with scene.redis.pipeline() as pipeline:
         submission.enqueue_at(pipeline, scene.redis, job_id, again, time.time() + 3600)
@@ -472,7 +472,7 @@ class Arrivals:
             fleet.drop(f"{number}.json", b'{"n": %d}' % number)
         fleet.drop("urgent.json", b'{"metadata": {"priority": "high"}}')
         fleet.drop("large.json", b'"%s"' % (b"large" * 50))
-        waiting = packet("medium", time.time())
+        waiting = payload("medium", time.time())
         with redis.pipeline() as pipeline:
             submission.record(pipeline, Status.BATCHED, time.time(), [waiting], [1])
             batches.add(pipeline, "medium", [waiting], self.config.processing, time.time())
@@ -495,7 +495,7 @@ class Arrivals:
             names = [name.decode() for name in self._redis.lrange(f"rq:queue:{queue}", 0, -1)]
             assert len(names) == len(set(names)), "a job is on its queue twice"
             jobs = [DocumentJob.fetch(name, connection=self._redis) for name in names]
-            carried[queue] = [[one.id for one in job.packets] for job in jobs]
+            carried[queue] = [[one.id for one in job.payloads] for job in jobs]
         sizes = {queue: list(map(len, jobs)) for queue, jobs in carried.items()}
         assert sizes == {"high": [1], "medium": [2, 2, 2], "low": []}, "a full batch does not wait for the timer"
         assert len({*chain(*carried["medium"])}) == 6, "a document is in its batch twice"
@@ -561,12 +561,12 @@ def handle(document, context):
         self._redis = redis
         redis.flushall()
         now = time.time()
-        packets = [packet("medium", now) for _ in self.BODIES]
-        packets = [replace(each, body=body) for each, body in zip(packets, self.BODIES, strict=True)]
-        self.ids = [each.id for each in packets]
+        payloads = [payload("medium", now) for _ in self.BODIES]
+        payloads = [replace(each, body=body) for each, body in zip(payloads, self.BODIES, strict=True)]
+        self.ids = [each.id for each in payloads]
         with redis.pipeline() as pipeline:
-            submission.enqueue(pipeline, redis, "work", "medium", packets)
-            submission.record(pipeline, Status.QUEUED, now, packets, [1] * 4, "work")
+            submission.enqueue(pipeline, redis, "work", "medium", payloads)
+            submission.record(pipeline, Status.QUEUED, now, payloads, [1] * 4, "work")
             pipeline.execute()
 
     def give_back(self, wire: Wire, pid: int) -> None:
@@ -586,7 +586,7 @@ def handle(document, context):
         assert self._redis.zrange(SCHEDULE, 0, -1) == [f"{self.ids[1]}-r1".encode()]
         assert self._redis.lrange("rq:queue:medium", 0, -1) == [b"work-rest"]
         for name, document in ((f"{self.ids[1]}-r1", self.ids[1]), ("work-rest", self.ids[3])):
-            assert [one.id for one in DocumentJob.fetch(name, connection=self._redis).packets] == [document]
+            assert [one.id for one in DocumentJob.fetch(name, connection=self._redis).payloads] == [document]
         places = ledger.known(self._redis, self.ids)
         assert places[1::2] == [("retrying", f"{self.ids[1]}-r1"), ("queued", "work-rest")]
         leftovers = [b"rq:job:work", b"rq:wip:medium", b"rq:execution*", b"rq:queue:medium:intermediate"]
@@ -652,11 +652,11 @@ class Ends:
             path = fleet.drop(name, b"1")
             found.append(Found(str(fleet.raw), name, new_id(now), Seen.of(path.stat()), now))
         group, claims = Claims(folders.temp).take(found, now)
-        packets = [
-            replace(packet("high" if each.source == "urgent.json" else "medium", now), id=each.id, claim=group)
+        payloads = [
+            replace(payload("high" if each.source == "urgent.json" else "medium", now), id=each.id, claim=group)
             for each in claims
         ]
-        self.ids = [each.id for each in packets]
+        self.ids = [each.id for each in payloads]
         outcomes = [
             Outcome(
                 kind="rejected" if each.source == "bad.json" else "done",
@@ -668,9 +668,9 @@ class Ends:
                 route=one.route,
                 result=b"1",
             )
-            for each, one in zip(claims, packets, strict=True)
+            for each, one in zip(claims, payloads, strict=True)
         ]
-        submission.record(redis, Status.STARTED, now, packets, [1] * 3)  # type: ignore[arg-type]
+        submission.record(redis, Status.STARTED, now, payloads, [1] * 3)  # type: ignore[arg-type]
         for part in (outcomes[:2], outcomes[2:]):
             redis.xadd(outcomes.stream(part[0].route.queue), {outcomes.FIELD: outcomes.encode(part)})
 

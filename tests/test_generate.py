@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from llm_scheduler.api.cli import app
 from llm_scheduler.api.cli.sample_texts import TOPICS
-from llm_scheduler.api.cli.samples import LARGEST_BYTES, SMALLEST_BYTES, SPOILERS, Specimen, documents
+from llm_scheduler.api.cli.samples import MAX_BYTES, MIN_BYTES, SPOILERS, Specimen, documents
 from llm_scheduler.jobs import intake
 from llm_scheduler.jobs.config import Config
 
@@ -33,7 +33,7 @@ def test_documents_have_the_guides_format() -> None:
     assert len({specimen.name for specimen in made}) == 1000
     ids = set()
     for specimen in made:
-        assert SMALLEST_BYTES <= len(specimen.raw) <= LARGEST_BYTES
+        assert MIN_BYTES <= len(specimen.raw) <= MAX_BYTES
         document = json.loads(specimen.raw)
         assert list(document) == ["id", "timestamp", "content", "metadata"]
         assert set(document["metadata"]) <= {"source", "priority", "model"}

@@ -14,7 +14,7 @@ from redis import Redis
 from test_scheduler import HandClock
 
 from llm_scheduler.jobs.config import Processing
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.scheduler import late_documents
 from llm_scheduler.jobs.store import alerts, batches, ledger, submission
 from llm_scheduler.jobs.store.alerts import Event
@@ -26,9 +26,9 @@ LEVELS = ["high", "low"]
 def join(redis: Redis, status: Status, at: float, count: int = 1, queue: str = "low", id_at: float = 1.0) -> list[str]:
     """Documents that arrived at `id_at` and stand under `status` since `at`."""
     route = Route(priority=queue, queue=queue, handler="default", reasons=[])
-    packets = [Packet(new_id(float(id_at)), "c", f"{n}.json", id_at, at, route, b"1") for n in range(count)]
-    submission.record(redis, status, at, packets, [1] * count, "job")  # type: ignore[arg-type]
-    return [packet.id for packet in packets]
+    payloads = [Payload(new_id(float(id_at)), "c", f"{n}.json", id_at, at, route, b"1") for n in range(count)]
+    submission.record(redis, status, at, payloads, [1] * count, "job")  # type: ignore[arg-type]
+    return [payload.id for payload in payloads]
 
 
 def told(redis: Redis) -> list[Event]:
@@ -88,7 +88,7 @@ def test_only_a_wait_in_the_queue_counts(redis: Redis) -> None:
 def test_a_flushed_batch_waits_from_its_flush_on(redis: Redis) -> None:
     processing = Processing(batch_timeout=500)
     route = Route(priority="low", queue="low", handler="default", reasons=[])
-    one = Packet(new_id(1000), "c", "a.json", 1000, 1000, route, b"1")
+    one = Payload(new_id(1000), "c", "a.json", 1000, 1000, route, b"1")
     with redis.pipeline() as pipeline:
         submission.record(pipeline, Status.BATCHED, 1000, [one], [1])
         batches.add(pipeline, "low", [one], processing, 1000)

@@ -330,8 +330,8 @@ def test_labels_are_few_whatever_is_counted(served: Api) -> None:
         counts[Came("", "", "empty")] = 999
         producers.count(pipeline, now, counts, 1)
         pipeline.execute()
-    redis.sadd("rq:workers", *(f"rq:worker:{number}" for number in range(metrics.MOST_HOSTS + 50)))
-    for number in range(metrics.MOST_HOSTS + 50):
+    redis.sadd("rq:workers", *(f"rq:worker:{number}" for number in range(metrics.MAX_HOSTS + 50)))
+    for number in range(metrics.MAX_HOSTS + 50):
         vitals = f'{{"at":1,"cpu":{number / 10}}}'
         said = {"birth": "2027", "hostname": f"h{number:03}", "queues": f"q{number}", "state": f"s{number}"}
         redis.hset(f"rq:worker:{number}", mapping={**said, "vitals": vitals})
@@ -347,18 +347,18 @@ def test_labels_are_few_whatever_is_counted(served: Api) -> None:
         return {sample.removeprefix(f"{name} "): value for sample, value in found.items() if sample.startswith(name)}
 
     documents = labelled("scheduler_producer_documents")
-    assert len(documents) == metrics.MOST_PRODUCERS + 1
+    assert len(documents) == metrics.MAX_PRODUCERS + 1
     assert documents["x" * 100] == 1000
     assert documents["(unnamed)"] == 999
     assert documents["producer 047"] == 453
     assert documents["(other)"] == sum(500 - number for number in range(48, 200))
     hosts = labelled("scheduler_cpu_usage")
-    assert len(hosts) == metrics.MOST_HOSTS + 1
-    assert hosts["(other)"] == (metrics.MOST_HOSTS + 49) / 10, "the one that is nearest to its limit"
+    assert len(hosts) == metrics.MAX_HOSTS + 1
+    assert hosts["(other)"] == (metrics.MAX_HOSTS + 49) / 10, "the one that is nearest to its limit"
     assert labelled("scheduler_tasks_total")["(other) done"] == 100
     assert labelled("scheduler_rejected_documents_total")["(other) high"] == 100
-    assert labelled("scheduler_workers")["(other) (other)"] == metrics.MOST_HOSTS + 50
-    assert len(labelled("scheduler_alerts")) == metrics.MOST_KINDS
+    assert labelled("scheduler_workers")["(other) (other)"] == metrics.MAX_HOSTS + 50
+    assert len(labelled("scheduler_alerts")) == metrics.MAX_KINDS
 
 
 def test_stats_of_a_window(served: Api) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from llm_scheduler.api.cli import app
 from llm_scheduler.jobs.config import ConfigError, Intake, Processing, load
-from llm_scheduler.jobs.document import Packet, Route
+from llm_scheduler.jobs.document import Payload, Route
 from llm_scheduler.jobs.intake import Refused
 from llm_scheduler.jobs.schemas import Schema, SchemaProblem
 from llm_scheduler.jobs.worker.reader import Reader, longest_list, told
@@ -26,13 +26,13 @@ PERSON = {
 TEXTS = {"valid": b'{"name": "Ana"}', "repaired": b"{'name': 'Ana'}", "truncated": b'{"name": "Ana", "tags": [1, 2'}
 
 
-def packet(raw: bytes, route: Route = ROUTE) -> Packet:
-    return Packet("1" * 26, "1" * 26, "a.json", 0.0, 0.0, route, raw)
+def payload(raw: bytes, route: Route = ROUTE) -> Payload:
+    return Payload("1" * 26, "1" * 26, "a.json", 0.0, 0.0, route, raw)
 
 
 def code_of(reader: Reader, raw: bytes, route: Route = ROUTE) -> str:
     try:
-        return reader.read(packet(raw, route)).quality.value
+        return reader.read(payload(raw, route)).quality.value
     except Refused as refusal:
         return refusal.name
 
@@ -45,7 +45,7 @@ def test_truncated_documents_do_not_pass_by_default() -> None:
         "truncated": "truncated",
     }
     with pytest.raises(Refused, match=r"intake\.accept is valid, repaired.*ends too early") as caught:
-        reader.read(packet(TEXTS["truncated"]))
+        reader.read(payload(TEXTS["truncated"]))
     assert caught.value.position is not None
     assert caught.value.position.offset == len(TEXTS["truncated"])
 
@@ -53,25 +53,25 @@ def test_truncated_documents_do_not_pass_by_default() -> None:
 def test_what_passes_is_the_configurations_or_the_routes() -> None:
     reader = Reader(Processing(), Intake(accept=["valid"]))
     with pytest.raises(Refused, match="non_standard_quotes") as caught:
-        reader.read(packet(TEXTS["repaired"]))
+        reader.read(payload(TEXTS["repaired"]))
     assert caught.value.name == "not_accepted"
     lenient = replace(ROUTE, accept=["valid", "repaired", "truncated"])
-    assert [reader.read(packet(raw, lenient)).quality.value for raw in TEXTS.values()] == list(TEXTS)
+    assert [reader.read(payload(raw, lenient)).quality.value for raw in TEXTS.values()] == list(TEXTS)
     assert code_of(reader, TEXTS["valid"], replace(ROUTE, accept=["truncated"])) == "not_accepted"
 
 
 def test_a_schema_names_every_problem_with_its_place() -> None:
     schemas = {"person": Schema("person", PERSON)}
     reader = Reader(Processing(), Intake(schema="person", schemas={"person": "x"}), schemas)
-    assert reader.read(packet(TEXTS["valid"])).warnings == ()
+    assert reader.read(payload(TEXTS["valid"])).warnings == ()
     raw = b'{"tags": [1, "two", 3, {"a/b": 1}]}'
     with pytest.raises(Refused) as caught:
-        reader.read(packet(raw))
+        reader.read(payload(raw))
     assert caught.value.name == "schema"
     for words in ("the schema person", "/: ", '"name" is a required property', "/tags/1: ", "/tags/3: "):
         assert words in caught.value.message
     warns = Reader(Processing(), Intake(schema="person", schema_gate="warn", schemas={"person": "x"}), schemas)
-    assert [warned.code for warned in warns.read(packet(raw)).warnings] == ["schema"] * 3
+    assert [warned.code for warned in warns.read(payload(raw)).warnings] == ["schema"] * 3
     assert code_of(Reader(Processing(), Intake()), raw, replace(ROUTE, schema="unknown")) == "schema"
 
 
@@ -116,8 +116,8 @@ def test_the_configuration_names_what_is_wrong_with_schemas(tmp_path: Path) -> N
 
 def test_a_plainly_valid_document_costs_nothing_to_tell_of() -> None:
     reader = Reader(Processing(), Intake())
-    assert told(reader.read(packet(b'{"a": [1, 2]}'))) is None
-    said = told(reader.read(packet(b'{"metadata": {"source": " crm ", "model": "m"}, "a": [1, 2]}')))
+    assert told(reader.read(payload(b'{"a": [1, 2]}'))) is None
+    said = told(reader.read(payload(b'{"metadata": {"source": " crm ", "model": "m"}, "a": [1, 2]}')))
     assert said is not None
     assert (said.producer, said.model, said.count, said.document) == ("crm", "m", 2, b"")
     assert longest_list({"a": 1}) == -1

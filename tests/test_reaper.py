@@ -12,7 +12,7 @@ from conftest import wait_until
 from redis import Redis
 
 from llm_scheduler.jobs.crash import Evidence, evidence_of
-from llm_scheduler.jobs.document import Packet, Route, new_id
+from llm_scheduler.jobs.document import Payload, Route, new_id
 from llm_scheduler.jobs.process import liveness
 from llm_scheduler.jobs.store import outcomes, submission
 from llm_scheduler.jobs.worker.reaper import GRACE_SECONDS, IN_HAND, MAX_CRASHES, Reaper
@@ -29,15 +29,15 @@ class HandClock:
         return self.at
 
 
-def packet(crashes: int = 0) -> Packet:
+def payload(crashes: int = 0) -> Payload:
     route = Route(priority="medium", queue="medium", handler="default", reasons=[])
-    return Packet(new_id(1.0), "c", "a.json", 1.0, 1.0, route, b'{"kind": "x"}', crashes=crashes)
+    return Payload(new_id(1.0), "c", "a.json", 1.0, 1.0, route, b'{"kind": "x"}', crashes=crashes)
 
 
-def in_hand(redis: Redis, packets: list[Packet], job_id: str = "job") -> None:
-    """`packets` in a job that a worker, since dead, had begun."""
+def in_hand(redis: Redis, payloads: list[Payload], job_id: str = "job") -> None:
+    """`payloads` in a job that a worker, since dead, had begun."""
     with redis.pipeline() as pipeline:
-        submission.enqueue(pipeline, redis, job_id, "medium", packets)
+        submission.enqueue(pipeline, redis, job_id, "medium", payloads)
         pipeline.execute()
     redis.delete("rq:queue:medium")
     redis.zadd("rq:wip:medium", {f"{job_id}:e1": 9e9})
@@ -52,15 +52,15 @@ def reap(redis: Redis) -> int:
     return reaper.reap()
 
 
-def queued(redis: Redis) -> list[list[Packet]]:
+def queued(redis: Redis) -> list[list[Payload]]:
     from llm_scheduler.jobs.store.rq_job import DocumentJob
 
     names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
-    return [DocumentJob.fetch(name, connection=redis).packets for name in names]
+    return [DocumentJob.fetch(name, connection=redis).payloads for name in names]
 
 
 def test_a_living_workers_job_is_left_alone(redis: Redis) -> None:
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     redis.hset("rq:worker:dead", "birth", "2026")
     assert reap(redis) == 0
     redis.hset("rq:worker:dead", "death", "2026")
@@ -92,7 +92,7 @@ class Living:
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_job_is_taken_from_a_living_worker_that_has_moved_on_and_nobody_is_blamed(redis: Redis, count: int) -> None:
-    in_hand(redis, [packet(crashes=MAX_CRASHES - 1) for _ in range(count)])
+    in_hand(redis, [payload(crashes=MAX_CRASHES - 1) for _ in range(count)])
     worker = Living(redis)
     assert worker.taken_within(2, "another") == 0, "not at once"
     assert worker.taken_within(2, "another") == 1
@@ -102,7 +102,7 @@ def test_a_job_is_taken_from_a_living_worker_that_has_moved_on_and_nobody_is_bla
 
 
 def test_what_a_living_worker_has_in_hand_stays_there(redis: Redis) -> None:
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     worker = Living(redis)
     assert worker.taken_within(30, "another", "job") == 0
     assert worker.taken_within(2) == 0
@@ -112,7 +112,7 @@ def test_what_a_living_worker_has_in_hand_stays_there(redis: Redis) -> None:
 
 def test_nothing_is_taken_from_a_worker_that_cannot_speak(redis: Redis) -> None:
     """A handler may hold the interpreter lock from the job's first moment on; what was said before says nothing."""
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     worker = Living(redis)
     assert worker.taken_within(30, silent=True) == 0
     assert worker.taken_within(1, "job") == 0
@@ -121,7 +121,7 @@ def test_nothing_is_taken_from_a_worker_that_cannot_speak(redis: Redis) -> None:
 
 
 def test_a_beginning_that_was_told_twice_is_struck_off_once_the_job_has_ended(redis: Redis) -> None:
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     redis.zadd("rq:wip:medium", {"job:e0": 9e9})
     redis.hset("rq:execution:job:e0", "worker_name", "dead")
     worker = Living(redis)
@@ -134,7 +134,7 @@ def test_a_beginning_that_was_told_twice_is_struck_off_once_the_job_has_ended(re
 
 
 def test_a_job_of_several_is_split_and_none_is_blamed(redis: Redis) -> None:
-    in_hand(redis, [packet(), packet(), packet()])
+    in_hand(redis, [payload(), payload(), payload()])
     assert reap(redis) == 1
     assert sorted((len(each), each[0].crashes, each[0].attempts) for each in queued(redis)) == [(1, 0, 1)] * 3
     assert redis.zcard("rq:wip:medium") == 0
@@ -143,10 +143,10 @@ def test_a_job_of_several_is_split_and_none_is_blamed(redis: Redis) -> None:
 
 
 def test_a_document_alone_is_counted_and_rejected_in_the_end(redis: Redis) -> None:
-    in_hand(redis, [packet(crashes=MAX_CRASHES - 2)])
+    in_hand(redis, [payload(crashes=MAX_CRASHES - 2)])
     reap(redis)
     assert [each[0].crashes for each in queued(redis)] == [MAX_CRASHES - 1]
-    in_hand(redis, [packet(crashes=MAX_CRASHES - 1)])
+    in_hand(redis, [payload(crashes=MAX_CRASHES - 1)])
     reap(redis)
     assert queued(redis) == []
     [(_, fields)] = redis.xrange(outcomes.stream("medium"))
@@ -156,7 +156,7 @@ def test_a_document_alone_is_counted_and_rejected_in_the_end(redis: Redis) -> No
 
 def test_a_job_between_queue_and_worker_comes_back_as_it_is(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
-        submission.enqueue(pipeline, redis, "job", "medium", [packet(), packet()])
+        submission.enqueue(pipeline, redis, "job", "medium", [payload(), payload()])
         pipeline.execute()
     redis.lmove("rq:queue:medium", "rq:queue:medium:intermediate", "LEFT", "RIGHT")
     assert reap(redis) == 1
@@ -168,7 +168,7 @@ def test_an_unreadable_job_is_dropped_and_stops_nothing(redis: Redis) -> None:
     redis.hset("rq:job:bad", mapping={"d0": b"\x80garbage", "created_at": "x"})
     redis.set("rq:job:string", "x")
     redis.rpush("rq:queue:medium:intermediate", "bad", "string", b"\xff\xfe", "absent")
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     assert reap(redis) == 4
     assert len(queued(redis)) == 1
     assert redis.llen("rq:queue:medium:intermediate") == 0
@@ -179,7 +179,7 @@ def crash() -> Evidence:
 
 
 def test_what_is_known_of_each_crash_travels_with_the_document(redis: Redis) -> None:
-    in_hand(redis, [packet(crashes=MAX_CRASHES - 2)])
+    in_hand(redis, [payload(crashes=MAX_CRASHES - 2)])
     reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
     assert reaper.take_from("dead", crash()) == 1, "at once"
     [[once]] = queued(redis)
@@ -194,8 +194,8 @@ def test_what_is_known_of_each_crash_travels_with_the_document(redis: Redis) -> 
 
 
 def test_only_the_dead_ones_jobs_are_taken(redis: Redis) -> None:
-    in_hand(redis, [packet()], "theirs")
-    in_hand(redis, [packet()], "another")
+    in_hand(redis, [payload()], "theirs")
+    in_hand(redis, [payload()], "another")
     redis.hset("rq:execution:another:e1", "worker_name", "alive")
     reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
     assert reaper.take_from("dead", None) == 1
@@ -216,7 +216,7 @@ class Slow(Reaper):
 
 @pytest.mark.parametrize("by", ["another reaper", "its worker"])
 def test_two_that_take_the_same_job_get_it_once(redis: Redis, by: str) -> None:
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     slow = Slow(redis, ["medium"], HandClock(), logging.getLogger("test"))
     if by == "another reaper":
         fast = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
@@ -252,11 +252,11 @@ def ended_process() -> str:
 def test_a_lease_is_not_waited_for_when_the_processes_are_known_to_be_gone(
     redis: Redis, place: str, processes: Callable[[], str], taken: int
 ) -> None:
-    in_hand(redis, [packet()])
+    in_hand(redis, [payload()])
     redis.hset("rq:worker:dead", mapping={"birth": "2026", "place": place, "processes": processes()})
     reaper = Reaper(redis, ["medium"], HandClock(), logging.getLogger("test"))
     assert reaper.reap() == taken
-    in_hand(redis, [packet()], "second")
+    in_hand(redis, [payload()], "second")
     assert reaper.take_from_the_gone() == taken
     assert redis.hexists("rq:worker:dead", "death") == bool(taken)
 

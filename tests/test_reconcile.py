@@ -83,7 +83,7 @@ class Ground:
         """The documents on `queue`, by the jobs there."""
         names = [name.decode() for name in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
         jobs = [job for job in DocumentJob.fetch_many(names, connection=self.redis) if job]
-        return [packet.id for job in jobs for packet in job.packets]
+        return [payload.id for job in jobs for payload in job.payloads]
 
     def take_job(self) -> str:
         """The first job of the queue, taken from there by nobody."""

@@ -8,7 +8,7 @@ import pytest
 from conftest import Fleet, account, wait_until
 from redis import Redis
 
-from llm_scheduler.jobs.document import Packet, Route, new_id
+from llm_scheduler.jobs.document import Payload, Route, new_id
 from llm_scheduler.jobs.store.rq_job import DocumentJob, ForbiddenFunction
 
 NOW = "2026-01-01T00:00:00.000000Z"
@@ -43,8 +43,8 @@ def hostile(marker: Path) -> dict[str, dict[str, bytes | str]]:
         "pickle": {"data": pickled},
         "pickled meta": {"data": ours, "meta": pickle.dumps(Bomb())},
         "webhooks": {"data": ours, "webhooks": json.dumps([{"url": "http://127.0.0.1:1/", "event": "finished"}])},
-        "a packet of pickle": {"data": ours, "d0": pickled},
-        "no packet's number": {"data": ours, "d²": b"", "": b""},
+        "a payload of pickle": {"data": ours, "d0": pickled},
+        "no payload's number": {"data": ours, "d²": b"", "": b""},
         "bytes": {"data": b"\xff\x00"},
         "nothing": {},
     }
@@ -82,13 +82,13 @@ def test_jobs_put_into_redis_by_hand_run_nothing(fleet: Fleet, redis: Redis) -> 
 
 
 def test_only_the_one_function_is_a_jobs_function(redis: Redis) -> None:
-    packet = Packet(
+    payload = Payload(
         new_id(1.0), "c", "s.json", 1.0, 1.0, Route(priority="high", queue="high", handler="h", reasons=[]), b"1"
     )
-    job = DocumentJob.carrying("j", [packet], "high", redis)
+    job = DocumentJob.carrying("j", [payload], "high", redis)
     job.save()
     stored = DocumentJob.fetch("j", connection=redis)
-    assert stored.packets == [packet]
+    assert stored.payloads == [payload]
     assert stored.func.__name__ == "run_documents"
     raw = redis.hget("rq:job:j", "data")
     import zlib

@@ -10,7 +10,7 @@ import pytest
 from conftest import Fleet, account
 
 from llm_scheduler.jobs.config import Processing
-from llm_scheduler.jobs.document import Packet, Route, new_id, pack_body
+from llm_scheduler.jobs.document import Payload, Route, new_id, pack_body
 from llm_scheduler.jobs.handler import Context, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import Outcome, encode
 from llm_scheduler.jobs.worker.runner import Again, OutOfMemory, Ran, Runner, backoff
@@ -29,21 +29,21 @@ class HandClock:
         return self.at
 
 
-def packet(text: bytes = b'{"n": 1}', handler: str = "default", attempts: int = 0) -> Packet:
+def payload(text: bytes = b'{"n": 1}', handler: str = "default", attempts: int = 0) -> Payload:
     body, packed = pack_body(text)
     route = Route(priority="high", queue="high", handler=handler, reasons=["a test"])
-    return Packet(new_id(1.0), "0001", "a.json", 1.0, 2.0, route, body, packed, attempts)
+    return Payload(new_id(1.0), "0001", "a.json", 1.0, 2.0, route, body, packed, attempts)
 
 
 def run(
     handler: Callable[[Any, Context], Any] | HandlerMissing,
-    packets: list[Packet] | None = None,
+    payloads: list[Payload] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     **processing: Any,
 ) -> Ran:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
     runner = Runner(settings, {"default": handler}, HandClock(), stopping, logging.getLogger("test"))
-    return runner.run(packets or [packet()], "job-1")
+    return runner.run(payloads or [payload()], "job-1")
 
 
 def outcome_of(ran: Ran) -> Outcome:
@@ -65,7 +65,7 @@ def test_done_with_the_handlers_result() -> None:
         return {"sum": document["n"] + 1, "中": None}
 
     text = b' {"n": 12345678901234567890123} '
-    done = outcome_of(run(handle, [packet(text, attempts=1)]))
+    done = outcome_of(run(handle, [payload(text, attempts=1)]))
     assert (done.kind, done.result, done.attempts) == ("done", '{"sum":12345678901234567890124,"中":null}'.encode(), 2)
     assert (done.rq_job_id, done.completed_at, done.route.reasons) == ("job-1", 1_000_000.0, ["a test"])
     [(document, context)] = seen
@@ -76,8 +76,8 @@ def test_done_with_the_handlers_result() -> None:
 
 def test_a_large_document_arrives_whole() -> None:
     text = b'{"t": "%s"}' % (b"abc " * 5000)
-    assert packet(text).packed
-    assert outcome_of(run(lambda document, context: len(document["t"]), [packet(text)])).result == b"20000"
+    assert payload(text).packed
+    assert outcome_of(run(lambda document, context: len(document["t"]), [payload(text)])).result == b"20000"
 
 
 @pytest.mark.parametrize(("words", "message"), [("why not", "why not"), ("", "The handler gave no reason.")])
@@ -94,12 +94,12 @@ def test_an_exception_is_tried_again_until_the_attempts_are_used_up() -> None:
         raise KeyError(f"attempt {context.attempt}")
 
     for attempts in (0, 1):
-        again = again_of(run(handle, [packet(attempts=attempts)]))
-        assert again.packet.attempts == attempts + 1
+        again = again_of(run(handle, [payload(attempts=attempts)]))
+        assert again.payload.attempts == attempts + 1
         whole = 10 * 2**attempts
         assert 1_000_000 + whole / 2 <= again.at <= 1_000_000 + whole
         assert "handler_failed" in again.reason
-    rejected = outcome_of(run(handle, [packet(attempts=2)]))
+    rejected = outcome_of(run(handle, [payload(attempts=2)]))
     assert (rejected.code, rejected.message, rejected.attempts) == ("handler_failed", "KeyError: 'attempt 3'", 3)
 
 
@@ -176,7 +176,7 @@ def test_the_time_limit_is_a_documents_own_and_is_tried_again() -> None:
     def handle(document: Any, context: Context) -> Any:
         time.sleep(30 if document == 1 else 0.15)
 
-    ran = run(handle, [packet(b"0"), packet(b"1"), packet(b"0")], worker_timeout=0.25)
+    ran = run(handle, [payload(b"0"), payload(b"1"), payload(b"0")], worker_timeout=0.25)
     assert [outcome.kind for outcome in ran.outcomes] == ["done", "done"]
     assert [again.reason[:8] for again in ran.again] == ["timeout:"]
     time.sleep(0.3)  # no alarm is left behind: it would end this process
@@ -184,7 +184,7 @@ def test_the_time_limit_is_a_documents_own_and_is_tried_again() -> None:
 
 def test_a_missing_handler_is_final() -> None:
     assert outcome_of(run(HandlerMissing("m:f: no module m"))).code == "handler_missing"
-    rejected = outcome_of(run(lambda document, context: 1, [packet(handler="other")]))
+    rejected = outcome_of(run(lambda document, context: 1, [payload(handler="other")]))
     assert (rejected.code, "'other'" in rejected.message) == ("handler_missing", True)
 
 
@@ -202,17 +202,17 @@ def test_handlers_that_cannot_be_used_are_kept_as_what_they_said(tmp_path: Any, 
 
 
 def test_a_document_that_is_none_is_rejected_without_asking_the_handler() -> None:
-    rejected = outcome_of(run(lambda document, context: pytest.fail("asked"), [packet(b'{"a": tru}')]))
+    rejected = outcome_of(run(lambda document, context: pytest.fail("asked"), [payload(b'{"a": tru}')]))
     assert (rejected.code, rejected.position and rejected.position.column) == ("invalid_json", 7)
 
 
 def test_a_request_to_stop_is_heeded_between_two_documents() -> None:
     seen: list[Any] = []
-    packets = [packet(b"%d" % number) for number in range(4)]
-    ran = run(lambda document, context: seen.append(document), packets, lambda: len(seen) >= 2)
+    payloads = [payload(b"%d" % number) for number in range(4)]
+    ran = run(lambda document, context: seen.append(document), payloads, lambda: len(seen) >= 2)
     assert seen == [0, 1]
-    assert [outcome.id for outcome in ran.outcomes] == [each.id for each in packets[:2]]
-    assert ran.left == packets[2:]
+    assert [outcome.id for outcome in ran.outcomes] == [each.id for each in payloads[:2]]
+    assert ran.left == payloads[2:]
 
 
 def test_backoff_doubles_within_bounds() -> None:

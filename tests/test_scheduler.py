@@ -18,7 +18,7 @@ from redis import Redis
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config, Processing
 from llm_scheduler.jobs.config.model import Monitoring
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.process import liveness
 from llm_scheduler.jobs.process.startup import Stop
 from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
@@ -40,14 +40,14 @@ class HandClock:
         return self.at
 
 
-def packet() -> Packet:
-    return Packet(
+def payload() -> Payload:
+    return Payload(
         new_id(1.0), "c", "a.json", 1.0, 1.0, Route(priority="low", queue="low", handler="h", reasons=[]), b"1"
     )
 
 
 def schedule(redis: Redis, at: float) -> str:
-    one = packet()
+    one = payload()
     job_id = f"{one.id}-r1"
     with redis.pipeline() as pipeline:
         submission.enqueue_at(pipeline, redis, job_id, one, at)
@@ -162,7 +162,7 @@ def test_of_two_who_see_that_the_holder_is_dead_one_takes_the_lock(
 
 def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "low", [packet()], Processing(batch_timeout=30), 1000)
+        batches.add(pipeline, "low", [payload()], Processing(batch_timeout=30), 1000)
         pipeline.execute()
     redis.delete(SCHEDULE)
     clock = HandClock(1000.1)
@@ -177,7 +177,7 @@ def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
 
 def test_a_shorter_batch_timeout_holds_for_a_batch_that_waits_already(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "low", [packet()], Processing(batch_timeout=3600), 1000)
+        batches.add(pipeline, "low", [payload()], Processing(batch_timeout=3600), 1000)
         pipeline.execute()
     assert redis.zscore(SCHEDULE, "flush-low") == 4600
     one = scheduler(redis, HandClock(1100))  # started anew, with the default: two seconds of idleness
@@ -210,14 +210,14 @@ def test_a_flush_does_not_wait_behind_a_thousand_jobs(redis: Redis, monkeypatch:
     for number in range(50):
         schedule(redis, 1000 + number)
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        batches.add(pipeline, "high", [payload()], Processing(batch_timeout=30), 4000)
         pipeline.execute()
     one = scheduler(redis, clock)
     assert [one.tick() for _ in range(3)] == [True, True, False]
     assert (len(queue(redis)), redis.llen("rq:queue:high")) == (50, 1)
     schedule(redis, 1)
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=30), 4000)
+        batches.add(pipeline, "high", [payload()], Processing(batch_timeout=30), 4000)
         pipeline.execute()
     monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop.DELIVER_AT_ONCE", 0)
     one.tick()
@@ -230,7 +230,7 @@ def test_batch_timeout_holds_within_a_second(fleet: Fleet, redis: Redis) -> None
     wait_until(lambda: redis.exists(LOCK), "a scheduler at work")
     began = time.time()
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "low", [packet()], config.processing, began)
+        batches.add(pipeline, "low", [payload()], config.processing, began)
         pipeline.execute()
     wait_until(lambda: queue(redis), "the flush", 20)
     assert 1.5 <= time.time() - began < 2.5
@@ -289,7 +289,7 @@ def test_the_successor_of_a_killed_scheduler_begins_at_once(
     fleet.kill("scheduler")
     fleet.start("scheduler")
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "low", [packet()], processing, time.time())
+        batches.add(pipeline, "low", [payload()], processing, time.time())
         pipeline.execute()
     wait_until(lambda: queue(redis), "the flush", 15)
 
@@ -312,7 +312,7 @@ def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
     batched: list[str] = []
     while len(frozen) < 4 or len(set(frozen)) < 2:
         now = time.time()
-        waiting, retried = [packet() for _ in range(10)], [packet() for _ in range(600)]
+        waiting, retried = [payload() for _ in range(10)], [payload() for _ in range(600)]
         with redis.pipeline() as pipeline:
             batches.add(pipeline, "low", waiting, processing, now)
             for one in retried:
@@ -334,7 +334,7 @@ def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
     assert len(names) == len(set(names))
     assert sorted(name for name in names if name.endswith("-r1")) == sorted(retries)
     flushed = [DocumentJob.fetch(name, connection=redis) for name in names if not name.endswith("-r1")]
-    assert sorted(one.id for job in flushed for one in job.packets) == sorted(batched)
+    assert sorted(one.id for job in flushed for one in job.payloads) == sorted(batched)
 
 
 @pytest.mark.parametrize("zone", ["Asia/Taipei", "America/New_York"])
@@ -346,7 +346,7 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
     due = schedule(redis, now + 1)
     later = schedule(redis, now + 1800)  # any zone is further off than that
     with redis.pipeline() as pipeline:
-        batches.add(pipeline, "high", [packet()], Processing(batch_timeout=1800), now)
+        batches.add(pipeline, "high", [payload()], Processing(batch_timeout=1800), now)
         pipeline.execute()
     wait_until(lambda: queue(redis), "the delivery", 20)
     assert 1 <= time.time() - now < 5
@@ -365,7 +365,7 @@ def test_finished_documents_are_forgotten_by_count_and_age(redis: Redis, monkeyp
     day = 86400.0
     old = [_ended(redis, at) for at in (1.0, 2.0, 3.0)]
     new = [_ended(redis, 10 * day + number) for number in range(50)]
-    waits = packet()
+    waits = payload()
     submission.record(redis, Status.QUEUED, 1.0, [waits], [1], "j")  # type: ignore[arg-type]
     clock = HandClock(10 * day + 100)
     monitoring = Monitoring(metrics_retention_days=2, ledger_documents=40)
@@ -379,7 +379,7 @@ def test_finished_documents_are_forgotten_by_count_and_age(redis: Redis, monkeyp
 
 
 def _ended(redis: Redis, at: float) -> str:
-    one = replace(packet(), id=new_id(at))
+    one = replace(payload(), id=new_id(at))
     submission.record(redis, Status.DONE, at, [one], [1])  # type: ignore[arg-type]
     return one.id
 

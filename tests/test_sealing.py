@@ -206,7 +206,7 @@ FINISHED = len(DROPPED) + 2  # the .jsonl and its two lines
 
 
 def everything_in(redis: Redis) -> bytes:
-    """All that Redis knows, the bodies of packets decompressed as far as they can be."""
+    """All that Redis knows, the bodies of payloads decompressed as far as they can be."""
     found = []
     for key in redis.scan_iter():
         kind = redis.type(key)
@@ -231,8 +231,8 @@ def test_no_secret_is_in_redis_in_results_in_reports_or_in_logs(fleet: Fleet, re
     queued = everything_in(redis)
     assert b"valid.json" in queued
     assert SECRET.encode() not in queued
-    packets = [part for part in queued.split(b"\n") if b"word " in part]
-    assert not packets, "compressed bodies are sealed too"
+    payloads = [part for part in queued.split(b"\n") if b"word " in part]
+    assert not payloads, "compressed bodies are sealed too"
     others = [name for name in fleet.MODULES if name not in ("ingest", "collector")]
     fleet.start(*others, env=environment(fleet))
     wait_until(lambda: fleet.stream_documents() == FINISHED - 1, "every outcome", 60)

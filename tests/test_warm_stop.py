@@ -17,12 +17,12 @@ import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from llm_scheduler.jobs.document import Packet, Route, Status, new_id
+from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.store import outcomes, submission
 
 TRIALS = int(os.environ.get("LLM_TEST_STOPS", "32"))
 AT_ONCE = 4
-LONGEST_WAIT = 1.2  # seconds from the worker's first heed of signals; its start-up is the first third of it
+MAX_WAIT = 1.2  # seconds from the worker's first heed of signals; its start-up is the first third of it
 
 HANDLERS = """
 import os, time
@@ -52,17 +52,17 @@ class Feeder(threading.Thread):
         while not self._enough.wait(0.02):
             if self._redis.llen("rq:queue:medium") < 8:
                 number += 1
-                packets = [self._packet() for _ in range(self._chance.randint(1, 12))]
+                payloads = [self._payload() for _ in range(self._chance.randint(1, 12))]
                 with self._redis.pipeline() as pipeline:
-                    submission.enqueue(pipeline, self._redis, f"job-{number}", "medium", packets)
-                    submission.record(pipeline, Status.QUEUED, 1.0, packets, [10] * len(packets), f"job-{number}")
+                    submission.enqueue(pipeline, self._redis, f"job-{number}", "medium", payloads)
+                    submission.record(pipeline, Status.QUEUED, 1.0, payloads, [10] * len(payloads), f"job-{number}")
                     pipeline.execute()
-                self.ids += [packet.id for packet in packets]
+                self.ids += [payload.id for payload in payloads]
 
-    def _packet(self) -> Packet:
+    def _payload(self) -> Payload:
         body = b'{"seconds": %.4f}' % self._chance.choice([0, 0.002, 0.05 * self._chance.random()])
         route = Route(priority="medium", queue="medium", handler="default", reasons=[])
-        return Packet(new_id(time.time()), "c", "a.json", 1.0, 1.0, route, body)
+        return Payload(new_id(time.time()), "c", "a.json", 1.0, 1.0, route, body)
 
     def stop(self) -> None:
         self._enough.set()
@@ -114,7 +114,7 @@ def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
     fleet.configure(handlers={"default": "my_handlers:handle"}).config()
     feeder = Feeder(redis, random.Random(seed))
     feeder.start()
-    waits = [chance.uniform(0, LONGEST_WAIT) for _ in range(TRIALS)]
+    waits = [chance.uniform(0, MAX_WAIT) for _ in range(TRIALS)]
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as together:
         ended = list(together.map(lambda wait: trial(fleet, wait), waits))

@@ -324,7 +324,7 @@ def test_a_watch_folder_that_is_a_link(listener: Listener) -> None:
 
 
 def test_too_many_hints_ask_for_a_scan(listener: Listener, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llm_scheduler.ingest.fs_events._MOST_HINTS", 10)
+    monkeypatch.setattr("llm_scheduler.ingest.fs_events._MAX_HINTS", 10)
     for number in range(50):
         create(listener, f"{number}.json")
     wait_until(lambda: listener.hints.overflowed, "the flag", DEADLINE)

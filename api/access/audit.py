@@ -19,12 +19,12 @@ from llm_scheduler.jobs.process.connection import AWAY, explain
 STREAM = "llm:audit"
 KEPT = 100_000
 GROUP_SECONDS = 0.25
-MOST_WAITING = 10_000  # entries that Redis has not taken yet; beyond it the oldest are in the log alone
+MAX_WAITING = 10_000  # entries that Redis has not taken yet; beyond it the oldest are in the log alone
 
 _FIELD = b"e"
 _AT_ONCE = 500
-_MOST_SCANNED = 20_000  # by one question with a filter; the answer's cursor goes on from there
-_MOST_LOGGED = 500
+_MAX_SCANNED = 20_000  # by one question with a filter; the answer's cursor goes on from there
+_MAX_LOGGED = 500
 
 _log = logging.getLogger("llm.audit")
 
@@ -59,7 +59,7 @@ class Audit:
 
     def __init__(self, redis: Redis | None) -> None:
         self._redis = redis
-        self._waiting: deque[Call] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[Call] = deque(maxlen=MAX_WAITING)
         self._roused = threading.Event()
         self._ending = threading.Event()
         self._starting = threading.Lock()
@@ -120,7 +120,7 @@ def page(
     filtered = any(each is not None for each in (who, method, status))
     step = _AT_ONCE if filtered else limit
     calls: list[tuple[str, Call]] = []
-    for _ in range(max(1, _MOST_SCANNED // step)):
+    for _ in range(max(1, _MAX_SCANNED // step)):
         found: Any = redis.xrevrange(STREAM, max=f"({cursor}" if cursor else "+", count=step)
         for entry_id, call in _decoded(found):
             cursor = entry_id
@@ -159,6 +159,6 @@ def _log_line(call: Call) -> None:
     facts = msgspec.json.encode(call.facts, enc_hook=str).decode() if call.facts else ""
     _log.info(
         "%s %s %d by %s from %s %s",
-        *(call.method, call.path, call.status, name, call.address or "a unix socket", facts[:_MOST_LOGGED]),
+        *(call.method, call.path, call.status, name, call.address or "a unix socket", facts[:_MAX_LOGGED]),
         extra=msgspec.structs.asdict(call),
     )

@@ -23,9 +23,9 @@ _PARTS_OF_PAGES = "/docs/"
 _CHANGES_NOTHING = READING | {"OPTIONS"}
 _TURNED_AWAY = frozenset({401, 403, 429})
 _NOTHING_DONE = _TURNED_AWAY | {404, 405}
-_LONGEST_PATH = 200
+_MAX_PATH = 200
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-_LONGEST_METHOD = 20
+_MAX_METHOD = 20
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Guard:
                 role=caller.role if caller else None,
                 how=caller.how if caller else None,
                 address=address,
-                method=scope["method"][:_LONGEST_METHOD],
-                path=scope["path"][:_LONGEST_PATH],
+                method=scope["method"][:_MAX_METHOD],
+                path=scope["path"][:_MAX_PATH],
                 status=status,
                 seconds=round(clock.monotonic() - visit.began, 4),
                 facts={**(refused.facts | {"reason": refused.words} if refused else {}), **scope["llm.audit"]},

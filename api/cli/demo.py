@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llm_scheduler.jobs.config import Config
 
 _READY_MADE = 20_000  # documents made before the clock starts, so that making them is not measured
-_LEAST_WAIT = 0.02
+_MIN_WAIT = 0.02
 
 
 def demo(
@@ -135,7 +135,7 @@ def _wait(
         if run.waiting() <= spoilt:  # those are waited for until they have settled; nothing else is on its way
             nudge()
         # Looking takes longer the more files there are; it must not become the work that is measured.
-        time.sleep(max(_LEAST_WAIT, 5 * (time.monotonic() - looked)))
+        time.sleep(max(_MIN_WAIT, 5 * (time.monotonic() - looked)))
 
 
 class _Nudge:

@@ -22,7 +22,7 @@ RoleName = Literal["readonly", "submitter", "operator", "admin"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, as the audit log will say.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_LONGEST_SECONDS = 100 * 365 * 86_400
+_MAX_SECONDS = 100 * 365 * 86_400
 
 
 def create(
@@ -120,7 +120,7 @@ def _usable(path: str) -> Iterator[None]:
 def _seconds(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < seconds <= _LONGEST_SECONDS:
+    if not 0 < seconds <= _MAX_SECONDS:
         fail(f"--expires-in {text!r} is no time. Write a number and s, m, h, d or w, as 90d.", ExitCode.USAGE)
     return seconds
 

@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 from llm_scheduler.api.cli.sample_texts import TOPICS, UNHURRIED, URGENT, WORDS, Language, Topic
 
-SMALLEST_BYTES = 300
-LARGEST_BYTES = 2500
+MIN_BYTES = 300
+MAX_BYTES = 2500
 # Where the documents' own timestamps begin; a fixed moment, so that they too follow from the seed.
 _BASE = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
 _SLOT = re.compile(r"\{(?:(\d+)-(\d+)|(\w+))\}")
 # The guide's three levels, the spellings that people use for them, and documents that say nothing: with their weights.
 _PRIORITIES = {"high": 14, "urgent": 8, "medium": 24, "normal": 10, "low": 14, "test": 8, None: 22}
 _MODELS = ("hosted-large", "hosted-small", "local-8b", "local-70b")
-_LEAST_CONTENT = 220
+_MIN_CONTENT = 220
 _URGENT_SHARE = 0.08
 _UNHURRIED_SHARE = 0.06
 
@@ -74,14 +74,14 @@ def _document(identity: str, language: Language, topic: Topic, index: int, chanc
 
 def _content(language: Language, topic: Topic, chance: random.Random) -> str:
     """Sentences of the topic, in paragraphs, of 220 to 2000 bytes or so."""
-    wanted = chance.randint(_LEAST_CONTENT, 1900)
+    wanted = chance.randint(_MIN_CONTENT, 1900)
     sentences: list[str] = []
     size = 0
     while True:
         for template in chance.sample(topic.sentences, len(topic.sentences)):
             sentence = _sentence(template, language, chance)
             added = len(sentence.encode())
-            if size + added > wanted and size >= _LEAST_CONTENT:
+            if size + added > wanted and size >= _MIN_CONTENT:
                 return _paragraphs(_with_keyword(sentences, language, chance), language, chance)
             sentences.append(sentence)
             size += added
@@ -128,7 +128,7 @@ def _written(document: dict[str, Any], chance: random.Random) -> bytes:
     style = chance.random()
     if style < 0.1:
         raw = json.dumps(document).encode()  # every character beyond ASCII escaped
-        if len(raw) <= LARGEST_BYTES:
+        if len(raw) <= MAX_BYTES:
             return raw
     if style < 0.5:
         return json.dumps(document, ensure_ascii=False, indent=2).encode() + b"\n"

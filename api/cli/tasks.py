@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from llm_scheduler.jobs.store.ledger import Entry
 
 FINAL_WORDS = ("done", "rejected", "cancelled")
-_LEAST_SOURCE = 24  # columns
+_MIN_SOURCE = 24  # columns
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -77,12 +77,12 @@ def _print_tasks(entries: Sequence[Entry], now: float) -> None:
         )
     names = ["id", "status", "priority", "received", "took"]
     widths = [max(len(name), *(len(row[index]) for row in rows)) + 2 for index, name in enumerate(names)]
-    if out.width - sum(widths) < _LEAST_SOURCE:  # the source says more than how long it took
+    if out.width - sum(widths) < _MIN_SOURCE:  # the source says more than how long it took
         names, widths = names[:-1], widths[:-1]
     made = table(*names, "source", numbers=("took",))
     for entry, row in zip(entries, rows, strict=True):
         cells = [coloured(cell) if name == "status" else cell for name, cell in zip(names, row, strict=False)]
-        made.add_row(*cells, tail(entry.source, max(_LEAST_SOURCE // 2, out.width - sum(widths))))
+        made.add_row(*cells, tail(entry.source, max(_MIN_SOURCE // 2, out.width - sum(widths))))
     emit(made, out)
 
 

@@ -20,7 +20,7 @@ from llm_scheduler.jobs.document import ACTIVE, ID_PATTERN, Status, last_id
 from llm_scheduler.jobs.store import commands, ledger
 
 CONFIRM_SECONDS = 600  # a dry run is remembered for so long
-MOST_AT_ONCE = 50_000  # jobs that one call may change
+MAX_AT_ONCE = 50_000  # jobs that one call may change
 _SAMPLE = 20
 _PAGE = 500
 
@@ -140,10 +140,10 @@ def _many(request: Request, kind: Kind, query: ManyAsked) -> Response:
     for ids in _pages(here.redis, here.levels, kind, query, moment):
         commands.give(here.redis, kind, ids, by, here.clock.now())
         accepted += len(ids)
-        if accepted >= MOST_AT_ONCE:
+        if accepted >= MAX_AT_ONCE:
             break
     request.scope["llm.audit"] = {"asked": kind, "jobs": accepted}
-    return answer(ManyAccepted(kind, accepted, accepted >= MOST_AT_ONCE), 202)
+    return answer(ManyAccepted(kind, accepted, accepted >= MAX_AT_ONCE), 202)
 
 
 def _dry_run(here: Site, kind: Kind, query: ManyAsked) -> Response:
@@ -153,9 +153,9 @@ def _dry_run(here: Site, kind: Kind, query: ManyAsked) -> Response:
     for ids in _pages(here.redis, here.levels, kind, query, moment):
         sample = (sample + ids)[:_SAMPLE]
         matched += len(ids)
-        if matched >= MOST_AT_ONCE:
+        if matched >= MAX_AT_ONCE:
             break
-    words = f"{matched} job{'' if matched == 1 else 's'}" if matched < MOST_AT_ONCE else f"{matched} jobs and more"
+    words = f"{matched} job{'' if matched == 1 else 's'}" if matched < MAX_AT_ONCE else f"{matched} jobs and more"
     return answer(
         DryRun(
             kind,

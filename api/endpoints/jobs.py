@@ -24,7 +24,7 @@ from llm_scheduler.jobs.store import ledger
 from llm_scheduler.jobs.store.ledger import Entry, Record, Wanted
 
 _LIFE = {status.value: place for place, status in enumerate(Status)}
-_MOST_SCANNED = 100_000
+_MAX_SCANNED = 100_000
 
 Id = Annotated[str, Meta(pattern=f"^{ID_PATTERN.pattern}$")]
 _Name = Annotated[str, Meta(max_length=255)]
@@ -261,7 +261,7 @@ def _waiting_source(here: Site, job_id: str) -> str | None:
     """
     folder = os.path.join(here.config.directories.watch[0], FOLDER)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for _, entry in zip(range(_MOST_SCANNED), entries, strict=False):
+        for _, entry in zip(range(_MAX_SCANNED), entries, strict=False):
             source = f"{FOLDER}/{entry.name}"
             if not entry.name.startswith(".") and id_in_name(source) == job_id:
                 return source

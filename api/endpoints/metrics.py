@@ -36,9 +36,9 @@ from llm_scheduler.jobs.store.producers import Share
 from llm_scheduler.jobs.store.server_state import Condition
 from llm_scheduler.jobs.store.submission import SCHEDULE
 
-MOST_PRODUCERS = 50
-MOST_HOSTS = 100
-MOST_KINDS = 50  # of alerts
+MAX_PRODUCERS = 50
+MAX_HOSTS = 100
+MAX_KINDS = 50  # of alerts
 _NAME_LENGTH = 100
 _UNNAMED = "(unnamed)"
 _CODES = [code.value for code in Code if code is not Code.CANCELLED]
@@ -275,9 +275,9 @@ def _hosts(found: Sequence[HostShown]) -> Iterator[Metric]:
     for name, (words_, by_host) in figures.items():
         family = GaugeMetricFamily(name, words_, labels=["host"])
         known = [(host[:_NAME_LENGTH], figure) for host, figure in by_host.items() if figure is not None]
-        for host, figure in known[:MOST_HOSTS]:
+        for host, figure in known[:MAX_HOSTS]:
             family.add_metric([host], figure)
-        if rest := [figure for _, figure in known[MOST_HOSTS:]]:
+        if rest := [figure for _, figure in known[MAX_HOSTS:]]:
             # The one that is nearest to its limit.
             family.add_metric([OTHER], min(rest) if name == "scheduler_spool_free_bytes" else max(rest))
         yield family
@@ -286,7 +286,7 @@ def _hosts(found: Sequence[HostShown]) -> Iterator[Metric]:
 def _alerts(kinds: Sequence[str]) -> Metric:
     family = GaugeMetricFamily("scheduler_alerts", "Alerts that stand.", labels=["kind"])
     counts = Counter(kind[:_NAME_LENGTH] for kind in kinds)
-    for kind, number in counts.most_common(MOST_KINDS):
+    for kind, number in counts.most_common(MAX_KINDS):
         family.add_metric([kind], number)
     return family
 
@@ -298,7 +298,7 @@ def _producers(shares: Sequence[Share]) -> Iterator[Metric]:
         name = (share.producer or _UNNAMED)[:_NAME_LENGTH]
         documents[name] += share.documents
         malformed[name] += round(share.malformed * share.documents)
-    first = {name for name, _ in documents.most_common(MOST_PRODUCERS)}
+    first = {name for name, _ in documents.most_common(MAX_PRODUCERS)}
     for counts in (documents, malformed):
         for name in [name for name in counts if name not in first and name != OTHER]:
             counts[OTHER] += counts.pop(name)

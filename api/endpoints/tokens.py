@@ -16,7 +16,7 @@ from llm_scheduler.api.http.operation import Answer, Body, Nothing, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.api.http.query import refuse
 
-_MOST_BYTES = 1024
+_MAX_BYTES = 1024
 _CURSOR = re.compile(r"[1-9][0-9]{0,14}-[0-9]{1,10}")
 
 
@@ -114,8 +114,8 @@ async def _asked(request: Request) -> TokenAsked:
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > _MOST_BYTES:
-            raise ProblemError(413, f"The request is larger than {_MOST_BYTES} bytes.", limit=_MOST_BYTES)
+        if len(body) > _MAX_BYTES:
+            raise ProblemError(413, f"The request is larger than {_MAX_BYTES} bytes.", limit=_MAX_BYTES)
     if not body:
         return TokenAsked()
     kind = request.headers.get("content-type", "").split(";", 1)[0].strip().lower()

@@ -17,7 +17,7 @@ from llm_scheduler.api.http.problems import ProblemError
 KEPT_SECONDS = 86400
 LEASE_SECONDS = 60.0  # for one request to be carried out
 HEADER = "Idempotency-Key"
-MOST_CHARACTERS = 255
+MAX_CHARACTERS = 255
 
 # KEYS: the record. ARGV: what was seen there ("" for nothing), what is to be there, seconds. Whether it was exchanged.
 _EXCHANGE = """
@@ -100,8 +100,8 @@ def fingerprint_of(uploads: Sequence[tuple[bytes, str | None]]) -> str:
 
 def checked(key: str) -> str:
     """A key that may be used. Raises a 422."""
-    if not (0 < len(key) <= MOST_CHARACTERS and key.isascii() and key.isprintable() and " " not in key):
-        raise ProblemError(422, f"{HEADER} has to be 1 to {MOST_CHARACTERS} printable ASCII characters without spaces.")
+    if not (0 < len(key) <= MAX_CHARACTERS and key.isascii() and key.isprintable() and " " not in key):
+        raise ProblemError(422, f"{HEADER} has to be 1 to {MAX_CHARACTERS} printable ASCII characters without spaces.")
     return key
 
 

@@ -17,7 +17,7 @@ from llm_scheduler.jobs.document import is_id
 LINES_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 ACCEPTED_TYPES = ("application/json", "multipart/form-data", *LINES_TYPES)
 FRAME_BYTES = 64 * 1024  # what a form may need beside the documents in it
-MOST_FILES = 100
+MAX_FILES = 100
 BODY_SECONDS = 60.0  # for a whole request to come in
 _LINES = (".jsonl", ".ndjson")
 
@@ -111,7 +111,7 @@ async def _form(request: Request, config: Config) -> list[Upload]:
         async for piece in _capped(request, limit.bytes + FRAME_BYTES, limit):
             yield piece
 
-    parser = MultiPartParser(request.headers, stream(), max_files=MOST_FILES, max_fields=MOST_FILES)  # type: ignore[arg-type]
+    parser = MultiPartParser(request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FILES)  # type: ignore[arg-type]
     # The whole form is bounded already; what has not been accepted has no business on a disk.
     parser.spool_max_size = 0
     try:

@@ -38,7 +38,7 @@ EXIT_CONFIG = 78
 LOOK_SECONDS = 5.0  # at the log and, should the word of a child's end have been lost, at the children
 READY_SECONDS = 30.0
 _LONG_LIFE = 10.0  # a child that lived so long is started again at once
-_LONGEST_PAUSE = 10.0
+_MAX_PAUSE = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -110,7 +110,7 @@ class Supervisor:
                 if status == EXIT_CONFIG:
                     return EXIT_CONFIG
                 long_lived = now - child.started >= _LONG_LIFE
-                child.pause = 0.0 if long_lived else min(_LONGEST_PAUSE, child.pause * 2 or 0.2)
+                child.pause = 0.0 if long_lived else min(_MAX_PAUSE, child.pause * 2 or 0.2)
                 child.start_at = now + child.pause
                 self._log.warning("%s ended (%s) and is started again", child.name, _ending(status))
         return None

@@ -31,7 +31,7 @@ LOCK_SECONDS = 30.0
 WORD_SECONDS = 15.0
 KEPT_SECONDS = 86400
 _WORKERS_PER_CPU = 4
-_LONGEST_WINDOW = 60.0
+_MAX_WINDOW = 60.0
 
 
 class Word(msgspec.Struct, frozen=True):
@@ -103,7 +103,7 @@ class Autoscaler:
         self._log = log
         self._host = host or socket.gethostname()
         self._limits = limits(config)
-        self._window = min(_LONGEST_WINDOW, max(1.0, self._limits.shrink_after / 5))
+        self._window = min(_MAX_WINDOW, max(1.0, self._limits.shrink_after / 5))
 
     def rests(self) -> bool:
         """Whether a look can be spared: nothing waits or is worked on, and each queue here has its fewest workers.

@@ -26,7 +26,7 @@ from llm_scheduler.jobs.store.submission import queue_key
 JOB_SECONDS = 0.003  # what RQ and Redis add to a job's handlers, measured: a worker ends some 300 empty jobs a second
 HALF_LIFE = 300.0  # seconds of work after which what was seen before counts half
 _FIRST = 8  # documents that are asked since when they wait: a retry keeps its old id, so the first may be the last
-_LEAST_SECONDS = 1e-6
+_MIN_SECONDS = 1e-6
 
 # KEYS: a set of queued documents. ARGV: how many of the first to look at. When the first of them was queued (ms), or 0.
 _SINCE = (
@@ -71,7 +71,7 @@ class Pace(msgspec.Struct, frozen=True):
     @property
     def seconds(self) -> float | None:
         """What a document keeps a worker busy for; None before the first was finished."""
-        return max(_LEAST_SECONDS, self.work / self.done) if self.done else None
+        return max(_MIN_SECONDS, self.work / self.done) if self.done else None
 
 
 def paced(now: float, reading: Reading, before: Pace | None) -> Pace:

@@ -15,7 +15,7 @@ from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.process.connection import AWAY, refusal
 from llm_scheduler.jobs.store import server_state
 
-LEAST_INODES = 10_000
+MIN_INODES = 10_000
 _PROBE = "llm:ready"
 _PROBE_SECONDS = 60
 
@@ -96,7 +96,7 @@ def _disk(config: Config) -> Check:
             f"The disk of the spool has {free / 1e6:.0f} MB left, less than queue.max_queue_bytes "
             f"({least / 1e6:.0f} MB). Make room.",
         )
-    if found.f_files and found.f_favail < LEAST_INODES:
+    if found.f_files and found.f_favail < MIN_INODES:
         return Check(
             "disk", False, f"The file system of the spool has room for {found.f_favail} more files. Delete some."
         )

@@ -17,7 +17,7 @@ from llm_scheduler.jobs.document import is_id
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store import ledger, server_state
 
-MOST_COUNTED = 100_000
+MAX_COUNTED = 100_000
 COUNT_KEPT_SECONDS = 2.0
 CHECKS_KEPT_SECONDS = 1.0
 PATIENCE_SECONDS = 2.0
@@ -32,7 +32,7 @@ class RedisHealth(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True):
     """`status` is ok or degraded, `message` says it to a person.
 
-    `files_on_disk` counts the documents in the watch folders and those claimed, up to `MOST_COUNTED`.
+    `files_on_disk` counts the documents in the watch folders and those claimed, up to `MAX_COUNTED`.
     `counts` holds documents by status and priority; None while Redis is away.
     """
 
@@ -86,8 +86,8 @@ class Lookout:
 
     def look(self) -> Health:
         waiting, claimed = self.files()
-        files = min(waiting + claimed, MOST_COUNTED)
-        held = f"{MOST_COUNTED}+ files" if files >= MOST_COUNTED else f"{files} file{'' if files == 1 else 's'}"
+        files = min(waiting + claimed, MAX_COUNTED)
+        held = f"{MAX_COUNTED}+ files" if files >= MAX_COUNTED else f"{files} file{'' if files == 1 else 's'}"
         try:
             counts = ledger.counts(self._redis, self._config.queue.priority_levels)
             trouble = server_state.look(self._redis).trouble()
@@ -124,9 +124,9 @@ class Lookout:
             now = self._clock.monotonic()
             if now - self._counted_at >= COUNT_KEPT_SECONDS:
                 # The bound on the watch folders leaves room to notice ten times the largest queue.
-                most = max(MOST_COUNTED, 10 * self._config.queue.max_queue_size + 1)
+                most = max(MAX_COUNTED, 10 * self._config.queue.max_queue_size + 1)
                 self._waiting = _count(_waiting(self._config.directories), most)
-                self._claimed = _count(_claimed(self._config.directories.temp_directory), MOST_COUNTED)
+                self._claimed = _count(_claimed(self._config.directories.temp_directory), MAX_COUNTED)
                 self._counted_at = now
             return self._waiting, self._claimed
 

@@ -13,9 +13,9 @@ from redis.exceptions import RedisError
 from llm_scheduler.api.local.up import Child, Supervisor
 from llm_scheduler.api.torture.small_disk import Disk
 
-LONGEST_OUTAGE = 5.0
-LONGEST_FREEZE = 8.0
-LONGEST_FULL = 6.0
+MAX_OUTAGE = 5.0
+MAX_FREEZE = 8.0
+MAX_FULL = 6.0
 # What is left of a disk that is full: nothing, room for a name, or for a document and no more.
 _LEFT_BYTES = (0, 4096, 40_000)
 
@@ -87,7 +87,7 @@ class Blows:
     def _frozen(self, pids: Sequence[int]) -> None:
         for pid in pids:
             _send(pid, signal.SIGSTOP)
-        self._pause(self._chance.uniform(0.5, LONGEST_FREEZE))
+        self._pause(self._chance.uniform(0.5, MAX_FREEZE))
         for pid in pids:
             _send(pid, signal.SIGCONT)
 
@@ -104,14 +104,14 @@ class Blows:
         if victim is not None:
             pid = _pid(victim)
             _send(pid, signal.SIGSTOP)
-            self._pause(self._chance.uniform(0.5, LONGEST_OUTAGE))
+            self._pause(self._chance.uniform(0.5, MAX_OUTAGE))
             _send(pid, signal.SIGKILL)
         return "outage of the server"
 
     def _fill(self, disk: Disk) -> str:
         disk.fill(self._chance.choice(_LEFT_BYTES))
         try:
-            self._pause(self._chance.uniform(0.5, LONGEST_FULL))
+            self._pause(self._chance.uniform(0.5, MAX_FULL))
         finally:
             disk.free()
         return "the disk is full for a while"

@@ -4,7 +4,7 @@ import hashlib
 import os
 import stat
 
-_HASH_AT_MOST = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
+_MAX_HASHED = 1 << 30  # a larger refused file has no sha256: reading it would hold up the others
 
 
 def read_whole(descriptor: int, size: int, most: int | None = None) -> bytes:
@@ -45,6 +45,6 @@ def sha256_of(path: str) -> str | None:
         return None
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _HASH_AT_MOST:
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_HASHED:
             return None
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -26,7 +26,7 @@ _NULS = {
 _WHITE = " \t\r\n\ufeff"
 _ENDS = "\x00\x1a"  # what C programs and CP/M put behind a text
 _RUN_OF_HIGH = re.compile(rb"[\x80-\xff]{3,}")
-_MOST_HIGH = 0.2  # of the bytes of a text in cp1252
+_MAX_HIGH = 0.2  # of the bytes of a text in cp1252
 
 
 def decode(raw: bytes) -> Draft:
@@ -89,7 +89,7 @@ def _guess(raw: bytes, content: bytes, error: UnicodeDecodeError) -> str:
         position_at(raw, len(raw) - len(content) + error.start),
     )
     mixed = any(0xC0 <= byte <= 0xF4 for byte in content) and _holds_utf8(content)
-    if high > _MOST_HIGH * len(content) or _RUN_OF_HIGH.search(content) or mixed:
+    if high > _MAX_HIGH * len(content) or _RUN_OF_HIGH.search(content) or mixed:
         raise refusal
     try:
         text = content.decode("cp1252")

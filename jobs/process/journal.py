@@ -16,7 +16,7 @@ SOCKET = "/run/systemd/journal/socket"
 VARIABLE = "LLM_JOURNAL"
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
-_MOST_BYTES = 32 * 1024  # a datagram's worth: a longer message is cut
+_MAX_BYTES = 32 * 1024  # a datagram's worth: a longer message is cut
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -61,7 +61,7 @@ class JournalHandler(logging.Handler):
 
 
 def _line(name: str, value: str) -> bytes:
-    content = value.encode(errors="backslashreplace")[:_MOST_BYTES]
+    content = value.encode(errors="backslashreplace")[:_MAX_BYTES]
     if b"\n" not in content:
         return b"%b=%b\n" % (name.encode(), content)
     return b"%b\n%b%b\n" % (name.encode(), struct.pack("<Q", len(content)), content)

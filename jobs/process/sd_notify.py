@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from llm_scheduler.jobs.clock import Clock, SystemClock
 
 _SAY_AGAIN_SECONDS = 1.0  # what it does may change a thousand times a second
-_MOST_BYTES = 500
+_MAX_BYTES = 500
 
 
 class Notify:
@@ -67,7 +67,7 @@ class Notify:
         if line == self._said or (now - self._said_at < _SAY_AGAIN_SECONDS and not at_once):
             return []
         self._said, self._said_at = line, now
-        return [f"STATUS={line.encode()[:_MOST_BYTES].decode(errors='ignore')}"]
+        return [f"STATUS={line.encode()[:_MAX_BYTES].decode(errors='ignore')}"]
 
     def _send(self, lines: list[str]) -> None:
         if not lines:

@@ -358,7 +358,7 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             self.connection.zrem(SCHEDULE, job_id)  # of a queue that is no longer configured
             return
         now = self._clock.now()
-        documents = [packet.id for packet in job.packets]
+        documents = [payload.id for payload in job.payloads]
         self.connection.eval(
             _DELIVER,
             4,

@@ -1,6 +1,6 @@
 """Batches: documents of a queue that wait for company, and the flush that makes RQ jobs of them.
 
-A batch is a list `llm:batch:<queue>` of packets with its times beside it. One script decides whether a batch is due
+A batch is a list `llm:batch:<queue>` of payloads with its times beside it. One script decides whether a batch is due
 and moves it, so a flush happens once however many ask for it and wherever they are killed. While a batch holds
 anything, rq-scheduler has an entry for it (`flush-<queue>`) at the moment it will be due.
 """
@@ -14,14 +14,14 @@ from rq import Queue
 from llm_scheduler.jobs import document
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Processing
-from llm_scheduler.jobs.document import Packet, new_id
+from llm_scheduler.jobs.document import Payload, new_id
 from llm_scheduler.jobs.store import ledger
 from llm_scheduler.jobs.store.rq_job import FLUSH, DocumentJob
 from llm_scheduler.jobs.store.submission import JOB_BYTES, SCHEDULE, queue_key
 
 _NEVER = 10**15  # milliseconds: beyond any date
 
-# What the scripts below put in front: `since(place)` is when the packet at a place of the batch came.
+# What the scripts below put in front: `since(place)` is when the payload at a place of the batch came.
 _SINCE = """
 local function since(place)
   return tonumber(string.sub(redis.call('LINDEX', KEYS[1], place) or '', 27, 39)) or 0
@@ -29,7 +29,7 @@ end
 """
 
 # KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
-# queue key, bytes, then the new job's fields. Moves up to `size` packets, and up to `bytes` of originals, into one job
+# queue key, bytes, then the new job's fields. Moves up to `size` payloads, and up to `bytes` of originals, into one job
 # if the batch is due; returns how many it moved and whether more is due, and sets the schedule for what is left: a
 # batch of more bytes than one job may have is due until the whole of it is gone.
 _FLUSH = (
@@ -55,12 +55,12 @@ for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
 redis.call('HSET', 'rq:job:' .. ARGV[7], unpack(fields))
 local moved, bytes = 0, 0
 while moved < math.min(size, waiting) do
-  local packet = redis.call('LINDEX', KEYS[1], moved)
-  local id = string.sub(packet, 1, 26)
+  local payload = redis.call('LINDEX', KEYS[1], moved)
+  local id = string.sub(payload, 1, 26)
   local record = ledger.get(id)
-  bytes = bytes + math.max(record and record.z or 0, #packet - 39)
+  bytes = bytes + math.max(record and record.z or 0, #payload - 39)
   if moved > 0 and bytes > tonumber(ARGV[10]) then break end
-  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. moved, string.sub(packet, 40))
+  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. moved, string.sub(payload, 40))
   moved = moved + 1
   if record and record.s == 'batched' then
     record.j = ARGV[7]
@@ -86,7 +86,7 @@ return {moved, (at <= now or ARGV[5] == '1') and 1 or 0}
 """
 )
 
-# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, flush id, packets. Joins packets to the batch.
+# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, flush id, payloads. Adds payloads to the batch.
 # A full one is due at once: whoever filled it may be killed before the flush.
 _ADD = (
     _SINCE
@@ -111,8 +111,8 @@ return waiting
 _MEMBERS = """
 local ids = {}
 for first = 0, redis.call('LLEN', KEYS[1]) - 1, 100 do
-  for _, packet in ipairs(redis.call('LRANGE', KEYS[1], first, first + 99)) do
-    ids[#ids + 1] = string.sub(packet, 1, 26)
+  for _, payload in ipairs(redis.call('LRANGE', KEYS[1], first, first + 99)) do
+    ids[#ids + 1] = string.sub(payload, 1, 26)
   end
 end
 return ids
@@ -128,8 +128,8 @@ def flush_id(queue: str) -> str:
     return f"flush-{queue}"
 
 
-def add(pipeline: Pipeline, queue: str, packets: Sequence[Packet], processing: Processing, now: float) -> None:
-    """Let `packets` join the batch of `queue` (queued on the pipeline; its result is how many wait there then)."""
+def add(pipeline: Pipeline, queue: str, payloads: Sequence[Payload], processing: Processing, now: float) -> None:
+    """Let `payloads` join the batch of `queue` (queued on the pipeline; its result is how many wait there then)."""
     pipeline.eval(
         _ADD,
         3,
@@ -141,7 +141,7 @@ def add(pipeline: Pipeline, queue: str, packets: Sequence[Packet], processing: P
         _idle(processing),
         processing.batch_size,
         flush_id(queue),
-        *(_member(packet) for packet in packets),
+        *(_member(payload) for payload in payloads),
     )
 
 
@@ -200,9 +200,9 @@ def schedule_fields(queue: str, redis: Redis) -> dict[str, object]:
     return fields
 
 
-def _member(packet: Packet) -> bytes:
-    """A packet in a batch, with what the script needs to know of it in front: id (26) and time in ms (13 digits)."""
-    return f"{packet.id}{_milliseconds(packet.submitted_at):013d}".encode() + document.encode(packet)
+def _member(payload: Payload) -> bytes:
+    """A payload in a batch, with what the script needs to know of it in front: id (26) and time in ms (13 digits)."""
+    return f"{payload.id}{_milliseconds(payload.submitted_at):013d}".encode() + document.encode(payload)
 
 
 def _milliseconds(seconds: float) -> int:

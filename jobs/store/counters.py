@@ -20,8 +20,8 @@ from llm_scheduler.jobs.store.outcomes import Outcome
 
 TOTALS = "llm:tallies"
 MINUTE_SECONDS = 60
-LONGEST_SECONDS = 24 * 3600  # that `lately` can look back
-_KEPT_SECONDS = LONGEST_SECONDS + 3600
+MAX_SECONDS = 24 * 3600  # that `lately` can look back
+_KEPT_SECONDS = MAX_SECONDS + 3600
 # The upper ends of the buckets in which times are counted, in seconds; what takes longer is in one more.
 BOUNDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -274,7 +274,7 @@ def lately(redis: Redis, levels: Sequence[str], now: float, seconds: float) -> L
     Raises RedisError.
     """
     last = int(now // MINUTE_SECONDS)
-    first = int((now - min(seconds, LONGEST_SECONDS)) // MINUTE_SECONDS)
+    first = int((now - min(seconds, MAX_SECONDS)) // MINUTE_SECONDS)
     sums: dict[bytes, int] = {}
     # One after the other, and not in a pipeline: others get their turn in between.
     for start in range(first, last + 1, _AT_ONCE):

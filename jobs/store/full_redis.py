@@ -14,7 +14,7 @@ from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
 from llm_scheduler.jobs.store.outcomes import stream
 
-MOST_OUTCOMES = 2  # entries of a stream that a full server holds before no more jobs are begun
+MAX_OUTCOMES = 2  # entries of a stream that a full server holds before no more jobs are begun
 
 _FLAGS = "#!lua flags=allow-oom\n"
 _CALL = f"{_FLAGS}return redis.call(unpack(ARGV))"
@@ -46,7 +46,7 @@ class FinishingRedis(Redis):
             if args[0] == "BLMOVE":
                 # It can't wait in a script: where there is nothing to take, the caller waits, as in any outage.
                 name = args[1].rpartition(":")[2]
-                pressed: tuple[Any, ...] = ("EVAL", _TAKE, 3, args[1], args[2], stream(name), MOST_OUTCOMES, *args[3:5])
+                pressed: tuple[Any, ...] = ("EVAL", _TAKE, 3, args[1], args[2], stream(name), MAX_OUTCOMES, *args[3:5])
             else:
                 pressed = _pressed(args)
             if pressed is args:

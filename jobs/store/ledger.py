@@ -27,7 +27,7 @@ BYTES_KEY = "llm:inflight:bytes"
 PACE_KEY = "llm:pace"
 # Whoever finds this key missing knows that Redis has been emptied (ingest sets it again once it has reconciled).
 EPOCH_KEY = "llm:epoch"
-MOST_SEEN = 20_000  # records that one page is looked for in
+MAX_SEEN = 20_000  # records that one page is looked for in
 _SEEN_AT_ONCE = 500
 
 # What scripts put in front of their own lines to read and move documents. `ledger.get(id)` is a record or nil;
@@ -445,7 +445,7 @@ def page(
 ) -> Page[Entry]:
     """Documents newest first. `cursor` is the id after which to go on; ids outlive any change of status in between.
 
-    At most `MOST_SEEN` records are looked at, and then the page may be short, or empty, and still have a cursor.
+    At most `MAX_SEEN` records are looked at, and then the page may be short, or empty, and still have a cursor.
     """
     return page_of(entry_of, redis, levels, wanted=wanted, limit=limit, cursor=cursor)
 
@@ -458,7 +458,7 @@ def page_of(
     wanted: Wanted = EVERYTHING,
     limit: int = 50,
     cursor: str | None = None,
-    most_seen: int = MOST_SEEN,
+    most_seen: int = MAX_SEEN,
 ) -> Page[T]:
     """The same as `page`, each document as `make` makes it of its id and its record."""
     sets = [

@@ -13,7 +13,7 @@ from rq.serializers import JSONSerializer
 from rq.utils import now
 
 from llm_scheduler.jobs import document
-from llm_scheduler.jobs.document import Packet
+from llm_scheduler.jobs.document import Payload
 
 if TYPE_CHECKING:
     from llm_scheduler.jobs.worker.runner import Runner
@@ -35,18 +35,18 @@ def _allowed() -> dict[str, Callable[..., Any]]:
 class DocumentJob(Job):
     """A job with documents. Whoever can write to Redis can't make it run anything but the project's own function."""
 
-    packets: list[Packet]
+    payloads: list[Payload]
     runner: "Runner"  # given by the worker that runs the job
-    _raw_packets: list[bytes]
+    _raw_payloads: list[bytes]
 
     def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: Any = None) -> None:
         super().__init__(id, connection, JSONSerializer)
-        self.packets = []
-        self._raw_packets = []
+        self.payloads = []
+        self._raw_payloads = []
 
     @classmethod
-    def carrying(cls, job_id: str, packets: Iterable[Packet], queue: str, connection: Redis) -> "DocumentJob":
-        """A new job for `packets`, not yet saved."""
+    def carrying(cls, job_id: str, payloads: Iterable[Payload], queue: str, connection: Redis) -> "DocumentJob":
+        """A new job for `payloads`, not yet saved."""
         job = cls.create(
             RUN,
             id=job_id,
@@ -55,12 +55,12 @@ class DocumentJob(Job):
             status=JobStatus.QUEUED,
         )
         assert isinstance(job, cls)
-        job.packets = list(packets)
-        job._raw_packets = [document.encode(packet) for packet in job.packets]
+        job.payloads = list(payloads)
+        job._raw_payloads = [document.encode(payload) for payload in job.payloads]
         # Time is kept per document, and a job is forgotten at its end: RQ's `timeout` and `result_ttl` are for neither.
         # Beside one document the other two would be a tenth of what its job takes in Redis.
-        alone = len(job.packets) == 1
-        job.description = None if alone else f"{len(job.packets)} documents"
+        alone = len(job.payloads) == 1
+        job.description = None if alone else f"{len(job.payloads)} documents"
         job.enqueued_at = None if alone else now()
         return job
 
@@ -90,7 +90,7 @@ class DocumentJob(Job):
         """RQ's fields without the empty ones, and the documents."""
         fields = super().to_dict(include_meta, include_result)
         kept = {name: value for name, value in fields.items() if value != ""}
-        kept.update((f"d{index}", raw) for index, raw in enumerate(self._raw_packets))
+        kept.update((f"d{index}", raw) for index, raw in enumerate(self._raw_payloads))
         return kept
 
     def restore(self, raw_data: dict[Any, Any]) -> Any:
@@ -101,8 +101,8 @@ class DocumentJob(Job):
             if text[0] == "d" and text[1:].isdigit():
                 held.append((int(text[1:]), value))
         held.sort()
-        self._raw_packets = [raw for _, raw in held]
-        self.packets = [document.decode(raw) for raw in self._raw_packets]
+        self._raw_payloads = [raw for _, raw in held]
+        self.payloads = [document.decode(raw) for raw in self._raw_payloads]
         # None of these may come from Redis: each would name something to import or an address to call.
         hostile = {b"success_callback_name", b"failure_callback_name", b"stopped_callback_name", b"webhooks"}
         return super().restore({name: value for name, value in raw_data.items() if name not in hostile})

@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 # What ingest leaves free of `maxmemory`, for what becomes of the documents that are in Redis already.
 RESERVE_SHARE = 0.1
-RESERVE_MOST = 256 * 1024 * 1024
+MAX_RESERVE = 256 * 1024 * 1024
 KEEPS_JOBS = "noeviction"
 
 
@@ -35,7 +35,7 @@ class Condition(NamedTuple):
 
     @property
     def _reserve(self) -> float:
-        return min(RESERVE_SHARE * self.most, RESERVE_MOST)
+        return min(RESERVE_SHARE * self.most, MAX_RESERVE)
 
     def trouble(self) -> str | None:
         """What a person should hear of and mend; None when all is well."""

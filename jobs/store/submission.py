@@ -11,7 +11,7 @@ from redis.client import Pipeline
 from rq import Queue
 from rq.job import JobStatus
 
-from llm_scheduler.jobs.document import Packet, Status
+from llm_scheduler.jobs.document import Payload, Status
 from llm_scheduler.jobs.store import ledger
 from llm_scheduler.jobs.store.ledger import Fields
 from llm_scheduler.jobs.store.rq_job import DocumentJob
@@ -26,15 +26,15 @@ def queue_key(queue: str) -> str:
     return f"{Queue.redis_queue_namespace_prefix}{queue}"
 
 
-def particulars(packet: Packet, size: int | None = None) -> dict[str, str | int | list[str]]:
+def particulars(payload: Payload, size: int | None = None) -> dict[str, str | int | list[str]]:
     """What the ledger keeps of a document from its submission on."""
-    route = packet.route
+    route = payload.route
     fields: dict[str, str | int | list[str]] = {
         "priority": route.priority,
         "queue": route.queue,
         "handler": route.handler,
-        "source": packet.source,
-        "received_at": int(packet.received_at * 1000),
+        "source": payload.source,
+        "received_at": int(payload.received_at * 1000),
         "reasons": route.reasons,
     }
     for name in ("country", "industry", "language"):
@@ -46,39 +46,41 @@ def particulars(packet: Packet, size: int | None = None) -> dict[str, str | int 
 
 
 def enqueue(
-    pipeline: Pipeline, redis: Redis, job_id: str, queue: str, packets: Sequence[Packet], *, at_front: bool = False
+    pipeline: Pipeline, redis: Redis, job_id: str, queue: str, payloads: Sequence[Payload], *, at_front: bool = False
 ) -> None:
-    """Put `packets` on `queue` as one job."""
-    job = DocumentJob.carrying(job_id, packets, queue, redis)
+    """Put `payloads` on `queue` as one job."""
+    job = DocumentJob.carrying(job_id, payloads, queue, redis)
     job.save(pipeline=pipeline)
     pipeline.sadd(Queue.redis_queues_keys, queue_key(queue))
     push = pipeline.lpush if at_front else pipeline.rpush
     push(queue_key(queue), job_id)
 
 
-def enqueue_at(pipeline: Pipeline, redis: Redis, job_id: str, packet: Packet, at: float) -> None:
-    """Hand `packet` to rq-scheduler, to be put on its queue at epoch seconds `at`."""
-    job = DocumentJob.carrying(job_id, [packet], packet.route.queue, redis)
+def enqueue_at(pipeline: Pipeline, redis: Redis, job_id: str, payload: Payload, at: float) -> None:
+    """Hand `payload` to rq-scheduler, to be put on its queue at epoch seconds `at`."""
+    job = DocumentJob.carrying(job_id, [payload], payload.route.queue, redis)
     job.set_status(JobStatus.SCHEDULED, pipeline=pipeline)
     job.save(pipeline=pipeline)
     pipeline.zadd(SCHEDULE, {job_id: at})
 
 
 def record(
-    pipeline: Pipeline, status: Status, at: float, packets: Iterable[Packet], sizes: Iterable[int], job_id: str = ""
+    pipeline: Pipeline, status: Status, at: float, payloads: Iterable[Payload], sizes: Iterable[int], job_id: str = ""
 ) -> None:
     """Tell the ledger of newly submitted documents. `sizes` are those of the originals, in bytes."""
     extra: Fields = {"rq_job_id": job_id} if job_id else {}
-    entries = [(packet.id, {**particulars(packet, size), **extra}) for packet, size in zip(packets, sizes, strict=True)]
+    entries = [
+        (payload.id, {**particulars(payload, size), **extra}) for payload, size in zip(payloads, sizes, strict=True)
+    ]
     ledger.move(pipeline, status, at, entries)
 
 
-def resubmitted(pipeline: Pipeline, status: Status, at: float, packets: Iterable[Packet], job_id: str) -> None:
+def resubmitted(pipeline: Pipeline, status: Status, at: float, payloads: Iterable[Payload], job_id: str) -> None:
     """Tell the ledger where documents it already knows are now."""
     fields: Fields = {"rq_job_id": job_id}
     ledger.move(
         pipeline,
         status,
         at,
-        [(packet.id, {**particulars(packet), **fields, "attempts": packet.attempts}) for packet in packets],
+        [(payload.id, {**particulars(payload), **fields, "attempts": payload.attempts}) for payload in payloads],
     )

@@ -316,7 +316,7 @@ class DocumentWorker(SimpleWorker):
     def execute_job(self, job: Any, queue: Queue) -> None:
         """Run one job: begin it, run its documents, end it; two round trips beside those that took it."""
         self._state = WorkerStatus.BUSY
-        self._in_hand = f"Works on {len(job.packets)} document(s) of {queue.name}, job {job.id}"
+        self._in_hand = f"Works on {len(job.payloads)} document(s) of {queue.name}, job {job.id}"
         try:
             tries: list[Execution] = []
             execution = self._insist(lambda: self._begin(job, queue, tries))
@@ -346,7 +346,7 @@ class DocumentWorker(SimpleWorker):
         `tries` are the beginnings of which it isn't known whether the server heard them; they are taken back.
         """
         at = self._clock.now()
-        brief = self._pace is not None and self._pace * len(job.packets) < _BRIEF_SECONDS
+        brief = self._pace is not None and self._pace * len(job.payloads) < _BRIEF_SECONDS
         with self.connection.pipeline() as pipeline:
             for unknown in tries:
                 unknown.delete(job=job, pipeline=pipeline)
@@ -357,13 +357,13 @@ class DocumentWorker(SimpleWorker):
             pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
             pipeline.hset(self.key, "state", WorkerStatus.BUSY.value)
             asked = len(pipeline)
-            if job.packets:
-                pipeline.zmscore(commands.CANCELLED, [packet.id for packet in job.packets])
+            if job.payloads:
+                pipeline.zmscore(commands.CANCELLED, [payload.id for payload in job.payloads])
             if not brief:
                 _move_started(pipeline, job, at)
             answers = pipeline.execute()
-        if job.packets and any(cancelled := answers[asked]):
-            job.packets = [packet for packet, told in zip(job.packets, cancelled, strict=True) if told is None]
+        if job.payloads and any(cancelled := answers[asked]):
+            job.payloads = [payload for payload, told in zip(job.payloads, cancelled, strict=True) if told is None]
         self.executions[execution.id] = execution
         with self._telling:
             self._untold = (job, at) if brief else None
@@ -380,12 +380,12 @@ class DocumentWorker(SimpleWorker):
             for part in parts:
                 pipeline.xadd(outcomes.stream(queue), {outcomes.FIELD: outcomes.encode(part)})
             for again in ran.again:
-                packet = again.packet
+                payload = again.payload
                 # The id follows from the attempt, so that telling it twice schedules it once.
-                job_id = f"{packet.id}-r{packet.attempts}"
-                submission.enqueue_at(pipeline, self.connection, job_id, packet, again.at)
+                job_id = f"{payload.id}-r{payload.attempts}"
+                submission.enqueue_at(pipeline, self.connection, job_id, payload, again.at)
                 ledger.move(
-                    pipeline, Status.RETRYING, at, [(packet.id, {"rq_job_id": job_id, "message": again.reason[:500]})]
+                    pipeline, Status.RETRYING, at, [(payload.id, {"rq_job_id": job_id, "message": again.reason[:500]})]
                 )
             if ran.left:
                 job_id = _rest_of(job.id)
@@ -401,11 +401,11 @@ class DocumentWorker(SimpleWorker):
         for again in ran.again:
             self._log.warning(
                 "Task will be retried: %s attempt %d of document %s failed (%s)",
-                again.packet.source,
-                again.packet.attempts,
-                again.packet.id,
+                again.payload.source,
+                again.payload.attempts,
+                again.payload.id,
                 again.reason.partition(":")[0],
-                extra={"document_id": again.packet.id, "attempt": again.packet.attempts},
+                extra={"document_id": again.payload.id, "attempt": again.payload.attempts},
             )
 
     def _note_pace(self, ran: Ran, seconds: float) -> None:
@@ -472,7 +472,7 @@ def _rest_of(job_id: str) -> str:
 
 def _move_started(redis: "Redis | Pipeline", job: DocumentJob, at: float) -> None:
     entries: list[tuple[str, ledger.Fields]] = [
-        (packet.id, {"attempts": packet.attempts + 1, "rq_job_id": job.id}) for packet in job.packets
+        (payload.id, {"attempts": payload.attempts + 1, "rq_job_id": job.id}) for payload in job.payloads
     ]
     ledger.move(redis, Status.STARTED, at, entries)
 

@@ -1,4 +1,4 @@
-"""From a packet to the document in it: intake, then what the configuration and the route let pass."""
+"""From a payload to the document in it: intake, then what the configuration and the route let pass."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 from llm_scheduler.jobs import intake
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.config import Intake, Processing
-from llm_scheduler.jobs.document import Packet, Route
+from llm_scheduler.jobs.document import Payload, Route
 from llm_scheduler.jobs.intake import Limits, Mending, Reading, Refused
 from llm_scheduler.jobs.receipt import Quality, Warned
 from llm_scheduler.jobs.schemas import Schema
@@ -26,7 +26,7 @@ class Origin:
 
 
 class Reader:
-    """Reads packets. One a worker process."""
+    """Reads payloads. One a worker process."""
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class Reader:
         self._schemas = schemas or {}
         self._sealing = sealing
 
-    def read(self, packet: Packet) -> Reading:
-        """The document in `packet`. Raises `Refused` for what is none, and for what its route does not let pass;
+    def read(self, payload: Payload) -> Reading:
+        """The document in `payload`. Raises `Refused` for what is none, and for what its route does not let pass;
         `WrongKey` for what another key has sealed."""
-        reading = self.look(packet.text(self._sealing.seal if self._sealing else None))
+        reading = self.look(payload.text(self._sealing.seal if self._sealing else None))
         try:
-            return self.admit(reading, packet.route)
+            return self.admit(reading, payload.route)
         except Refused as refusal:
             if self._sealing is None:
                 raise

@@ -25,7 +25,7 @@ from rq.worker_registration import REDIS_WORKER_KEYS, WORKERS_BY_QUEUE_KEY
 
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.crash import Evidence, verdict
-from llm_scheduler.jobs.document import Packet, Status
+from llm_scheduler.jobs.document import Payload, Status
 from llm_scheduler.jobs.process import liveness
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store import outcomes, submission
@@ -186,26 +186,26 @@ class Reaper:
             fields = pipeline.hgetall(job_key)
             if fields:
                 job.restore(fields)
-            packets = job.packets
+            payloads = job.payloads
             pipeline.multi()
             _strike_off(pipeline, abandoned)
-            if not execution and packets:
+            if not execution and payloads:
                 # Taken from the queue and never begun: it goes back as it is.
                 pipeline.lpush(queue_key(queue), job_id)
             else:
                 pipeline.delete(job_key)
                 # Who moved on did not die of it.
-                alone = len(packets) == 1 and bool(execution) and not abandoned.said
-                for packet in packets:
-                    self._again(pipeline, _crashed(packet, evidence) if alone else packet)
+                alone = len(payloads) == 1 and bool(execution) and not abandoned.said
+                for payload in payloads:
+                    self._again(pipeline, _crashed(payload, evidence) if alone else payload)
             pipeline.sadd(Queue.redis_queues_keys, queue_key(queue))
             try:
                 pipeline.execute()
             except WatchError:
                 return False
-        if packets:
+        if payloads:
             why = "had lost its worker" if not abandoned.said else "is not in hand, and its end is not known"
-            self._log.warning("Job %s of %s %s: its %d document(s) run again", job_id, queue, why, len(packets))
+            self._log.warning("Job %s of %s %s: its %d document(s) run again", job_id, queue, why, len(payloads))
         return True
 
     def _is_there(self, pipeline: Pipeline, abandoned: _Abandoned) -> bool:
@@ -221,15 +221,17 @@ class Reaper:
             pipeline.delete(DocumentJob.key_for(abandoned.job_id))
             pipeline.execute()
 
-    def _again(self, pipeline: Pipeline, packet: Packet) -> None:
+    def _again(self, pipeline: Pipeline, payload: Payload) -> None:
         now = self._clock.now()
-        packet = replace(packet, attempts=packet.attempts + 1, losses=packet.losses + 1)
-        if packet.crashes >= MAX_CRASHES:
-            pipeline.xadd(outcomes.stream(packet.route.queue), {outcomes.FIELD: outcomes.encode([_lost(packet, now)])})
+        payload = replace(payload, attempts=payload.attempts + 1, losses=payload.losses + 1)
+        if payload.crashes >= MAX_CRASHES:
+            pipeline.xadd(
+                outcomes.stream(payload.route.queue), {outcomes.FIELD: outcomes.encode([_lost(payload, now)])}
+            )
             return
-        job_id = f"{packet.id}-c{packet.attempts}"
-        submission.enqueue(pipeline, self._redis, job_id, packet.route.queue, [packet], at_front=True)
-        submission.resubmitted(pipeline, Status.QUEUED, now, [packet], job_id)
+        job_id = f"{payload.id}-c{payload.attempts}"
+        submission.enqueue(pipeline, self._redis, job_id, payload.route.queue, [payload], at_front=True)
+        submission.resubmitted(pipeline, Status.QUEUED, now, [payload], job_id)
 
     def _bury(self, worker: str) -> None:
         """Say in RQ's keys that `worker` is dead, as it would have itself."""
@@ -261,21 +263,21 @@ def _strike_off(pipeline: Pipeline, abandoned: _Abandoned) -> None:
     pipeline.delete(f"rq:execution:{job_id}:{execution}", f"rq:executions:{job_id}")
 
 
-def _crashed(packet: Packet, evidence: Evidence | None) -> Packet:
-    found = [*packet.evidence, evidence] if evidence else packet.evidence
-    return replace(packet, crashes=packet.crashes + 1, evidence=found)
+def _crashed(payload: Payload, evidence: Evidence | None) -> Payload:
+    found = [*payload.evidence, evidence] if evidence else payload.evidence
+    return replace(payload, crashes=payload.crashes + 1, evidence=found)
 
 
-def _lost(packet: Packet, now: float) -> Outcome:
-    code, message = verdict(packet.crashes, packet.evidence)
+def _lost(payload: Payload, now: float) -> Outcome:
+    code, message = verdict(payload.crashes, payload.evidence)
     return Outcome(
         kind="rejected",
-        id=packet.id,
-        claim=packet.claim,
-        attempts=packet.attempts,
+        id=payload.id,
+        claim=payload.claim,
+        attempts=payload.attempts,
         completed_at=now,
-        route=packet.route,
+        route=payload.route,
         code=code.value,
         message=message,
-        evidence=packet.evidence,
+        evidence=payload.evidence,
     )

@@ -20,7 +20,7 @@ from rq import get_current_job
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.config import Intake, Processing
-from llm_scheduler.jobs.document import Packet
+from llm_scheduler.jobs.document import Payload
 from llm_scheduler.jobs.handler import BatchContext, BatchHandler, Context, Handler, HandlerMissing, Reject
 from llm_scheduler.jobs.intake import Reading, Refused
 from llm_scheduler.jobs.receipt import Position
@@ -35,8 +35,8 @@ from llm_scheduler.jobs.worker.reader import Reader, told
 GRACE_SECONDS = 10.0
 HELD_BYTES = 64 * 1024 * 1024  # results that a job may come to before the rest of its documents become another job
 _NEVER = float("-inf")
-_LONGEST_BACKOFF = 3600.0
-_LONGEST_MESSAGE = 2000
+_MAX_BACKOFF = 3600.0
+_MAX_MESSAGE = 2000
 _ASKED_OF_A_BATCH = "handle_batch has to return a list with one result for each document"
 
 
@@ -52,7 +52,7 @@ class OutOfMemory(BaseException):
 class Again:
     """A document to be tried again, at epoch seconds `at`."""
 
-    packet: Packet
+    payload: Payload
     at: float
     reason: str
 
@@ -77,15 +77,15 @@ class Ran:
 
     outcomes: list[Outcome] = field(default_factory=list)
     again: list[Again] = field(default_factory=list)
-    left: list[Packet] = field(default_factory=list)
+    left: list[Payload] = field(default_factory=list)
     held: int = 0  # bytes of results
 
 
 @dataclass(frozen=True)
 class Document:
-    """A packet that is a document: how it was read."""
+    """A payload that is a document: how it was read."""
 
-    packet: Packet
+    payload: Payload
     reading: Reading
 
 
@@ -114,78 +114,78 @@ class Runner:
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._pid = os.getpid()
 
-    def run(self, packets: list[Packet], job_id: str) -> Ran:
-        """Run `packets`, those of a handler of batches together; a request to stop is heeded between two calls."""
+    def run(self, payloads: list[Payload], job_id: str) -> Ran:
+        """Run `payloads`, those of a handler of batches together; a request to stop is heeded between two calls."""
         ran = Ran()
         guard = self._guard
-        calls = deque(self._calls(packets))
+        calls = deque(self._calls(payloads))
         try:
             with alarms():
                 while calls:
                     if self._stopping() or ran.held >= HELD_BYTES:
-                        ran.left = [packet for call in calls for packet in call]
+                        ran.left = [payload for call in calls for payload in call]
                         break
                     call = calls.popleft()
                     guard.renew(self._time(call) + GRACE_SECONDS)
                     handler = self._handlers.get(call[0].route.handler)
                     if isinstance(handler, BatchHandler):
                         split = self._run_batch(handler, call, job_id, ran)
-                        calls.extendleft([packet] for packet in reversed(split))
+                        calls.extendleft([payload] for payload in reversed(split))
                     else:
                         self._run_one(call[0], job_id, ran)
         finally:
             guard.end()
         return ran
 
-    def _calls(self, packets: list[Packet]) -> list[list[Packet]]:
-        """What is run together: all packets of a handler of batches, each packet of any other handler alone."""
-        calls: list[list[Packet]] = []
-        batches: dict[str, list[Packet]] = {}
-        for packet in packets:
-            name = packet.route.handler
+    def _calls(self, payloads: list[Payload]) -> list[list[Payload]]:
+        """What is run together: all payloads of a handler of batches, each payload of any other handler alone."""
+        calls: list[list[Payload]] = []
+        batches: dict[str, list[Payload]] = {}
+        for payload in payloads:
+            name = payload.route.handler
             if name in batches:
-                batches[name].append(packet)
+                batches[name].append(payload)
                 continue
-            calls.append([packet])
+            calls.append([payload])
             if isinstance(self._handlers.get(name), BatchHandler):
                 batches[name] = calls[-1]
         return calls
 
-    def _time(self, packets: Sequence[object]) -> float:
+    def _time(self, payloads: Sequence[object]) -> float:
         """Seconds that a call with these documents may take: `worker_timeout` is a document's."""
-        return self._processing.worker_timeout * len(packets)
+        return self._processing.worker_timeout * len(payloads)
 
-    def _run_one(self, packet: Packet, job_id: str, ran: Ran) -> None:
+    def _run_one(self, payload: Payload, job_id: str, ran: Ran) -> None:
         began = self._clock.monotonic()
         documents: list[Document] = []
         try:
-            documents = [document := self._read(packet)]
+            documents = [document := self._read(payload)]
             result = self._handle(document)
         except BaseException as error:  # a handler's sys.exit() too: no signal of ours raises anything else
-            self._failed(packet, self._rejection(error, documents), began, job_id, ran)
+            self._failed(payload, self._rejection(error, documents), began, job_id, ran)
         else:
             self._done(document, result, began, job_id, ran)
 
     def _handle(self, document: Document) -> Any:
-        packet = document.packet
-        name = packet.route.handler
+        payload = document.payload
+        name = payload.route.handler
         handler = self._handlers.get(name)
         if handler is None:
             raise HandlerMissing(f"No handler is called {name!r} in the configuration of this worker.")
         if isinstance(handler, HandlerMissing):
             raise handler
         assert not isinstance(handler, BatchHandler)
-        return self._call(self._time([packet]), handler, document.reading.value, _context(document))
+        return self._call(self._time([payload]), handler, document.reading.value, _context(document))
 
-    def _run_batch(self, handler: BatchHandler, packets: list[Packet], job_id: str, ran: Ran) -> list[Packet]:
-        """Run `packets` together. Returns those to be run one by one, because the whole of them failed."""
+    def _run_batch(self, handler: BatchHandler, payloads: list[Payload], job_id: str, ran: Ran) -> list[Payload]:
+        """Run `payloads` together. Returns those to be run one by one, because the whole of them failed."""
         documents: list[Document] = []
-        for packet in packets:
+        for payload in payloads:
             began = self._clock.monotonic()
             try:
-                documents.append(self._read(packet))
+                documents.append(self._read(payload))
             except Exception as error:  # it is refused alone; its neighbours are run
-                self._failed(packet, self._rejection(error), began, job_id, ran)
+                self._failed(payload, self._rejection(error), began, job_id, ran)
         if not documents:
             return []
         began = self._clock.monotonic()
@@ -197,24 +197,24 @@ class Runner:
                 said = self._rejection(error, documents).message
                 self._log.warning(
                     "Handler %s failed for %d documents together, so they are run one by one: %s",
-                    documents[0].packet.route.handler,
+                    documents[0].payload.route.handler,
                     len(documents),
                     said,
                 )
-                return [document.packet for document in documents]
+                return [document.payload for document in documents]
             results = [error]
         share = (self._clock.monotonic() - began) / len(documents)
         for document, result in zip(documents, results, strict=True):
             began = self._clock.monotonic() - share
             if isinstance(result, BaseException):
-                self._failed(document.packet, self._rejection(result, [document]), began, job_id, ran)
+                self._failed(document.payload, self._rejection(result, [document]), began, job_id, ran)
             else:
                 self._done(document, result, began, job_id, ran)
         return []
 
     def _handle_batch(self, handler: BatchHandler, documents: list[Document]) -> list[Any] | tuple[Any, ...]:
         """One result for each of `documents`. Raises TypeError or ValueError when the handler returns anything else."""
-        route = documents[0].packet.route
+        route = documents[0].payload.route
         context = BatchContext(route.queue, route.handler, tuple(_context(document) for document in documents))
         values = [document.reading.value for document in documents]
         results = self._call(self._time(documents), handler.function, values, context)
@@ -236,8 +236,8 @@ class Runner:
                 sys.stderr.flush()
                 os._exit(1)
 
-    def _read(self, packet: Packet) -> Document:
-        return Document(packet, self._reader.read(packet))
+    def _read(self, payload: Payload) -> Document:
+        return Document(payload, self._reader.read(payload))
 
     def _rejection(self, error: BaseException, documents: Sequence[Document] = ()) -> Rejection:
         """What `error`, out of a call with these documents, says of them, and nothing that it may not quote."""
@@ -274,34 +274,34 @@ class Runner:
 
     def _done(self, document: Document, result: Any, began: float, job_id: str, ran: Ran) -> None:
         """The handler gave `result`; the document is done if JSON can hold it."""
-        packet = document.packet
+        payload = document.payload
         try:
             text = encode_result(result, self._processing.max_result_bytes)
             reading = document.reading
             if self._sealing:
                 text, reading = self._sealing.sealed(text), self._sealing.sealed_reading(reading)
         except BaseException as error:  # a result's own methods may raise anything
-            self._failed(packet, self._rejection(error, [document]), began, job_id, ran)
+            self._failed(payload, self._rejection(error, [document]), began, job_id, ran)
         else:
             ran.held += len(text)
             read = told(reading, document.reading.text)
             ran.held += len(read.document) if read else 0
-            ran.outcomes.append(self._outcome(packet, began, job_id, "done", result=text, read=read))
+            ran.outcomes.append(self._outcome(payload, began, job_id, "done", result=text, read=read))
 
-    def _failed(self, packet: Packet, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
+    def _failed(self, payload: Payload, rejection: Rejection, began: float, job_id: str, ran: Ran) -> None:
         """To be tried again, or rejected."""
-        attempts = packet.attempts + 1
-        failures = attempts - packet.losses  # a worker that was lost is no failure of the document's
+        attempts = payload.attempts + 1
+        failures = attempts - payload.losses  # a worker that was lost is no failure of the document's
         if rejection.again and failures <= self._processing.retry_attempts:
             at = self._clock.now() + backoff(self._processing.retry_delay, failures, self._random.random())
-            again = msgspec.structs.replace(packet, attempts=attempts)
+            again = msgspec.structs.replace(payload, attempts=attempts)
             ran.again.append(Again(again, at, f"{rejection.code}: {rejection.message}"))
         else:
-            ran.outcomes.append(self._outcome(packet, began, job_id, "rejected", rejection=rejection))
+            ran.outcomes.append(self._outcome(payload, began, job_id, "rejected", rejection=rejection))
 
     def _outcome(
         self,
-        packet: Packet,
+        payload: Payload,
         began: float,
         job_id: str,
         kind: Literal["done", "rejected"],
@@ -312,11 +312,11 @@ class Runner:
     ) -> Outcome:
         return Outcome(
             kind=kind,
-            id=packet.id,
-            claim=packet.claim,
-            attempts=packet.attempts + 1,
+            id=payload.id,
+            claim=payload.claim,
+            attempts=payload.attempts + 1,
             completed_at=self._clock.now(),
-            route=packet.route,
+            route=payload.route,
             result=result,
             code=rejection.code if rejection else "",
             message=rejection.message if rejection else "",
@@ -328,21 +328,21 @@ class Runner:
 
 
 def _context(document: Document) -> Context:
-    packet = document.packet
+    payload = document.payload
     return Context(
-        id=packet.id,
-        source=packet.source,
-        priority=packet.route.priority,
-        queue=packet.route.queue,
-        handler=packet.route.handler,
-        attempt=packet.attempts + 1,
-        received_at=packet.received_at,
+        id=payload.id,
+        source=payload.source,
+        priority=payload.route.priority,
+        queue=payload.route.queue,
+        handler=payload.route.handler,
+        attempt=payload.attempts + 1,
+        received_at=payload.received_at,
         text=document.reading.text,
-        country=packet.route.country,
-        city=packet.route.city,
-        industry=packet.route.industry,
-        language=packet.route.language,
-        tags=tuple(packet.route.tags),
+        country=payload.route.country,
+        city=payload.route.city,
+        industry=payload.route.industry,
+        language=payload.route.language,
+        tags=tuple(payload.route.tags),
     )
 
 
@@ -351,7 +351,7 @@ def run_documents() -> Ran:
     job = get_current_job()
     if not isinstance(job, DocumentJob):
         raise TypeError("run_documents() runs only inside llm_scheduler.jobs.worker.loop, on its own kind of job")
-    return job.runner.run(job.packets, job.id)
+    return job.runner.run(job.payloads, job.id)
 
 
 def backoff(delay: float, attempt: int, jitter: float) -> float:
@@ -360,13 +360,13 @@ def backoff(delay: float, attempt: int, jitter: float) -> float:
     The jitter (0 to 1) keeps documents that failed together from coming back together; see
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/ ("equal jitter").
     """
-    whole: float = min(delay * 2 ** (attempt - 1), _LONGEST_BACKOFF)
+    whole: float = min(delay * 2 ** (attempt - 1), _MAX_BACKOFF)
     return whole / 2 + jitter * whole / 2
 
 
 def _sendable(message: str) -> str:
     """A handler's words, short enough to keep and in characters that UTF-8 has."""
-    return message[:_LONGEST_MESSAGE].encode("utf-8", "backslashreplace").decode()
+    return message[:_MAX_MESSAGE].encode("utf-8", "backslashreplace").decode()
 
 
 def encode_result(result: object, most: int | None = None) -> bytes:

@@ -36,7 +36,7 @@ LEASE_SECONDS = 4
 _SILENT_BEATS = 2.25  # after which a worker counts as held up: the lease has some time left then
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 BACK_OFF_SECONDS = 0.2  # before a new worker is started
-LONGEST_BACK_OFF = 10.0  # when one after the other dies without having had work
+MAX_BACK_OFF = 10.0  # when one after the other dies without having had work
 _LONG_LIFE = 10.0  # a worker that lived so long had a good start
 _ANSWER_SECONDS = 2.0  # the keeper can't wait long for Redis: the worker's stderr waits for it
 _RETRY_SECONDS = 1.0
@@ -60,7 +60,7 @@ class Pulse:
     _ASKED_AT = 8  # behind the moment of the beat
     _PROMISE_AT = 16
     _WORDS_AT = 24  # their length, and then they themselves
-    _MOST_WORDS = 400
+    _MAX_WORDS = 400
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, mmap.PAGESIZE)
@@ -86,7 +86,7 @@ class Pulse:
         """The worker's loop will come round again before monotonic `until`; `words`: what it does meanwhile."""
         struct.pack_into("d", self._page, self._PROMISE_AT, until)
         if words:
-            text = words.encode()[: self._MOST_WORDS]
+            text = words.encode()[: self._MAX_WORDS]
             struct.pack_into(f"H{len(text)}s", self._page, self._WORDS_AT, len(text), text)
 
     @property
@@ -98,7 +98,7 @@ class Pulse:
     @property
     def words(self) -> str:
         """What it does. The worker may be writing it: this is for people."""
-        length = min(struct.unpack_from("H", self._page, self._WORDS_AT)[0], self._MOST_WORDS)
+        length = min(struct.unpack_from("H", self._page, self._WORDS_AT)[0], self._MAX_WORDS)
         return self._page[self._WORDS_AT + 2 : self._WORDS_AT + 2 + length].decode(errors="ignore")
 
     @property
@@ -205,7 +205,7 @@ class Keeper:
                 self._log.info("Worker %s was stopped by somebody else; another one is started", kept.name)
             had_work = self._settle() > 0
             lived = self._clock.monotonic() - kept.began
-            pause = BACK_OFF_SECONDS if had_work or lived >= _LONG_LIFE else min(LONGEST_BACK_OFF, pause * 2)
+            pause = BACK_OFF_SECONDS if had_work or lived >= _LONG_LIFE else min(MAX_BACK_OFF, pause * 2)
             self._pause(pause)
         self._part()
         return status
@@ -249,7 +249,7 @@ class Keeper:
                 os.close(read)
                 os.close(write)
                 self._log.error("A worker could not be started: %s", error)
-                self._pause(LONGEST_BACK_OFF)
+                self._pause(MAX_BACK_OFF)
                 continue
             if pid == 0:
                 self._leave_keeping(keeper, read, write)

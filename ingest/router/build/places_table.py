@@ -48,7 +48,7 @@ from llm_scheduler.ingest.router.text import lower, plain
 
 _FACTS: dict[str, Any] = tomllib.loads(Path(__file__).with_name("facts.toml").read_text("utf-8"))
 SMALLEST = 5_000  # inhabitants
-_MOST_SENSES = 16
+_MAX_SENSES = 16
 _ALTERNATES_FROM = 100_000
 _NOT_COUNTRIES = {"EU", "EZ", "UN", "ZZ", "QO", "XA", "XB", "AQ", "CQ"}
 _HAN_COUNTRIES = {"CN", "TW", "HK", "MO", "JP"}
@@ -347,7 +347,7 @@ class _Gathering:
                 return hints
         first = {self.cities[sense & (OTHER_NAME - 1)]["countrycode"]: sense for sense in reversed(cities)}
         kept = set(cities[:8]) | set(first.values())
-        return (others + [sense for sense in cities if sense in kept])[:_MOST_SENSES]
+        return (others + [sense for sense in cities if sense in kept])[:_MAX_SENSES]
 
     def rank_of(self, sense: int) -> float:
         return _rank(self.cities[sense & (OTHER_NAME - 1)]) / (10 if sense & OTHER_NAME else 1)

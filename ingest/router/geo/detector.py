@@ -12,11 +12,11 @@ from llm_scheduler.ingest.router.geo.places import CITY, COUNTRY, DEMONYM, HINT,
 from llm_scheduler.ingest.router.signals import Evidence, Geo
 from llm_scheduler.ingest.router.text import Part, Text, lower
 
-_MOST_EVIDENCE = 8
+_MAX_EVIDENCE = 8
 _SURE_ENOUGH = 0.5
-_MOST_VALUES = 2_000  # of a document that are looked at for coordinates
+_MAX_VALUES = 2_000  # of a document that are looked at for coordinates
 _COUNTRY_FIELD = 12.0
-_MOST_NUMBERS = 5  # telephone numbers, addresses
+_MAX_NUMBERS = 5  # telephone numbers, addresses
 
 
 def _keys(words: str) -> frozenset[str]:
@@ -65,7 +65,7 @@ _STATE = re.compile(r", ([A-Z]{2})(?: (\d{5})(?:-\d{4})?)?(?![A-Za-z])")
 _LETTERS = re.compile(r"\w")
 
 
-def detect(text: Text, places: Places, document: Any = None, clues: int = _MOST_EVIDENCE) -> Geo:
+def detect(text: Text, places: Places, document: Any = None, clues: int = _MAX_EVIDENCE) -> Geo:
     """The place that a document is about. `document` is its parsed value: coordinates are numbers, which `text` has
     not. At most `clues` pieces of evidence are told."""
     return _Case(text, places, document, clues).decide()
@@ -175,22 +175,22 @@ class _Case:
                 country = self.places.number_of.get(self.places.endings.get(host[1], ""))
                 if country is not None:
                     self.count(country, 1.5, "domain", host.start(), host.end())
-                if number >= _MOST_NUMBERS:
+                if number >= _MAX_NUMBERS:
                     break
         if "/" in folded and any(continent in folded for continent in _CONTINENTS):
             for number, zone in enumerate(_ZONE.finditer(folded)):
                 country = self.places.number_of.get(self.places.zones.get(zone[0], ""))
                 if country is not None:
                     self.count(country, 1.5, "timezone", zone.start(), zone.end())
-                if number >= _MOST_NUMBERS:
+                if number >= _MAX_NUMBERS:
                     break
 
     def phones(self, start: int, end: int, weight: float) -> None:
         known = {each[4] for each in self.evidence if each[2] == "phone"}
-        if len(known) >= _MOST_NUMBERS:
+        if len(known) >= _MAX_NUMBERS:
             return
         for number, found in enumerate(_PHONE.finditer(self.text.whole, start, end)):
-            if number >= _MOST_NUMBERS:
+            if number >= _MAX_NUMBERS:
                 break
             if found.start() in known:
                 continue
@@ -298,7 +298,7 @@ class _Case:
             return
         spans = [(each[4], each[4] + len(each[3])) for each in self.evidence]
         for number, found in enumerate(_STATE.finditer(self.text.whole)):
-            if number >= _MOST_NUMBERS:
+            if number >= _MAX_NUMBERS:
                 break
             regions = self.places.region_codes.get(found[1])
             lower_before = self.text.whole[found.start() - 1 : found.start()].islower()
@@ -395,7 +395,7 @@ def _total(weights: list[float]) -> float:
 def _coordinates(document: Any) -> Iterator[tuple[float, float]]:
     """Pairs of latitude and longitude in the objects of a document."""
     pending = [document]
-    left = _MOST_VALUES
+    left = _MAX_VALUES
     while pending and left > 0:
         value = pending.pop()
         left -= 1

@@ -26,7 +26,7 @@ from llm_scheduler.ingest.router.text import Text
 
 _MOST = 3_000  # more names than these say nothing new
 _LEAST = 0.05
-_LONGEST_GROUP = 4
+_MAX_GROUP = 4
 _AFTER_REACH = 14  # and how far before "に本社" it may end, in scripts without spaces
 _NEW_CLAUSE = re.compile(r"[\s.,;:、，。；：！？!?]|[A-Za-z]")
 _OPENING = 60
@@ -367,7 +367,7 @@ class _Look:
 def _join(group: Group, mention: Mention) -> bool:
     """Whether `mention` and the last of `group` are one within the other. Then both mean what makes them so."""
     last = group.mentions[-1]
-    if len(group.mentions) >= _LONGEST_GROUP:
+    if len(group.mentions) >= _MAX_GROUP:
         return False
     pairs = [(one, other) for one in last.senses for other in mention.senses if _within(one, other)]
     if not pairs:

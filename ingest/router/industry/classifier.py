@@ -18,9 +18,9 @@ from llm_scheduler.ingest.router.text import Text
 BASE = Path(__file__).with_name("base.npz")
 UNKNOWN_BELOW = 0.25  # of confidence: a section less sure than that is not said
 DIVISION_BELOW = 0.8
-_MOST_EVIDENCE = 6
-_MOST_TERMS = 4  # of the lexicon among it
-_MOST_FEATURES = 2  # of the model among it
+_MAX_EVIDENCE = 6
+_MAX_TERMS = 4  # of the lexicon among it
+_MAX_FEATURES = 2  # of the model among it
 # By what a term multiplies the chance of its section; measured on texts that neither the lexicon
 # nor the model was made from.
 _TIMES = {weight: math.exp(0.6 * weight) for weight in WEIGHTS.values()}
@@ -65,7 +65,7 @@ class Classifier:
         """With the model in the file `path`, else the one shipped. Raises ModelError."""
         return cls(Model.load(path or BASE), Lexicon.load())
 
-    def classify(self, text: Text, clues: int = _MOST_EVIDENCE) -> Industry:
+    def classify(self, text: Text, clues: int = _MAX_EVIDENCE) -> Industry:
         """The line of business of a text; nothing but the text decides. At most `clues` pieces of evidence are told."""
         folded = text.folded[:MAX_CHARACTERS]
         scored = self.model.scored(folded)
@@ -131,9 +131,9 @@ class Classifier:
         """What spoke for the answer: terms of the lexicon, then the features that weigh most."""
         says = self._columns.names[best]
         for_it = [each for each in found if each.term.section == says]
-        if len(for_it) > _MOST_TERMS:
+        if len(for_it) > _MAX_TERMS:
             for_it.sort(key=lambda each: -each.term.weight)
-        places = [("term", start, end, term.weight) for term, start, end in for_it[:_MOST_TERMS]]
+        places = [("term", start, end, term.weight) for term, start, end in for_it[:_MAX_TERMS]]
         taken = {folded[start:end] for _, start, end, _ in places}
         plain = folded if folded.isascii() else one_form(folded)
         for feature, weight in self._heaviest(scored, best) if len(places) < clues else ():
@@ -157,7 +157,7 @@ class Classifier:
         start, end = self._columns.starts[best], self._columns.ends[best]
         column = start + int(scored.chances[start:end].argmax()) if end > start + 1 else start
         weights = scored.shares * self._flat.take(scored.rows * len(self.model.labels) + column)
-        for at in weights.argsort()[: -_MOST_FEATURES - 1 : -1].tolist():
+        for at in weights.argsort()[: -_MAX_FEATURES - 1 : -1].tolist():
             weight = float(weights[at])
             if weight > 0:
                 yield self._features[scored.rows[at]], weight / scored.length
