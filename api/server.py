@@ -2,77 +2,61 @@
 
 import asyncio
 import contextlib
-import errno
-import ipaddress
 import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 from types import FrameType
 
-import psutil  # type: ignore[import-untyped]
 import uvicorn
 from msgspec.structs import replace
 from starlette.applications import Starlette
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from llm_scheduler.api.access.api_keys import KeyRing
 from llm_scheduler.api.app import make_app
+from llm_scheduler.api.listeners import ServerStartError, listen, url
 from llm_scheduler.jobs.clock import SystemClock
-from llm_scheduler.jobs.config import Api, Config, Security, find, load
-from llm_scheduler.jobs.config.loader import EXIT_CONFIG
+from llm_scheduler.jobs.config import Config, find, load
 from llm_scheduler.jobs.process import arguments
 from llm_scheduler.jobs.process.connection import connect
 from llm_scheduler.jobs.process.sd_notify import Notify
-from llm_scheduler.jobs.process.startup import PARENT_VARIABLE, URL_VARIABLE, start
+from llm_scheduler.jobs.process.startup import redis_url, start
+from llm_scheduler.jobs.process.termination import PARENT_VARIABLE
 
-EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 GRACE_SECONDS = 3  # for requests that are being answered when the server is told to stop
-_BACKLOG = 2048
-
-
-class _Refused(Exception):
-    """The server can't run as it is told to; the words and the exit status say why."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which looks ten times a second whether it is to stop, and once a second at the time (for the
-    `Date` of its answers). Here the signal itself ends the wait: an idle API wakes once a second."""
+    """uvicorn's server polls ten times a second whether to stop, and updates the time for the `Date` header once a
+    second. This one is woken by the signal: an idle API wakes once a second."""
 
-    def __init__(self, settings: uvicorn.Config, notify: Notify, words: str) -> None:
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, settings: uvicorn.Config, notify: Notify, status: str) -> None:
         super().__init__(settings)
-        self._notify = notify
-        self._words = words
+        self._notify, self._status = notify, status
 
     async def main_loop(self) -> None:
-        self._loop, self._roused = asyncio.get_running_loop(), asyncio.Event()
-        while not await self.on_tick(0):  # any multiple of ten: the time is looked at
-            self._notify.turn(self._words)
+        self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        while not await self.on_tick(0):  # uvicorn updates its time at every multiple of ten
+            self._notify.alive(self._status)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._roused.wait(), 1.0)
+                await asyncio.wait_for(self._wake.wait(), 1.0)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._roused.set)
-
-    _loop: asyncio.AbstractEventLoop | None = None
+            self._loop.call_soon_threadsafe(self._wake.set)
 
 
-class _Supervisor(Multiprocess):
-    """uvicorn's, which looks twice a second whether each of its processes answers, and replaces one that doesn't."""
+class _ProcessSupervisor(Multiprocess):
+    """uvicorn's supervisor, which checks its processes twice a second and replaces one that doesn't answer."""
 
-    def __init__(self, settings: uvicorn.Config, listeners: list[socket.socket], notify: Notify, words: str) -> None:
+    def __init__(self, settings: uvicorn.Config, listeners: list[socket.socket], notify: Notify, status: str) -> None:
         super().__init__(settings, sockets=listeners)
-        self._notify = notify
-        self._words = words
+        self._notify, self._status = notify, status
 
     def terminate_all(self) -> None:
         self._notify.stopping()
@@ -81,26 +65,23 @@ class _Supervisor(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         super().keep_subprocess_alive()
         if not self.should_exit.is_set():
-            self._notify.turn(self._words)
+            self._notify.alive(self._status)
 
 
 def main() -> None:
-    """Entry point of `llm-api`. Redis need not be there: what needs it answers 503 until it is."""
-    asked = arguments.read("llm-api", "Answer over HTTP.", port=True)
-    told = asked.config
-    config, log = start("api", told)
-    if asked.port:
-        config = replace(config, api=replace(config.api, port=asked.port))
-    _quieten(config)
+    """Entry point of `llm-api`. Redis need not be there: operations that need it answer 503 until it is."""
+    parsed = arguments.read("llm-api", "Answer over HTTP.", port=True)
+    config, log = start("api", parsed.config)
+    if parsed.port:
+        config = replace(config, api=replace(config.api, port=parsed.port))
+    _quieten_uvicorn(config)
     try:
-        _insist_on_keys(config.security)
-        _check_certificate(config.api)
-        listeners = _listen(config)
-    except _Refused as refusal:
-        print(f"llm-api: {refusal}", file=sys.stderr)
-        raise SystemExit(refusal.status) from None
+        listeners = listen(config)
+    except ServerStartError as error:
+        print(f"llm-api: {error}", file=sys.stderr)
+        raise SystemExit(error.status) from None
     try:
-        status = _serve(config, listeners, log, told)
+        status = _serve(config, listeners, log, parsed.config)
     finally:
         for listener in listeners:
             listener.close()
@@ -108,35 +89,36 @@ def main() -> None:
 
 
 def worker_app() -> Starlette:
-    """The application of one of several processes, made by uvicorn in that process."""
+    """The application of one of several processes; uvicorn calls this in that process."""
     config, _ = start("api")
-    _quieten(config)
+    _quieten_uvicorn(config)
     return _app(config, None)
 
 
-def _app(config: Config, told: str | None) -> Starlette:
+def _app(config: Config, config_file: str | None) -> Starlette:
     return make_app(
         config,
-        connect(os.environ.get(URL_VARIABLE, config.queue.redis_url)),
+        connect(redis_url(config)),
         SystemClock(),
-        recheck=lambda: load(find(told, os.environ)),
-        # uvicorn ends this process in order, and what watches over it starts another.
+        recheck=lambda: load(find(config_file, os.environ)),
+        # uvicorn ends this process in order, and its supervisor starts another.
         on_restart=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
 
 
-def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, told: str | None) -> int:
-    """Serve until told to stop; returns the exit status. `told` is the file of the configuration."""
+def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, config_file: str | None) -> int:
+    """Serve until told to stop. Returns the exit status. `config_file`: as given on the command line."""
     api = config.api
     workers = 1 if api.reload else api.workers or (1 if config.queue.type == "local" else 4)
-    if workers > 1 or api.reload:
-        # What the other processes find their configuration and their parent by.
-        if told:
-            os.environ["LLM_CONFIG"] = os.path.abspath(told)
+    several = workers > 1 or api.reload
+    if several:
+        # The child processes find their configuration and their parent by these variables.
+        if config_file:
+            os.environ["LLM_CONFIG"] = os.path.abspath(config_file)
         os.environ[PARENT_VARIABLE] = str(os.getpid())
     settings = uvicorn.Config(
-        "llm_scheduler.api.server:worker_app" if workers > 1 or api.reload else _app(config, told),
-        factory=workers > 1 or api.reload,
+        "llm_scheduler.api.server:worker_app" if several else _app(config, config_file),
+        factory=several,
         host=api.host,
         port=api.port,
         workers=workers,
@@ -148,14 +130,13 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
         ssl_keyfile=api.ssl_key_file if api.ssl_enabled else None,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    notify = Notify.of(os.environ, SystemClock())
-    scheme = "https" if api.ssl_enabled else "http"
-    where = f"{scheme}://{_address(api)} ({workers} process{'' if workers == 1 else 'es'})"
+    notify = Notify.from_environment(os.environ, SystemClock())
+    where = f"{url(api)} ({workers} process{'' if workers == 1 else 'es'})"
     server = _Server(settings, notify, f"Answers on {where}")
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        # uvicorn raises a signal again once it has stopped, to die of it. This is where that ends, and where
-        # one arrives that comes before uvicorn listens to signals itself.
+        # Reached by a signal before uvicorn has its own handlers, and by the signal that uvicorn raises again once it
+        # has stopped, which would kill the process.
         server.should_exit = True
         notify.stopping()
 
@@ -164,8 +145,8 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
     log.info("Listening on %s", where)
     if api.reload:
         ChangeReload(settings, target=server.run, sockets=listeners).run()
-    elif workers > 1:
-        supervisor = _Supervisor(settings, listeners, notify, f"Answers on {where}")
+    elif several:
+        supervisor = _ProcessSupervisor(settings, listeners, notify, f"Answers on {where}")
         supervisor.run()
         if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
             return 1
@@ -175,114 +156,8 @@ def _serve(config: Config, listeners: list[socket.socket], log: logging.Logger, 
     return 0
 
 
-# Before the first request
-
-
-def _listen(config: Config) -> list[socket.socket]:
-    """Sockets that listen on every address of api.host. Raises `_Refused`."""
-    api = config.api
-    try:
-        addresses = socket.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise _Refused(
-            EXIT_UNAVAILABLE, f"The host {api.host!r} is not known ({error.strerror}). Change api.host."
-        ) from None
-    security = config.security
-    if not (security.api_key_enabled or security.jwt_enabled):
-        _insist_on_loopback(api, [str(address[4][0]) for address in addresses])
-    listeners: list[socket.socket] = []
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in dict.fromkeys(addresses):
-        try:
-            listeners.append(_listener(family, kind, protocol, address))
-        except OSError as error:
-            failure = error
-            if error.errno == errno.EADDRINUSE:
-                break
-    # A name may have an address of a kind that this machine hasn't; one that is taken is a conflict all the same.
-    if failure is not None and (not listeners or failure.errno == errno.EADDRINUSE):
-        for listener in listeners:
-            listener.close()
-        raise _Refused(EXIT_UNAVAILABLE, _why_not(api, failure))
-    return listeners
-
-
-def _listener(family: int, kind: int, protocol: int, address: object) -> socket.socket:
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(address)  # type: ignore[arg-type]
-        listener.listen(_BACKLOG)  # only here does Linux notice another that is bound, but doesn't listen yet
-        listener.set_inheritable(True)
-    except OSError:
-        listener.close()
-        raise
-    return listener
-
-
-def _insist_on_loopback(api: Api, addresses: list[str]) -> None:
-    if all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in addresses):
-        return
-    raise _Refused(
-        EXIT_CONFIG,
-        f"api.host {api.host!r} can be reached from other machines, and there are no API keys. "
-        "Set security.api_key_enabled and make a key (llmctl key create), or api.host to 127.0.0.1.",
-    )
-
-
-def _insist_on_keys(security: Security) -> None:
-    if (security.api_key_enabled or security.jwt_enabled) and not KeyRing(security, SystemClock()):
-        raise _Refused(
-            EXIT_CONFIG,
-            "The API asks for keys, and there are none. Make one: llmctl key create NAME --role admin",
-        )
-
-
-def _why_not(api: Api, error: OSError) -> str:
-    address = _address(api)
-    match error.errno:
-        case errno.EADDRINUSE:
-            return f"{address} is in use{_holder(api.port)}. Stop that, or set api.port to another port."
-        case errno.EACCES:
-            return f"{address} may not be listened on by this user. Set api.port to 1024 or higher."
-        case errno.EADDRNOTAVAIL:
-            return f"{address} can't be listened on: this machine has no such address. Change api.host."
-    return f"{address} can't be listened on ({error.strerror or error}). Change api.host or api.port."
-
-
-def _holder(port: int) -> str:
-    """` by process 123 (name)` when the system lets this user know."""
-    try:
-        for connection in psutil.net_connections("tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
-                return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    except (psutil.Error, OSError):
-        pass
-    return ""
-
-
-def _check_certificate(api: Api) -> None:
-    """Here rather than in every process: one sentence, not a traceback or a question for a password from each."""
-    if not api.ssl_enabled:
-        return
-    assert api.ssl_cert_file
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.ssl_cert_file, api.ssl_key_file, password="")
-    except OSError as error:  # ssl.SSLError is one
-        reason = error.strerror or str(error)
-        raise _Refused(
-            EXIT_CONFIG, f"The certificate can't be used ({reason}). Check api.ssl_cert_file and api.ssl_key_file."
-        ) from None
-
-
-def _address(api: Api) -> str:
-    return f"[{api.host}]:{api.port}" if ":" in api.host else f"{api.host}:{api.port}"
-
-
-def _quieten(config: Config) -> None:
-    """uvicorn tells its life in eight lines; two of our own say it."""
+def _quieten_uvicorn(config: Config) -> None:
+    """uvicorn logs eight lines about its start and stop; this server logs two of its own."""
     if config.logging.level != "debug":
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 

@@ -1,4 +1,4 @@
-"""Who is measured: the project, the plain loop, and what people would otherwise write. Each starts the same way.
+"""What is measured: the project, the plain loop, and watchdog with a task queue.
 
 `prepare` starts the workers and waits until they have done some documents; `go` starts what feeds them.
 """
@@ -21,15 +21,23 @@ import psutil
 from benchmarks import corpus, envs
 from benchmarks.server import Server, wait_until
 from benchmarks.spool import Spool
+from llm_scheduler.jobs.store.keys import Keys
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).resolve().parent / "peers"
 WARM_UP = 60
-_PATIENCE = 60.0
+MODULES = {
+    "ingest": "llm_scheduler.ingest.daemon",
+    "collector": "llm_scheduler.ingest.collector",
+    "scheduler": "llm_scheduler.jobs.scheduler.scheduler",
+}
+WORKER_MODULE = "llm_scheduler.jobs.worker.worker"
+KEYS = Keys()
+_WARM_UP_SECONDS = 60.0
 
 
 class Contender:
-    """One contender in one run: its spool, its server and its processes by role."""
+    """One contender in one run: spool, server and processes by role."""
 
     needs_server = True
 
@@ -40,32 +48,30 @@ class Contender:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def prepare(self) -> None:
-        """Start the workers; they have done WARM_UP documents when this returns."""
+        """Start the workers, and return after they have done WARM_UP documents."""
 
     def go(self) -> None:
-        """Start what takes the files: the clock runs from the moment this is called."""
+        """Start what takes the files. The time runs from this call."""
         raise NotImplementedError
 
     def watches(self) -> bool:
-        """Whether a file that is dropped now would be noticed at once."""
+        """Whether the watch on the folder has begun."""
         return (self.spool.folder / "feeding").exists()
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds by role so far, those of children that have ended included."""
-        roles = {role: process.pid for role, process in self.running.items()}
-        if self.server:
-            roles["server"] = self.server.process.pid
-        return {role: cpu_seconds(pid) for role, pid in roles.items()}
+        """CPU seconds by role so far, with those of ended children."""
+        return {role: cpu_seconds(pid) for role, pid in self._pids().items()}
 
     def memory(self) -> dict[str, int]:
-        """Resident bytes by role, children included."""
-        roles = {role: process.pid for role, process in self.running.items()}
-        if self.server:
-            roles["server"] = self.server.process.pid
-        return {role: _resident(pid) for role, pid in roles.items()}
+        """Resident bytes by role, with those of children."""
+        return {role: _resident(pid) for role, pid in self._pids().items()}
+
+    def _pids(self) -> dict[str, int]:
+        pids = {role: process.pid for role, process in self.running.items()}
+        return {**pids, "server": self.server.process.pid} if self.server else pids
 
     def start(self, role: str, command: Sequence[str | Path], cwd: Path, env: Mapping[str, str] | None = None) -> None:
-        with (self.spool.folder / f"{role.replace(' ', '-')}.log").open("ab") as log:
+        with self._log(role).open("ab") as log:
             self.running[role] = subprocess.Popen(
                 [str(part) for part in command],
                 cwd=cwd,
@@ -76,8 +82,11 @@ class Contender:
                 start_new_session=True,
             )
 
+    def _log(self, role: str) -> Path:
+        return self.spool.folder / f"{role.replace(' ', '-')}.log"
+
     def stop(self, *roles: str) -> None:
-        """SIGTERM to the roles (all, without one), and SIGKILL to what is left of them after a while."""
+        """SIGTERM to these roles, or to all; SIGKILL to what remains after 20 s (5 s for all)."""
         going = [self.running.pop(role) for role in (roles or list(self.running))]
         for process in going:
             process.terminate()
@@ -95,12 +104,17 @@ class Contender:
             self.server.stop()
 
     def ended_early(self) -> str | None:
-        """Which role has ended, with the end of its log."""
+        """A role that has ended, with the end of its log; None if all run."""
         for role, process in self.running.items():
             if process.poll() is not None:
-                log = self.spool.folder / f"{role.replace(' ', '-')}.log"
-                return f"{self.name}: {role} ended ({process.returncode}): {log.read_text(errors='replace')[-2000:]}"
+                log = self._log(role).read_text(errors="replace")[-2000:]
+                return f"{self.name}: {role} ended ({process.returncode}): {log}"
         return None
+
+    def raise_if_ended(self) -> None:
+        """Raise RuntimeError if a role has ended."""
+        if trouble := self.ended_early():
+            raise RuntimeError(trouble)
 
     def _warm_up(self, feed: Callable[[], object]) -> None:
         folder = self.spool.raw / "warm"
@@ -109,23 +123,18 @@ class Contender:
             (folder / f"{index}.json").write_bytes(corpus.document(10**6 + index))
         feed()
         archive = self.spool.archive / "warm"
-        wait_until(
-            lambda: self._is_well() and archive.exists() and len(os.listdir(archive)) == WARM_UP,
-            f"{WARM_UP} documents done by {self.name}",
-            _PATIENCE,
-        )
 
-    def _is_well(self) -> bool:
-        trouble = self.ended_early()
-        if trouble:
-            raise RuntimeError(trouble)
-        return True
+        def is_done() -> bool:
+            self.raise_if_ended()
+            return archive.exists() and len(os.listdir(archive)) == WARM_UP
+
+        wait_until(is_done, f"{WARM_UP} documents done by {self.name}", _WARM_UP_SECONDS)
 
 
 class Project(Contender):
-    """This project's daemons with their default configuration, apart from the folders, the server and the handler.
+    """This project's daemons. Only the folders, the server and the handler differ from the default configuration.
 
-    `SIGNALS` is it with place, industry and language looked for in every document.
+    `SIGNALS` also detects place, industry and language in every document.
     """
 
     WORKERS = ("worker high", "worker medium", "worker low")
@@ -135,13 +144,7 @@ class Project(Contender):
         assert self.server
         self._config = spool.folder / "config.json"
         settings = {
-            "directories": {
-                "watch_directory": str(spool.raw),
-                "output_directory": str(spool.processed),
-                "archive_directory": str(spool.archive),
-                "error_directory": str(spool.errors),
-                "temp_directory": str(spool.temp),
-            },
+            "directories": spool.directories,
             "processing": processing,
             "queue": {"type": "redis", "redis_url": self.server.url},
             "handlers": {"default": "benchmarks.handler:handle"},
@@ -160,30 +163,23 @@ class Project(Contender):
         self.begin("ingest")
 
     def begin(self, *roles: str) -> None:
-        modules = {
-            "ingest": "llm_scheduler.ingest.daemon",
-            "collector": "llm_scheduler.ingest.collector",
-            "scheduler": "llm_scheduler.jobs.scheduler.loop",
-        }
         for role in roles:
-            module = (
-                [modules[role]] if role in modules else ["llm_scheduler.jobs.worker.loop", role.removeprefix("worker ")]
-            )
+            module = [MODULES[role]] if role in MODULES else [WORKER_MODULE, role.removeprefix("worker ")]
             self.start(role, [sys.executable, "-P", "-m", *module, "--config", self._config], ROOT)
 
     def watches(self) -> bool:
         assert self.server
-        return bool(self.server.client.exists("llm:process:ingest"))
+        return bool(self.server.client.exists(KEYS.heartbeat("ingest")))
 
-    def counted(self, *statuses: str) -> int:
-        """How many documents the ledger has under these statuses."""
+    def count(self, *statuses: str) -> int:
+        """How many documents have one of these statuses."""
         assert self.server
-        keys = [f"llm:ledger:{status}:{level}" for status in statuses for level in ("high", "medium", "low")]
+        keys = [KEYS.status_set(status, level) for status in statuses for level in ("high", "medium", "low")]
         return sum(self.server.client.zcard(key) for key in keys)
 
 
 class Plain(Contender):
-    """One process, one loop, no queue. `group` documents share a sync; 0: none."""
+    """One process, one loop, no queue. `group` documents share a sync; 0: no sync."""
 
     needs_server = False
 
@@ -196,7 +192,7 @@ class Plain(Contender):
 
     def ended_early(self) -> str | None:
         if "loop" in self.running:
-            # It ends by itself, with 0; left unreaped, its CPU time can still be read.
+            # It ends by itself, with 0. It stays unreaped, so that its CPU time can still be read.
             ended = os.waitid(os.P_PID, self.running["loop"].pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             if ended and ended.si_status:
                 return super().ended_early()
@@ -205,7 +201,7 @@ class Plain(Contender):
 
 @dataclass(frozen=True)
 class PeerKind:
-    """How a peer's workers are started: commands by role, their first word a program of its environment."""
+    """How a peer's workers are started. `workers`: commands by role; the first word is a program of its environment."""
 
     env: str
     packages: tuple[str, ...]
@@ -216,7 +212,7 @@ def _twice(*command: str) -> dict[str, Sequence[str]]:
     return {"worker 1": command, "worker 2": command}
 
 
-# Every choice is explained in README.md.
+# README.md explains the choices.
 PEER_KINDS: dict[str, PeerKind] = {
     "rq-fork": PeerKind("rq", ("rq",), _twice("rq", "worker", "-q", "-u", "{redis}", "default")),
     "rq-simple": PeerKind(
@@ -247,7 +243,7 @@ PEER_KINDS: dict[str, PeerKind] = {
 
 
 class Peer(Contender):
-    """watchdog and a task queue, as one would put them together."""
+    """watchdog and a task queue, as a user would combine them."""
 
     def __init__(self, name: str, spool: Spool) -> None:
         self.kind = PEER_KINDS[name]
@@ -267,7 +263,7 @@ class Peer(Contender):
         for role, (program, *arguments) in self.kind.workers.items():
             filled = [argument.replace("{redis}", self.server.url) for argument in arguments]
             self.start(role, [self._python.parent / program, *filled], self._folder, self._env)
-        time.sleep(2)  # for all of them to be there, not only the first
+        time.sleep(2)  # until all of them run, not only the first
         self._warm_up(lambda: self._feed("once"))
         self.stop("feeder")
         time.sleep(1)
@@ -292,8 +288,8 @@ ALL = (PROJECT, SIGNALS, *PLAIN_GROUPS, *PEER_KINDS)
 
 
 def make(name: str, spool: Spool) -> Contender:
-    """The contender called `name`, not started yet; its environment and its server are there."""
-    for folder in ("jobs", "ingest", "benchmarks/peers"):  # as a first start would leave it, and pip does for libraries
+    """The contender called `name`, with its environment and its server, not started yet."""
+    for folder in ("jobs", "ingest", "benchmarks/peers"):  # as after a first start; pip does it for libraries
         compileall.compile_dir(ROOT / folder, quiet=1)
     if name in (PROJECT, SIGNALS):
         return Project(name, spool)
@@ -303,7 +299,7 @@ def make(name: str, spool: Spool) -> Contender:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a process and everything below it, ended children included (as far as they were waited for)."""
+    """CPU seconds of a process and its descendants, with those of ended children that were waited for."""
     total = 0.0
     for process in _tree(pid):
         with contextlib.suppress(psutil.Error):

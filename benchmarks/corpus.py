@@ -1,10 +1,10 @@
-"""The documents: answers of a language model, about 2 kB each, the same bytes for the same number. All are valid."""
+"""The documents: valid model answers of about 2 kB. The same number gives the same bytes."""
 
 import json
 import os
 import random
 
-_MIN_CONTENT = 1780
+_MIN_CONTENT = 1780  # bytes
 _PRIORITIES = {"high": 20, "medium": 40, "low": 30, None: 10}
 _SOURCES = ("crm", "helpdesk", "reports", "assistant")
 _MODELS = ("hosted-large", "hosted-small", "local-8b", "local-70b")
@@ -47,7 +47,7 @@ _SENTENCES = (
 
 
 def document(index: int, priority: str | None = None) -> bytes:
-    """Document number `index`, as JSON text; `priority` overrides what it says of its own."""
+    """Document number `index` as JSON text. `priority` replaces its own."""
     chance = random.Random(index)
     sentences: list[str] = []
     size = 0
@@ -66,7 +66,7 @@ def document(index: int, priority: str | None = None) -> bytes:
 
 
 def write(folder: str, count: int, *, first: int = 0, per_folder: int = 1000, priority: str | None = None) -> list[str]:
-    """Write `count` documents into sub-folders of `folder`; returns the sub-folders' names."""
+    """Write `count` documents into subfolders of `folder`. Returns the subfolders' names."""
     names: list[str] = []
     for index in range(count):
         if index % per_folder == 0:

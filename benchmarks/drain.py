@@ -1,4 +1,4 @@
-"""Draining a backlog: from the start of what takes the files to the last original in the archive."""
+"""Draining a backlog: from the start of ingest (or feeder, or loop) to the last original in the archive."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from benchmarks import contenders
 from benchmarks.contenders import Contender
 from benchmarks.spool import Spool
 
-# So many that a run takes about ten seconds on two cores; the slow ones would hold up the rest.
+# Chosen so that a run takes about ten seconds on two cores, or less for the slow ones.
 DOCUMENTS: dict[str, int] = {
     "project": 20_000,
     "project-signals": 20_000,
@@ -27,13 +27,13 @@ DOCUMENTS: dict[str, int] = {
     "arq": 6_000,
 }
 POLL_SECONDS = 0.5
-_LONG_POLL_SECONDS = 2.0  # listing many folders and asking for memory costs time, too
+_LONG_POLL_SECONDS = 2.0  # since listing many folders and reading memory cost time
 _LONG = 50_000
 STALLED_SECONDS = 60.0
 
 
-class Drained(msgspec.Struct, frozen=True):
-    """One run. `cpu`: CPU seconds by role; `memory`: (documents done, resident bytes by role) as time went by."""
+class DrainRun(msgspec.Struct, frozen=True):
+    """One run. `cpu`: CPU seconds by role. `memory`: samples of (documents done, resident bytes by role)."""
 
     contender: str
     documents: int
@@ -45,16 +45,21 @@ class Drained(msgspec.Struct, frozen=True):
 
     @property
     def rate(self) -> float:
-        """Documents a second, from start to end."""
+        """Documents per second, from start to end."""
         return self.documents / self.seconds
+
+    @property
+    def cpu_per_1000(self) -> float:
+        """CPU seconds of all processes per 1,000 documents."""
+        return 1000 * sum(self.cpu.values()) / self.documents
 
 
 def rounds(
     names: Sequence[str], documents: Mapping[str, int], count: int, folder: Path, say: Callable[[str], None]
-) -> list[Drained]:
-    """`count` rounds, each contender once in each, in an order that differs from round to round."""
+) -> list[DrainRun]:
+    """`count` rounds with each contender once, in a new order each time."""
     chance = random.Random(3)
-    drained: list[Drained] = []
+    drained: list[DrainRun] = []
     for number in range(count):
         order = chance.sample(list(names), len(names))
         for name in order:
@@ -65,7 +70,7 @@ def rounds(
     return drained
 
 
-def drain(name: str, documents: int, folder: Path, *, watch_memory: bool = False) -> Drained:
+def drain(name: str, documents: int, folder: Path, *, watch_memory: bool = False) -> DrainRun:
     """One run of one contender on a fresh spool and a fresh server."""
     spool = Spool(folder / f"{name}-{time.time_ns()}")
     contender = contenders.make(name, spool)
@@ -77,7 +82,7 @@ def drain(name: str, documents: int, folder: Path, *, watch_memory: bool = False
         contender.close()
 
 
-def _run(contender: Contender, documents: int, watch_memory: bool) -> Drained:
+def _run(contender: Contender, documents: int, watch_memory: bool) -> DrainRun:
     spool = contender.spool
     before = contender.cpu()
     began = time.time()
@@ -97,14 +102,12 @@ def _run(contender: Contender, documents: int, watch_memory: bool) -> Drained:
             memory.append((done, contender.memory()))
         if done >= documents:
             break
-        trouble = contender.ended_early()
-        if trouble:
-            raise RuntimeError(trouble)
+        contender.raise_if_ended()
     after = contender.cpu()
     spool.check()
     ended = spool.ended()
     progress[-1] = (ended, documents)
-    return Drained(
+    return DrainRun(
         contender=contender.name,
         documents=documents,
         seconds=ended - began,
@@ -115,17 +118,17 @@ def _run(contender: Contender, documents: int, watch_memory: bool) -> Drained:
 
 
 def steady_rate(progress: Sequence[tuple[float, int]]) -> float:
-    """Documents a second between a tenth and nine tenths of them, without the start and the tail.
+    """Documents per second between a tenth and nine tenths of them: without the start and the tail.
 
     `progress`: (seconds, documents done), both rising.
     """
     total = progress[-1][1]
-    first, last = _moment(progress, total * 0.1), _moment(progress, total * 0.9)
+    first, last = _time_of(progress, total * 0.1), _time_of(progress, total * 0.9)
     return total * 0.8 / (last - first) if last > first else float("nan")
 
 
-def _moment(progress: Sequence[tuple[float, int]], count: float) -> float:
-    """When `count` were done, in a straight line between two samples."""
+def _time_of(progress: Sequence[tuple[float, int]], count: float) -> float:
+    """When `count` were done, by linear interpolation between two samples."""
     for (earlier, low), (later, high) in pairwise(progress):
         if high >= count:
             return earlier + (later - earlier) * (count - low) / (high - low)

@@ -1,4 +1,4 @@
-"""The peers' environments: one each, made from a pinned list, made again when the list changes."""
+"""The peers' virtual environments: one each, made from pinned requirements, made again when those change."""
 
 import shutil
 import subprocess
@@ -11,8 +11,9 @@ ENVS = HERE / ".envs"
 
 
 def python(peer: str) -> Path:
-    """The interpreter of a peer's environment, which is made first if need be. Raises CalledProcessError."""
-    wanted = (HERE / "peers" / peer / "requirements.txt").read_text()
+    """The interpreter of a peer's environment, which is made first if necessary. Raises CalledProcessError."""
+    requirements = _requirements(peer)
+    wanted = requirements.read_text()
     folder = ENVS / peer
     stamp = folder / "installed.txt"
     interpreter = folder / "bin" / "python"
@@ -20,7 +21,6 @@ def python(peer: str) -> Path:
         return interpreter
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
-    requirements = HERE / "peers" / peer / "requirements.txt"
     options = ("--quiet", "--disable-pip-version-check", "--no-deps", "-r", str(requirements))
     subprocess.run([interpreter, "-m", "pip", "install", *options], check=True)
     stamp.write_text(f"{sys.version}\n{wanted}")
@@ -29,6 +29,10 @@ def python(peer: str) -> Path:
 
 def versions(peer: str, *packages: str) -> str:
     """The pinned versions of `packages`, for example "rq 3.0.0"."""
-    lines = (HERE / "peers" / peer / "requirements.txt").read_text().splitlines()
+    lines = _requirements(peer).read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if "==" in line)
     return ", ".join(f"{package} {pinned[package]}" for package in packages)
+
+
+def _requirements(peer: str) -> Path:
+    return HERE / "peers" / peer / "requirements.txt"

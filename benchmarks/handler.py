@@ -1,4 +1,4 @@
-"""The project's handler in these measurements: the work that the peers do, without the files."""
+"""The project's handler in the measurements: the same classification as the peers do."""
 
 from typing import Any
 

@@ -1,19 +1,20 @@
-"""The API under load: one process of it, beside a bare Starlette "hello" and rq-dashboard's list, by wrk.
+"""One API process under load by wrk, beside a bare Starlette "hello" and rq-dashboard's list.
 
-The rounds are interleaved, and what is compared is the ratio within a round. wrk, the API and the server share the
-cores: the figures are those of this machine as a whole, not of one process alone on it.
+Rounds are interleaved; rates are compared within a round. wrk, the API and the server share the cores: the figures
+are those of the whole machine, not of one process alone.
 """
 
 import asyncio
 import json
+import os
 import random
 import re
 import socket
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +22,8 @@ import msgspec
 from redis import Redis
 
 from benchmarks.contenders import ROOT
-from benchmarks.server import Server, wait_until
+from benchmarks.server import Server, free_port, wait_until
+from benchmarks.spool import Spool
 from llm_scheduler.jobs.document import Status, new_id
 from llm_scheduler.jobs.store import ledger
 
@@ -41,7 +43,7 @@ async def hello(request):
 
 app = Starlette(routes=[Route("/", hello)])
 """
-# Each request another page: nothing is shared between two of them.
+# A different page for each request, so that no two share an answer.
 _PAGES = """
 local cursors = {%s}
 local place = 0
@@ -58,7 +60,7 @@ wrk.body = '{"content": "' .. string.rep("x", 1800) .. '"}'
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What wrk said of one run: requests a second, and the 99th percentile in milliseconds."""
+    """One run of wrk: requests per second, the 99th percentile in milliseconds, and how many answers were errors."""
 
     name: str
     rate: float
@@ -66,27 +68,27 @@ class Load(msgspec.Struct, frozen=True):
     refused: int
 
 
-class Followed(msgspec.Struct, frozen=True):
-    """`followers` clients of /events that each were told of `transitions` documents, all within `seconds`."""
+class EventDelivery(msgspec.Struct, frozen=True):
+    """`followers` clients of /events each received `transitions` transitions, the last after `seconds`."""
 
     followers: int
     transitions: int
     seconds: float
 
 
-class Http(msgspec.Struct, frozen=True):
-    """Everything that was measured of the API with so many documents in the ledger."""
+class HttpResults(msgspec.Struct, frozen=True):
+    """All measurements of the API, with `documents` in the ledger."""
 
     documents: int
     connections: int
     rounds: list[list[Load]]
     posts: list[Load]
     metrics_ms: list[float]
-    followed: Followed
+    followed: EventDelivery
 
 
-def http(documents: int, seconds: float, rounds: int, folder: Path) -> Http:
-    """Fill a ledger, start the API and its peers, and load them in turn. Needs wrk, and the tools of `make test`."""
+def http(documents: int, seconds: float, rounds: int, folder: Path) -> HttpResults:
+    """Fill a ledger, start the API and its peers, and load them in turn. Needs wrk and .venv-tools."""
     home = folder / f"http-{time.time_ns()}"
     home.mkdir()
     server = Server(home / "server")
@@ -96,7 +98,16 @@ def http(documents: int, seconds: float, rounds: int, folder: Path) -> Http:
         (home / "hello.py").write_text(_HELLO)
         (home / "pages.lua").write_text(_PAGES % ",".join(f'"{each}"' for each in random.sample(ids, 200)))
         (home / "post.lua").write_text(_POST)
-        with _api(home, server.url) as api, _hello(home) as hello, _dashboard(server.url) as dashboard:
+        ports = [free_port() for _ in range(3)]
+        config = _configure(home, server.url, ports[0])
+        python = [sys.executable, "-P", "-m"]
+        hello_command = [sys.executable, "-m", "uvicorn", "hello:app", "--port", str(ports[1]), "--no-access-log"]
+        dashboard_command = [str(TOOLS / "rq-dashboard"), "--bind", "127.0.0.1", "--port", str(ports[2])]
+        with (
+            _running([*python, "llm_scheduler.api.server", "--config", str(config)], ports[0], home) as api,
+            _running(hello_command, ports[1], home) as hello,
+            _running([*dashboard_command, "--redis-url", server.url], ports[2], ROOT) as dashboard,
+        ):
             turns = (
                 ("hello", f"{hello}/", None),
                 ("GET /jobs?limit=50", f"{api}/jobs?limit=50", None),
@@ -106,19 +117,19 @@ def http(documents: int, seconds: float, rounds: int, folder: Path) -> Http:
             measured = [
                 [_wrk(name, url, seconds, CONNECTIONS, script) for name, url, script in turns] for _ in range(rounds)
             ]
-            metrics = [_timed(f"{api}/metrics") for _ in range(20)]
-            followed = asyncio.run(_follow(api, server.client))
+            metrics = [_request_ms(f"{api}/metrics") for _ in range(20)]
+            followed = asyncio.run(_follow_events(api, server.client))
             posts = [
                 _wrk(f"POST /jobs, {count} clients", f"{api}/jobs", seconds, count, home / "post.lua")
                 for count in (1, 8, 32)
             ]
-        return Http(documents, CONNECTIONS, measured, posts, metrics, followed)
+        return HttpResults(documents, CONNECTIONS, measured, posts, metrics, followed)
     finally:
         server.stop()
 
 
 def fill(redis: Redis, documents: int) -> list[str]:
-    """A ledger of so many documents, most of them done. Returns a thousand of their ids."""
+    """Fill a ledger with `documents`, most of them done. Returns a thousand of their ids."""
     chance = random.Random(1)
     began = time.time() - documents / 100
     ids: list[str] = []
@@ -147,7 +158,7 @@ def fill(redis: Redis, documents: int) -> list[str]:
 
 
 def _enqueue(redis: Redis) -> None:
-    """Jobs for rq-dashboard to list: RQ's own, as any program would enqueue them."""
+    """Plain RQ jobs for rq-dashboard to list."""
     from rq import Queue
 
     queue = Queue("high", connection=redis)
@@ -155,46 +166,28 @@ def _enqueue(redis: Redis) -> None:
         queue.enqueue("builtins.print", number)
 
 
-@contextmanager
-def _api(home: Path, url: str) -> Iterator[str]:
-    port = _free_port()
-    names = ("watch", "output", "archive", "error", "temp")
-    directories = {f"{name}_directory": str(home / "spool" / name) for name in names}
-    for name in names:
-        (home / "spool" / name).mkdir(parents=True)
+def _configure(home: Path, url: str, port: int) -> Path:
+    """Make the folders of the API, and its configuration."""
+    directories = Spool(home / "spool").directories
+    for each in directories.values():
+        os.makedirs(each, exist_ok=True)
     settings = {
         "directories": directories,
         "queue": {"type": "redis", "redis_url": url, "max_queue_size": 10_000_000},
         "api": {"port": port, "workers": 1, "access_log": False},
     }
-    (home / "config.json").write_text(json.dumps(settings))
-    program = [sys.executable, "-P", "-m", "llm_scheduler.api.server", "--config", str(home / "config.json")]
-    with _running(program, port, home):
-        yield f"http://127.0.0.1:{port}"
+    path = home / "config.json"
+    path.write_text(json.dumps(settings))
+    return path
 
 
 @contextmanager
-def _hello(home: Path) -> Iterator[str]:
-    port = _free_port()
-    program = [sys.executable, "-m", "uvicorn", "hello:app", "--port", str(port), "--no-access-log"]
-    with _running(program, port, home):
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _dashboard(url: str) -> Iterator[str]:
-    port = _free_port()
-    program = [str(TOOLS / "rq-dashboard"), "--bind", "127.0.0.1", "--port", str(port), "--redis-url", url]
-    with _running(program, port, ROOT):
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _running(program: list[str], port: int, folder: Path) -> Iterator[None]:
+def _running(program: Sequence[str], port: int, folder: Path) -> Iterator[str]:
+    """The URL of a server that runs during the block."""
     process = subprocess.Popen(program, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: _listens(port), f"an answer from {program[0]}", 60)
-        yield
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.kill()
         process.wait()
@@ -205,56 +198,50 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
 def _wrk(name: str, url: str, seconds: float, connections: int, script: Path | None) -> Load:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:.0f}s", "--latency"]
     if script:
         command += ["-s", str(script)]
-    told = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-    rate = re.search(r"Requests/sec:\s+([0-9.]+)", told)
-    percentile = re.search(r"99%\s+([0-9.]+)(us|ms|s)", told)
-    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", told)
+    printed = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"Requests/sec:\s+([0-9.]+)", printed)
+    percentile = re.search(r"99%\s+([0-9.]+)(us|ms|s)", printed)
+    refused = re.search(r"Non-2xx or 3xx responses: (\d+)", printed)
     if rate is None or percentile is None:
-        raise RuntimeError(f"wrk said of {name}:\n{told}")
+        raise RuntimeError(f"no figures in wrk's output for {name}:\n{printed}")
     scale = {"us": 0.001, "ms": 1.0, "s": 1000.0}[percentile[2]]
     return Load(name, float(rate[1]), float(percentile[1]) * scale, int(refused[1]) if refused else 0)
 
 
-def _timed(url: str) -> float:
-    """Milliseconds from asking to the last byte of the answer."""
-    import urllib.request
-
+def _request_ms(url: str) -> float:
+    """Milliseconds from the request to the last byte of the answer."""
     began = time.perf_counter()
     with urllib.request.urlopen(url, timeout=30) as answer:
         answer.read()
     return (time.perf_counter() - began) * 1000
 
 
-async def _follow(api: str, redis: Redis) -> Followed:
-    """All followers connected; then documents change their status, and each follower has to hear of every one."""
+async def _follow_events(api: str, redis: Redis) -> EventDelivery:
+    """Connect all followers, then change the status of documents, and wait until each follower has all changes."""
     port = int(api.rpartition(":")[2])
     connections = [await asyncio.open_connection("127.0.0.1", port, limit=1 << 22) for _ in range(FOLLOWERS)]
     for reader, writer in connections:
         writer.write(b"GET /events?kinds=transition HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-    await asyncio.sleep(1)  # the last of them may still be on its way to the stream
+    await asyncio.sleep(1)  # the last of them may not read the stream yet
     ids = [new_id(time.time()) for _ in range(500)]
     began = time.perf_counter()
     fields: ledger.Fields = {"priority": "high", "queue": "high", "handler": "default", "source": "a.json"}
     for first in range(0, len(ids), 50):
         ledger.move(redis, Status.QUEUED, time.time(), [(each, fields) for each in ids[first : first + 50]])
-    await asyncio.gather(*(_hears(reader, set(ids)) for reader, _ in connections))
+    await asyncio.gather(*(_read_all(reader, set(ids)) for reader, _ in connections))
     took = time.perf_counter() - began
     for _, writer in connections:
         writer.close()
-    return Followed(FOLLOWERS, len(ids), took)
+    return EventDelivery(FOLLOWERS, len(ids), took)
 
 
-async def _hears(reader: asyncio.StreamReader, ids: set[str]) -> None:
+async def _read_all(reader: asyncio.StreamReader, ids: set[str]) -> None:
+    """Read events until there was one for each id."""
     left = set(ids)
     async with asyncio.timeout(60):
         while left:
@@ -263,14 +250,7 @@ async def _hears(reader: asyncio.StreamReader, ids: set[str]) -> None:
                 left.difference_update(re.findall(r"[0-7][0-9A-HJKMNP-TV-Z]{25}", line))
 
 
-def ratios(measured: Http, name: str, to: str = "hello") -> list[float]:
-    """The rate of `name` over that of `to`, round by round."""
-    found = []
-    for turn in measured.rounds:
-        rates = {load.name: load.rate for load in turn}
-        found.append(rates[name] / rates[to])
-    return found
-
-
-def middle(values: list[float]) -> float:
-    return statistics.median(values)
+def ratios(measured: HttpResults, name: str) -> list[float]:
+    """The rate of `name` divided by that of hello, round by round."""
+    rates = [{load.name: load.rate for load in turn} for turn in measured.rounds]
+    return [each[name] / each["hello"] for each in rates]

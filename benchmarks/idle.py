@@ -1,9 +1,8 @@
-"""Idle: the CPU time that `llmctl up` takes while nothing is dropped."""
+"""Idle: the CPU time of `llmctl up` while nothing is dropped."""
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,54 +13,50 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.contenders import ROOT, cpu_seconds
-from benchmarks.server import wait_until
+from benchmarks.contenders import MODULES, ROOT, WORKER_MODULE, cpu_seconds
+from benchmarks.server import free_port, wait_until
+from benchmarks.spool import Spool
 
 SECONDS = 45.0
-_SETTLE = 8.0
+_SETTLE_SECONDS = 8.0
 
 
-class Idle(msgspec.Struct, frozen=True):
-    """CPU seconds and resident bytes of each process of `llmctl up` over `seconds` of wall time."""
+class IdleUse(msgspec.Struct, frozen=True):
+    """CPU seconds and resident bytes of each process of `llmctl up` during `seconds` of wall time."""
 
     seconds: float
     cpu: dict[str, float]
     memory: dict[str, int]
 
 
-def idle(seconds: float, folder: Path) -> Idle:
-    """Start everything with the embedded server, let it settle, and watch it do nothing."""
+def idle(seconds: float, folder: Path) -> IdleUse:
+    """Start everything with the embedded server, let it settle, and measure."""
     home = folder / f"idle-{time.time_ns()}"
     home.mkdir()
-    port = _free_port()
+    port = free_port()
     config = home / "config.json"
-    names = ("watch", "output", "archive", "error", "temp")
-    directories = {f"{name}_directory": str(home / "spool" / name) for name in names}
-    settings = {"directories": directories, "api": {"port": port}, "logging": {"file": str(home / "log")}}
+    settings = {
+        "directories": Spool(home / "spool").directories,
+        "api": {"port": port},
+        "logging": {"file": str(home / "log")},
+    }
     config.write_text(json.dumps(settings))
-    program = [
-        sys.executable,
-        "-P",
-        "-c",
-        "from llm_scheduler.api.cli import main; main()",
-        "--config",
-        str(config),
-        "up",
-    ]
+    start = "from llm_scheduler.api.cli import main; main()"
+    program = [sys.executable, "-P", "-c", start, "--config", str(config), "up"]
     with (home / "output").open("wb") as output:
         process = subprocess.Popen(program, cwd=ROOT, stdout=output, stderr=output, start_new_session=True)
     try:
         wait_until(lambda: _answers(port), "an answer from llmctl up", 60, 0.2)
-        time.sleep(_SETTLE)
+        time.sleep(_SETTLE_SECONDS)
         everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-        # Each by itself: cpu_seconds counts what is below a process, too.
+        # Only direct children: cpu_seconds adds their own children.
         children = {_role(each): each.pid for each in everyone[1:] if each.ppid() == process.pid}
         began, before, all_before = time.monotonic(), _seconds(children), cpu_seconds(process.pid)
         time.sleep(seconds)
         took, after, all_after = time.monotonic() - began, _seconds(children), cpu_seconds(process.pid)
         cpu = {role: after[role] - before[role] for role in children}
         cpu["supervisor"] = max(0.0, all_after - all_before - sum(cpu.values()))
-        return Idle(took, cpu, {_role(each): each.memory_info().rss for each in everyone})
+        return IdleUse(took, cpu, {_role(each): each.memory_info().rss for each in everyone})
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -81,14 +76,10 @@ def _role(process: psutil.Process) -> str:
         return "server"
     if "-m" in words:
         module = words[words.index("-m") + 1]
-        names = {
-            "llm_scheduler.ingest.daemon": "ingest",
-            "llm_scheduler.ingest.collector": "collector",
-            "llm_scheduler.jobs.scheduler.loop": "scheduler",
-        }
-        if module == "llm_scheduler.jobs.worker.loop":
+        if module == WORKER_MODULE:
             return f"worker {words[words.index('-m') + 2]}"
-        return names.get(module, module.removesuffix(".server"))
+        roles = {module: role for role, module in MODULES.items()}
+        return roles.get(module, module.removesuffix(".server"))
     return "supervisor"
 
 
@@ -98,9 +89,3 @@ def _answers(port: int) -> bool:
             return True
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Latency: from the moment a dropped file is whole to the moment its result is there."""
+"""Latency: from the moment a dropped file is complete to the moment its result exists."""
 
 import os
 import random
@@ -15,14 +15,14 @@ from benchmarks.spool import Spool
 
 IDLE_DROPS = 300
 BACKLOG = 10_000
-BACKLOG_ROUNDS = 5  # at most; as many as it takes for IDLE_DROPS drops
-_LOOK_EVERY = 0.0004
-_LONGEST = 60.0
+MAX_ROUNDS = 5  # of backlogs, until there are IDLE_DROPS drops
+_POLL_SECONDS = 0.0004
+_MAX_SECONDS = 60.0
 _MIN_QUEUED = 500
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """Seconds of each drop. `backlog`: documents of the lowest priority that were there before it; 0: none."""
+    """Seconds of each drop. `backlog`: documents of the lowest priority queued before it; 0: none."""
 
     contender: str
     backlog: int
@@ -37,7 +37,7 @@ def percentile(values: list[float], percent: float) -> float:
 
 
 def idle(name: str, drops: int, folder: Path) -> Latency:
-    """One document at a time on an idle system; the first ten are not counted."""
+    """One document at a time on an idle system. The first ten are not counted."""
     contender = _make(name, folder)
     chance = random.Random(5)
     try:
@@ -55,10 +55,10 @@ def idle(name: str, drops: int, folder: Path) -> Latency:
 
 
 def under_backlog(drops: int, backlog: int, folder: Path) -> Latency:
-    """The project: `high` documents while `backlog` documents of priority `low` are being worked through."""
+    """The project: `high` documents while `backlog` documents of priority `low` are processed."""
     seconds: list[float] = []
     rounds = 0
-    while len(seconds) < drops and rounds < BACKLOG_ROUNDS:
+    while len(seconds) < drops and rounds < MAX_ROUNDS:
         seconds += _backlog_round(drops - len(seconds), backlog, rounds, folder)
         rounds += 1
     return Latency(contenders.PROJECT, backlog, seconds, rounds)
@@ -78,43 +78,43 @@ def _backlog_round(drops: int, backlog: int, number: int, folder: Path) -> list[
         os.sync()
         for name in names:
             os.rename(staged / name, spool.raw / name)
-        wait_until(lambda: contender.counted("batched", "queued") >= min(_MIN_QUEUED, backlog // 4), "a backlog", 30)
+        wait_until(lambda: contender.count("batched", "queued") >= min(_MIN_QUEUED, backlog // 4), "a backlog", 30)
         return _drop_steadily(contender, drops, backlog, number)
     finally:
         contender.close()
 
 
 def _drop_steadily(project: Project, drops: int, backlog: int, number: int) -> list[float]:
-    """Drop a document every now and then, whether the ones before it are done or not, while the backlog lasts.
+    """Drop a document every 20 to 60 ms while the backlog lasts, whether the ones before it are done or not.
 
-    Waiting for each result before the next drop would leave out just the documents that come in a slow moment.
+    Waiting for each result before the next drop would leave out the slow moments (coordinated omission).
     """
     chance = random.Random(number)
     seconds: list[float] = []
     waiting: dict[str, float] = {}
     count = 0
     due = time.perf_counter()
-    lasts = True
-    while lasts or waiting:
+    is_dropping = True
+    while is_dropping or waiting:
         now = time.perf_counter()
-        if lasts and now >= due:
-            lasts = count < drops and project.counted("done") < backlog * 0.95
-            if lasts:
+        if is_dropping and now >= due:
+            is_dropping = count < drops and project.count("done") < backlog * 0.95
+            if is_dropping:
                 result, dropped = _write(project.spool, number * 10_000 + count, "high")
                 waiting[result] = dropped
                 count += 1
                 due = now + chance.uniform(0.02, 0.06)
         there = [result for result in waiting if os.path.exists(result)]
         seconds += [time.perf_counter() - waiting.pop(result) for result in there]
-        if waiting and now - min(waiting.values()) > _LONGEST:
-            raise TimeoutError(f"no result of {len(waiting)} documents after {_LONGEST:g} s")
-        time.sleep(_LOOK_EVERY)
+        if waiting and now - min(waiting.values()) > _MAX_SECONDS:
+            raise TimeoutError(f"no result of {len(waiting)} documents after {_MAX_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
     return seconds
 
 
 def _make(name: str, folder: Path) -> Contender:
     spool = Spool(folder / f"{name}-{time.time_ns()}")
-    # The mode in which nothing waits for company.
+    # real_time: no document waits in a batch.
     return Project(name, spool, mode="real_time") if name == contenders.PROJECT else contenders.make(name, spool)
 
 
@@ -122,14 +122,14 @@ def _drop(spool: Spool, index: int, priority: str | None) -> float:
     """Drop one document and wait for its result."""
     result, dropped = _write(spool, index, priority)
     while not os.path.exists(result):
-        time.sleep(_LOOK_EVERY)
-        if time.perf_counter() - dropped > _LONGEST:
-            raise TimeoutError(f"no {result} after {_LONGEST:g} s")
+        time.sleep(_POLL_SECONDS)
+        if time.perf_counter() - dropped > _MAX_SECONDS:
+            raise TimeoutError(f"no {result} after {_MAX_SECONDS:g} s")
     return time.perf_counter() - dropped
 
 
 def _write(spool: Spool, index: int, priority: str | None) -> tuple[str, float]:
-    """Write one document in place, with one write; returns where its result will be, and the moment it was whole."""
+    """Write one document in place, with one write. Returns its result's path, and the moment it was complete."""
     raw = corpus.document(2 * 10**6 + index, priority)
     name = f"drop-{index:06d}.json"
     with open(os.path.join(spool.raw, name), "wb", buffering=0) as file:
@@ -138,7 +138,7 @@ def _write(spool: Spool, index: int, priority: str | None) -> tuple[str, float]:
 
 
 def summary(latency: Latency) -> dict[str, float]:
-    """Milliseconds."""
+    """Percentiles in milliseconds."""
     return {
         "p50": statistics.median(latency.seconds) * 1000,
         "p95": percentile(latency.seconds, 95) * 1000,

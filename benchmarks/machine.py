@@ -1,4 +1,4 @@
-"""What the measurements were made on, in one line."""
+"""The machine of a measurement, in one line."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from benchmarks.server import version
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """`load`: the load average over a minute before the run; other people's work shows in it."""
+    """`load`: the load average of the minute before the run. It shows what else used the machine."""
 
     date: str
     line: str
@@ -20,7 +20,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def describe(spool: Path) -> Machine:
-    """The machine, with the file system that `spool` is on."""
+    """The machine, and the file system of `spool`."""
     parts = (
         f"{_cpu()}, {os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB",
         f"Linux {platform.release()}" if platform.system() == "Linux" else platform.platform(),
@@ -42,9 +42,8 @@ def _cpu() -> str:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the innermost mount that holds `folder`, and how its writes are ordered where that is said."""
+    """The type of the innermost mount that holds `folder`."""
     inside = [each for each in psutil.disk_partitions(all=True) if folder.is_relative_to(each.mountpoint)]
     if not inside:
         return "an unknown file system"
-    mount = max(inside, key=lambda each: len(each.mountpoint))
-    return mount.fstype
+    return max(inside, key=lambda each: len(each.mountpoint)).fstype

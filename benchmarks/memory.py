@@ -1,4 +1,4 @@
-"""Memory: what a document costs in Redis while it is queued and when it is done."""
+"""Memory: the bytes of Redis for a document, queued and done."""
 
 import time
 from pathlib import Path
@@ -6,17 +6,16 @@ from pathlib import Path
 import msgspec
 
 from benchmarks import corpus
-from benchmarks.contenders import Project
+from benchmarks.contenders import KEYS, Project
 from benchmarks.server import used_memory, wait_until
 from benchmarks.spool import Spool
 from llm_scheduler.jobs.document import pack_body
-from llm_scheduler.jobs.store.outcomes import stream
 
-DOCUMENTS = 6_000  # below the room that max_queue_size leaves
+DOCUMENTS = 6_000  # less than max_queue_size
 
 
 class RedisMemory(msgspec.Struct, frozen=True):
-    """Bytes of Redis per document. `body`: the mean document as it travels, compressed; it is a part of `queued`."""
+    """Bytes of Redis per document. `body`: the mean compressed document, a part of `queued`."""
 
     documents: int
     per_job: int
@@ -27,7 +26,7 @@ class RedisMemory(msgspec.Struct, frozen=True):
 
 
 def redis_memory(documents: int, per_job: int, folder: Path) -> RedisMemory:
-    """Queue `documents` with the workers stopped, then let them be done; used_memory before, between and after."""
+    """Queue `documents` while the workers are stopped, then start the workers. Measures before, between and after."""
     spool = Spool(folder / f"memory-{per_job}-{time.time_ns()}")
     project = Project("project", spool, mode="real_time", batch_size=per_job)
     assert project.server
@@ -35,19 +34,19 @@ def redis_memory(documents: int, per_job: int, folder: Path) -> RedisMemory:
     try:
         project.prepare()
         project.stop()
-        client.execute_command("CONFIG", "SET", "appendonly", "no")  # its buffers come and go
+        client.execute_command("CONFIG", "SET", "appendonly", "no")  # its buffers would be measured too
         before = used_memory(client)
-        finished = project.counted("done")
+        finished = project.count("done")
         corpus.write(str(spool.raw), documents, priority="high")
         project.begin("ingest")
-        wait_until(lambda: project.counted("queued") >= documents, f"{documents} documents queued", 120, 0.2)
+        wait_until(lambda: project.count("queued") >= documents, f"{documents} documents queued", 120, 0.2)
         project.stop("ingest")
-        jobs = int(client.llen("rq:queue:high"))
+        jobs = int(client.llen(KEYS.queue("high")))
         queued = used_memory(client) - before
         everyone = ("collector", "scheduler", *project.WORKERS)
         project.begin(*everyone)
-        wait_until(lambda: project.counted("done") >= documents + finished, f"{documents} documents done", 300, 0.2)
-        wait_until(lambda: client.llen("rq:queue:high") == 0 and client.xlen(stream("high")) == 0, "rest", 30)
+        wait_until(lambda: project.count("done") >= documents + finished, f"{documents} documents done", 300, 0.2)
+        wait_until(lambda: client.llen(KEYS.queue("high")) == 0 and client.xlen(KEYS.outcomes("high")) == 0, "rest", 30)
         project.stop(*everyone)
         done = used_memory(client) - before
     finally:

@@ -1,20 +1,20 @@
-"""RESULTS.md from what was kept. Ratios are between runs of the same round; nothing here is a promise."""
+"""RESULTS.md from the kept results. Ratios are between runs of the same round."""
 
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from benchmarks import envs
 from benchmarks.contenders import PEER_KINDS, PROJECT, SIGNALS
-from benchmarks.drain import Drained
+from benchmarks.drain import DrainRun
 from benchmarks.http import ratios
 from benchmarks.intake import IN_INGEST, IN_WORKER
 from benchmarks.latency import Latency, summary
-from benchmarks.results import Section, kept, report_path
+from benchmarks.results import Section, load, report_path
 
 LIMIT = "plain-sync"
 _TITLES = {
     PROJECT: "**this project**",
-    SIGNALS: "this project, place, industry and language looked for",
+    SIGNALS: "this project, detecting place, industry and language",
     "plain-sync": "plain loop, one sync per 512 files (the limit)",
     "plain": "plain loop, no sync",
     "rq-fork": "watchdog + RQ, `Worker` (forks)",
@@ -26,15 +26,15 @@ _TITLES = {
     "arq": "watchdog + arq",
 }
 _DURABLE = {PROJECT, SIGNALS, LIMIT}
-_MI = 2**20
+_MIB = 2**20
 
 
 def write(quick: bool) -> str:
-    """Write the report of everything that has been measured; returns its path."""
+    """Write the report of everything measured. Returns its path."""
     parts = ["# Results", _ABOUT]
     if quick:
         parts.append(
-            "**A quick run, which only shows that everything works, or a choice of contenders: not the results.**"
+            "**Not the results: a quick run, which only shows that everything works, or a choice of contenders.**"
         )
     writers: dict[str, Callable[[Section], list[str]]] = {
         "drain": _drain,
@@ -46,7 +46,7 @@ def write(quick: bool) -> str:
         "http": _http,
     }
     for name, writer in writers.items():
-        section = kept(name, quick)
+        section = load(name, quick)
         if section:
             parts += writer(section)
     path = report_path(quick)
@@ -55,7 +55,7 @@ def write(quick: bool) -> str:
 
 
 _ABOUT = (
-    "Made by `make bench`; [README.md](README.md) says what is the same for all contenders, what differs, and how to "
+    "Made by `make bench`. [README.md](README.md) says what is the same for all contenders, what differs, and how to "
     "read this."
 )
 
@@ -70,7 +70,6 @@ def _drain(section: Section) -> list[str]:
     rows = []
     for name in sorted(by_name, key=lambda each: -_median(run.rate for run in by_name[each])):
         runs = by_name[name]
-        cpu = [1000 * sum(run.cpu.values()) / run.documents for run in runs]
         rows.append(
             [
                 _TITLES[name],
@@ -79,7 +78,7 @@ def _drain(section: Section) -> list[str]:
                 _spread([run.rate for run in runs]),
                 f"{_median(run.steady for run in runs):,.0f}",
                 _ratios(by_name.get(PROJECT, []), runs, name),
-                f"{_median(cpu):.2f}",
+                f"{_median(run.cpu_per_1000 for run in runs):.2f}",
                 "yes" if name in _DURABLE else "no",
             ]
         )
@@ -89,10 +88,10 @@ def _drain(section: Section) -> list[str]:
     )
     rounds = max(run.round for run in section.drained) + 1
     about = (
-        f"{rounds} interleaved round(s), shuffled. From the start of what takes the files to the last original in the "
-        "archive. *steady*: between a tenth and nine tenths of the documents, without start and tail (for the project "
-        "the tail holds the fifth of a second in which the last, incomplete batch waits for company). *×*: the "
-        "project's rate divided by the contender's in the same round, median (min–max)."
+        f"{rounds} interleaved round(s), shuffled. From the start of ingest, feeder or loop to the last original in "
+        "the archive. *steady*: between a tenth and nine tenths of the documents, without start and tail (the "
+        "project's tail contains the 0.2 s that the last, incomplete batch waits). *×*: the project's rate divided by "
+        "the contender's in the same round, median (min–max)."
     )
     parts = [*_head("Draining a backlog", section), about, _table(columns, rows)]
     if PROJECT in by_name:
@@ -100,43 +99,45 @@ def _drain(section: Section) -> list[str]:
     return parts
 
 
-def _by_role(runs: Sequence[Drained], limit: Sequence[Drained]) -> list[str]:
+def _by_role(runs: Sequence[DrainRun], limit: Sequence[DrainRun]) -> list[str]:
     roles = sorted({role for run in runs for role in run.cpu})
     rows = [[role, _spread([1000 * run.cpu.get(role, 0.0) / run.documents for run in runs], ".3f")] for role in roles]
-    totals = [1000 * sum(run.cpu.values()) / run.documents for run in runs]
-    rows.append(["**all**", _spread(totals, ".3f")])
+    rows.append(["**all**", _spread([run.cpu_per_1000 for run in runs], ".3f")])
     if limit:
-        loops = [1000 * sum(run.cpu.values()) / run.documents for run in limit]
-        rows.append(["for comparison: the plain loop with sync", _spread(loops, ".3f")])
+        rows.append(["for comparison: the plain loop with sync", _spread([run.cpu_per_1000 for run in limit], ".3f")])
     return ["CPU seconds per 1,000 documents, median (min–max).", _table(("process", "CPU s per 1,000"), rows)]
 
 
 def _long(section: Section) -> list[str]:
-    rows = []
-    for run in section.drained:
-        cpu = 1000 * sum(run.cpu.values()) / run.documents
-        rows.append(
-            [_TITLES[run.contender], f"{run.documents:,}", f"{run.rate:,.0f}", f"{run.steady:,.0f}", f"{cpu:.2f}"]
-        )
+    rows = [
+        [
+            _TITLES[run.contender],
+            f"{run.documents:,}",
+            f"{run.rate:,.0f}",
+            f"{run.steady:,.0f}",
+            f"{run.cpu_per_1000:.2f}",
+        ]
+        for run in section.drained
+    ]
     columns = ("contender", "documents", "docs/s", "steady docs/s", "CPU s per 1,000")
     parts = [*_head("A long drain", section), "One run each.", _table(columns, rows)]
     for run in section.drained:
         if run.contender == PROJECT and run.memory:
-            parts += ["### Memory of the processes during it", *_resident(run)]
+            parts += ["### Memory of the processes during the drain", *_resident(run)]
     return parts
 
 
-def _resident(run: Drained) -> list[str]:
+def _resident(run: DrainRun) -> list[str]:
     warm = min(20_000, run.documents // 10)
     samples = [sample for done, sample in run.memory if done >= warm] or [run.memory[-1][1]]
     rows = []
     for role in sorted(samples[-1]):
-        values = [sample[role] / _MI for sample in samples if role in sample]
+        values = [sample[role] / _MIB for sample in samples if role in sample]
         difference = max(values) - values[0]
         rows.append([role, f"{values[0]:.1f}", f"{values[-1]:.1f}", f"{max(values):.1f}", f"{difference:+.1f}"])
     about = (
-        f"Resident MiB. *first*: after {warm:,} documents. The server's grows with the ledger (see below), "
-        "the ingest's with the files that it holds back."
+        f"Resident MiB. *first*: after {warm:,} documents. The server grows with the ledger (see below), "
+        "ingest with the files that it holds back."
     )
     return [about, _table(("process", "first", "last", "highest", "highest − first"), rows)]
 
@@ -149,7 +150,7 @@ def _latency(section: Section) -> list[str]:
         figures = [f"{numbers[key]:.1f}" for key in ("p50", "p95", "p99", "max")]
         rows.append([_TITLES[each.contender], state, f"{len(each.seconds)}", *figures])
     about = (
-        "Milliseconds from the moment the file is whole to its result; `real_time` mode; looked for every 0.4 ms. "
+        "Milliseconds from the complete file to its result; `real_time` mode; polled every 0.4 ms. "
         "Idle: one document at a time; under the backlog: one every 20 to 60 ms."
     )
     columns = ("contender", "system", "drops", "p50", "p95", "p99", "max")
@@ -159,7 +160,7 @@ def _latency(section: Section) -> list[str]:
 
 def _shortfalls(latencies: Iterable[Latency]) -> list[str]:
     few = [each for each in latencies if each.backlog and len(each.seconds) < 100]
-    return [f"Only {len(each.seconds)} drops fitted into the backlog: p99 is about the maximum." for each in few]
+    return [f"The backlog lasted for only {len(each.seconds)} drops: p99 is about the maximum." for each in few]
 
 
 def _memory(section: Section) -> list[str]:
@@ -174,7 +175,7 @@ def _memory(section: Section) -> list[str]:
         ]
         for each in section.memory
     ]
-    about = "Bytes per document: difference of `used_memory` after `MEMORY PURGE`, divided by the documents."
+    about = "Bytes per document: difference of `used_memory` after `MEMORY PURGE`, divided by the number of documents."
     columns = ("documents a job", "measured", "queued", "of that, the compressed body", "overhead", "finished (ledger)")
     return [*_head("Memory of Redis", section), about, _table(columns, rows)]
 
@@ -186,9 +187,9 @@ def _idle(section: Section) -> list[str]:
     rows = []
     for role in sorted(idle.memory):
         cpu = idle.cpu.get(role, 0.0)
-        rows.append([role, f"{cpu:.2f}", f"{100 * cpu / idle.seconds:.2f} %", f"{idle.memory[role] / _MI:.0f}"])
+        rows.append([role, f"{cpu:.2f}", f"{100 * cpu / idle.seconds:.2f} %", f"{idle.memory[role] / _MIB:.0f}"])
     total = sum(idle.cpu.values())
-    held = sum(idle.memory.values()) / _MI
+    held = sum(idle.memory.values()) / _MIB
     rows.append(["**all**", f"{total:.2f}", f"**{100 * total / idle.seconds:.2f} %**", f"{held:.0f}"])
     about = f"`llmctl up` for {idle.seconds:.0f} s with nothing to do. CPU time is counted in steps of 10 ms."
     columns = ("process", "CPU s", "share of one core", "resident MiB")
@@ -217,14 +218,14 @@ def _http(section: Section) -> list[str]:
     about = (
         f"One uvicorn process, {http.documents:,} documents in the ledger, wrk with {http.connections} connections, "
         f"{len(http.rounds)} interleaved rounds; hello is a bare Starlette endpoint under the same uvicorn. "
-        f"{refused} requests were refused. A 202 of `POST /jobs` (1.8 kB) says that the document is synced."
+        f"{refused} requests were refused. A 202 of `POST /jobs` (1.8 kB) means that the document is synced."
     )
     columns = ("what", "requests/s", "p99 ms (median)", "of hello's rate, same round")
     followed = http.followed
     rest = (
         f"`/metrics` took {statistics.median(http.metrics_ms):.0f} ms (median of {len(http.metrics_ms)}; at most "
-        f"{max(http.metrics_ms):.0f}). {followed.followers} clients of `/events` at once each heard of "
-        f"{followed.transitions} transitions within {followed.seconds:.1f} s of the first."
+        f"{max(http.metrics_ms):.0f}). {followed.followers} concurrent clients of `/events` each received "
+        f"{followed.transitions} transitions within {followed.seconds:.1f} s."
     )
     return [*_head("The API", section), about, _table(columns, [*rows, *posts]), rest]
 
@@ -241,33 +242,33 @@ def _intake(section: Section) -> list[str]:
         [each.step, f"{each.size:,.0f}", f"{each.per_second:,.0f}", f"{1e6 / each.per_second:,.1f}"]
         for each in section.rates
     ]
-    said = "One process, in memory; the best of several interleaved rounds, since others use the machine, too."
+    about = "One process, in memory; the best of several interleaved rounds, since others use the machine, too."
     table = _table(["step", "bytes", "docs/s", "µs a document"], rows)
-    return [*_head("Intake alone", section), said, table, *_share_of_intake(section)]
+    return [*_head("Intake alone", section), about, table, *_share_of_intake(section)]
 
 
 def _share_of_intake(section: Section) -> list[str]:
-    """What part of the CPU time of a whole run intake takes: once in ingest, once in a worker."""
+    """The share of intake (in ingest and in a worker) in the CPU time of a drain."""
     each = {rate.step: 1e6 / rate.per_second for rate in section.rates}
     intake = each[IN_INGEST] + each[IN_WORKER]
-    said = []
+    sentences = []
     for run in section.drained:
-        whole = 1e6 * sum(run.cpu.values()) / run.documents
-        said.append(
-            f"Of the whole path it takes {intake / whole:.1%}: {intake:.1f} µs of the {whole:,.0f} µs of CPU time that "
+        total = 1000 * run.cpu_per_1000
+        sentences.append(
+            f"That is {intake / total:.1%} of the whole path: {intake:.1f} µs of the {total:,.0f} µs of CPU time that "
             f"all processes together spend on a document ({run.documents:,} documents, drained in the same run)."
         )
-    return said
+    return sentences
 
 
-def _grouped(runs: Iterable[Drained]) -> dict[str, list[Drained]]:
-    groups: dict[str, list[Drained]] = {}
+def _grouped(runs: Iterable[DrainRun]) -> dict[str, list[DrainRun]]:
+    groups: dict[str, list[DrainRun]] = {}
     for run in runs:
         groups.setdefault(run.contender, []).append(run)
     return groups
 
 
-def _ratios(ours: Sequence[Drained], theirs: Sequence[Drained], name: str) -> str:
+def _ratios(ours: Sequence[DrainRun], theirs: Sequence[DrainRun], name: str) -> str:
     if name == PROJECT or not ours:
         return ""
     rates = {run.round: run.rate for run in ours}

@@ -1,4 +1,4 @@
-"""A contender's folders: filled before a run, counted cheaply during it, and asked afterwards when it ended."""
+"""A contender's folders: filled before a run, counted during it, checked after it."""
 
 import os
 import shutil
@@ -25,15 +25,26 @@ class Spool:
         self._names: list[str] = []
         self._count = 0
 
+    @property
+    def directories(self) -> dict[str, str]:
+        """The configuration's `directories`."""
+        return {
+            "watch_directory": str(self.raw),
+            "output_directory": str(self.processed),
+            "archive_directory": str(self.archive),
+            "error_directory": str(self.errors),
+            "temp_directory": str(self.temp),
+        }
+
     def fill(self, count: int) -> None:
-        """Put a backlog into `raw`, and have it on disk, so that nobody is charged for writing it."""
+        """Write a backlog into `raw` and sync it, so that a run does not pay for that."""
         self._names = corpus.write(str(self.raw), count)
         self._count = count
         self._full.clear()
         os.sync()
 
     def archived(self) -> int:
-        """How many originals are in the archive. A folder that has all of its thousand is not listed again."""
+        """How many originals are in the archive. A complete folder (1,000) is not listed again."""
         total = 1000 * len(self._full)
         for name in self._names:
             if name not in self._full:
@@ -44,7 +55,7 @@ class Spool:
         return total
 
     def ended(self) -> float:
-        """Epoch seconds of the last rename into `processed` or `archive`: the folders' own times tell."""
+        """Epoch seconds of the last rename into `processed` or `archive`, from the folders' modification times."""
         places = [folder / name for folder in (self.processed, self.archive) for name in self._names]
         return max(os.stat(place).st_mtime_ns for place in places) / 1e9
 
@@ -68,10 +79,10 @@ def _names(folder: Path) -> list[str]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what runs left in `folder`, once all of them are over.
+    """Remove what runs left in `folder`, after the last run.
 
-    Not between two runs: ext4 steps over inodes that were freed in the last minutes one by one. After 40,000 files had
-    been deleted, creating files took three times the CPU time and the plain loop ran at a fifth of its rate.
+    Not between runs: ext4 skips inodes freed in the last minutes one by one. After 40,000 deleted files, creating a
+    file took three times the CPU time, and the plain loop ran at a fifth of its rate.
     """
     for entry in folder.iterdir():
         if entry.is_dir():
@@ -80,7 +91,7 @@ def sweep(folder: Path) -> None:
 
 
 def seconds_since_sweep(folder: Path) -> float:
-    """How long ago files were deleted here; infinity if that is not known."""
+    """How long ago files were deleted here; infinity if unknown."""
     try:
         return time.time() - (folder / SWEPT).stat().st_mtime
     except FileNotFoundError:

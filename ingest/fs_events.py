@@ -1,4 +1,4 @@
-"""Hints from the kernel that something was put into a watch folder. A periodic scan is the truth; this is for speed."""
+"""Events of the kernel about new files in the watch folders. They are hints for speed: only the scan is complete."""
 
 import logging
 import os
@@ -11,13 +11,16 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-_TAKEN_AT_ONCE = 10_000
-_RETRY_SECONDS = 30.0  # after which a kernel that had no watches left is asked again
-_MAX_HINTS = 200_000  # beyond these a scan is cheaper than listening
+_MAX_TAKEN = 10_000
+_RETRY_SECONDS = 30.0  # until the kernel, which had no watches left, is asked again
+_MAX_HINTS = 200_000  # a scan is cheaper than more hints
 
 
 class Hints(FileSystemEventHandler):
-    """Collects (watch folder, source) hints from watchdog's threads for the one thread that reads them."""
+    """Collects hints, each (watch folder, source), from watchdog's threads for the one thread that reads them.
+
+    `overflowed`: hints were lost, so a scan is needed.
+    """
 
     def __init__(self, folders: Sequence[str], log: logging.Logger) -> None:
         self._folders = list(folders)
@@ -26,12 +29,12 @@ class Hints(FileSystemEventHandler):
         self._early: list[tuple[str, str]] = []
         self._observer: BaseObserver | None = None
         self._watched: dict[str, int] = {}
-        self._real: dict[str, str] = {}  # watched path: the folder as it is configured
+        self._real: dict[str, str] = {}  # by watched path: the folder as configured
         self._retry = float("-inf")
         self.overflowed = False
 
     def watch(self) -> None:
-        """Watch the folders, or watch them anew when one has been replaced. Without inotify only scans are left."""
+        """Watch the folders; again when one was replaced. Without inotify, only scans find files."""
         inodes = {}
         for folder in self._folders:
             try:
@@ -49,7 +52,9 @@ class Hints(FileSystemEventHandler):
                 self._observer.schedule(self, real, recursive=True)
             self._observer.start()
         except OSError as error:
-            self._log.warning("No file events (%s); scanning instead. See fs.inotify.max_user_watches.", error)
+            self._log.warning(
+                "No file events (%s). Only scans find new files. Raise fs.inotify.max_user_watches.", error
+            )
             self.stop()
             self._retry = time.monotonic() + _RETRY_SECONDS
 
@@ -61,25 +66,25 @@ class Hints(FileSystemEventHandler):
             self._observer = None
 
     def wait(self, seconds: float) -> None:
-        """Wait up to `seconds` for a hint to come."""
+        """Wait up to `seconds` for a hint."""
         try:
             self._early.append(self._queue.get(timeout=seconds))
         except queue.Empty:
             pass
 
     def take(self) -> list[tuple[str, str]]:
-        """The hints that have come since the last time, oldest first, each once."""
+        """The hints since the last call, oldest first, each once."""
         taken = dict.fromkeys(self._early)
         self._early = []
         try:
-            while len(taken) < _TAKEN_AT_ONCE:
+            while len(taken) < _MAX_TAKEN:
                 taken[self._queue.get_nowait()] = None
         except queue.Empty:
             pass
         return list(taken)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called on watchdog's thread."""
+        """watchdog calls this on its own thread."""
         if event.event_type not in ("created", "closed", "moved"):
             return
         if self._queue.qsize() > _MAX_HINTS:
@@ -93,9 +98,9 @@ class Hints(FileSystemEventHandler):
 
 
 def _is_alive(observer: BaseObserver | None) -> bool:
-    """Whether all of its threads are: one ends when the folder it watches is removed, another may trip over an event.
+    """Whether all threads of an observer are alive. One ends when its folder is removed, or after an error.
 
-    A folder's inode doesn't tell: one that is made anew often gets the number of the one that was removed.
+    The folder's inode is not enough: a new folder often gets the inode number of the removed one.
     """
     if observer is None or not observer.is_alive():
         return False
@@ -104,10 +109,10 @@ def _is_alive(observer: BaseObserver | None) -> bool:
 
 
 def _observer() -> BaseObserver:
-    """watchdog's observer; on Linux one that isn't told of files leaving a folder.
+    """watchdog's observer; on Linux without events of files that leave a folder.
 
-    Those events are our own claims, and watchdog holds each back for half a second to pair it with an arrival,
-    and all that comes behind it.
+    Those are our own claims. watchdog would delay each of them, and all later events, by half a second in order to
+    pair it with an arrival.
     """
     if sys.platform != "linux":
         return Observer()

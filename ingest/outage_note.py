@@ -1,4 +1,4 @@
-"""A note on disk that Redis is away, for whoever is asked for the status while it is."""
+"""A file that says since when Redis is away, for processes that want to know it while they can't ask Redis."""
 
 import contextlib
 import os
@@ -6,24 +6,32 @@ import os
 import msgspec
 
 
+class _Note(msgspec.Struct):
+    since: float
+
+
 class OutageNote:
-    """`<temp>/redis-outage.json`, written by ingest when Redis goes away and removed when it is back."""
+    """`<temp>/redis-outage.json`: ingest writes it when Redis goes away, and removes it when Redis is back."""
 
     def __init__(self, temp: str) -> None:
         self._path = os.path.join(temp, "redis-outage.json")
-        self._written = True  # one may be left over from a process that was killed
 
     def write(self, since: float) -> None:
         """Note that Redis has been away since epoch seconds `since`."""
         try:
             with open(self._path, "xb") as file:
-                file.write(msgspec.json.encode({"since": since}))
+                file.write(msgspec.json.encode(_Note(since)))
         except OSError:
-            pass  # it is there already, or the disk is in trouble too
-        self._written = True
+            pass  # it exists already, or the disk has a fault too
+
+    def read(self) -> float | None:
+        """Since when Redis has been away (epoch seconds); None when there is no note."""
+        try:
+            with open(self._path, "rb") as file:
+                return msgspec.json.decode(file.read(1000), type=_Note).since
+        except (OSError, msgspec.DecodeError):
+            return None
 
     def remove(self) -> None:
-        if self._written:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
-            self._written = False
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)

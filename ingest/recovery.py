@@ -1,129 +1,102 @@
-"""Reconcile: the disk is the record, so whatever claim Redis doesn't know of is submitted (again).
+"""Recovery: the disk is the record, so a claim that Redis has lost is submitted again (invariant 1).
 
-Run at start, when Redis turns out to have been emptied, and now and then. What Redis knows of, but nobody will bring to
-an end (jobs/store/job_locations.py), is submitted, too. So is what waits at a level that the configuration no longer
-has.
-Submitting a document that is being worked on all the same is harmless, since it is committed once, but it costs: what
-seems to be in nobody's hands is looked at again first.
+It runs at start, when Redis turns out to have been emptied, and every 30 s. It submits claims
+
+- that the ledger does not know,
+- whose level is no longer in the configuration,
+- whose job is gone, so that nobody will bring them to an end (jobs/store/job_locations.py).
+
+Submitting a document twice is harmless, because it is committed once, but it costs work. So a job has to be missing for
+a while before its document is submitted again.
 """
 
-import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from redis import Redis
-
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.ingest.splitter import Splitter, parts_of
+from llm_scheduler.ingest.splitter import Splitter
 from llm_scheduler.ingest.spool import Claim, Claims
-from llm_scheduler.ingest.submitter import Submitted, Submitter
+from llm_scheduler.ingest.submitter import Submission, Submitter
 from llm_scheduler.jobs import intake
-from llm_scheduler.jobs.clock import Clock
-from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.document import FINAL, Status
+from llm_scheduler.jobs.process.runtime import Runtime
 from llm_scheduler.jobs.store import job_locations, ledger
-from llm_scheduler.jobs.store.job_locations import Whereabouts
+from llm_scheduler.jobs.store.job_locations import JobLocations
+from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.ledger import Entry
-from llm_scheduler.jobs.store.rq_job import DocumentJob
+from llm_scheduler.jobs.store.load import read_load
 
-# How long a claim whose RQ job has gone may be without a commit before it is submitted again:
-# its outcome may be on its way through the collector.
+# How long the job of a claim has to be missing: the outcome may be on its way through the collector.
 GRACE_SECONDS = 10.0
-# And how long while outcomes as old as that wait for the collector (it was stopped, say): its own may be among them.
+# The same while the collector has outcomes that are as old (it was stopped, for example): this one may be among them.
 PATIENCE_SECONDS = 600.0
-_AT_ONCE = 200
-_BYTES_AT_ONCE = 32 * 1024 * 1024
+_MAX_GROUP = 200
+_MAX_GROUP_BYTES = 32 * 1024 * 1024
 
 
-class _Suspicion(NamedTuple):
-    """Since when a claim has seemed to be in nobody's hands: monotonic, and in milliseconds of the server's clock."""
+class _MissingJob(NamedTuple):
+    """A claim's job that seems to be lost. `since` is monotonic, `at` in milliseconds of the server's clock."""
 
     since: float
     at: int
     status: Status
     job_id: str | None
 
-    @property
-    def place(self) -> tuple[Status, str | None]:
-        return self.status, self.job_id
-
-    def is_certain(self, now: float, untold: int | None) -> bool:
-        """`untold`: the time of the oldest outcome of its queue that waits."""
-        waited = now - self.since
-        may_be_told = untold is not None and untold <= self.at
-        return waited >= (PATIENCE_SECONDS if may_be_told else GRACE_SECONDS)
+    def is_lost(self, now: float, oldest_outcome: int | None) -> bool:
+        """`oldest_outcome`: the time in ms of the oldest outcome of its queue that waits for the collector."""
+        may_have_outcome = oldest_outcome is not None and oldest_outcome <= self.at
+        return now - self.since >= (PATIENCE_SECONDS if may_have_outcome else GRACE_SECONDS)
 
 
-class Reconcile:
-    """Compares claims with the ledger. Belongs to ingest, the only one who claims."""
+class Recovery:
+    """Compares claims with Redis. Only ingest uses it."""
 
     def __init__(
-        self,
-        config: Config,
-        redis: Redis,
-        claims: Claims,
-        router: Router,
-        submitter: Submitter,
-        splitter: Splitter,
-        clock: Clock,
-        log: logging.Logger,
+        self, runtime: Runtime, claims: Claims, router: Router, submitter: Submitter, splitter: Splitter
     ) -> None:
-        self._levels = config.queue.priority_levels
-        self._redis = redis
+        config = runtime.config
+        self._redis, self._clock, self._log = runtime.redis, runtime.clock, runtime.log
         self._claims = claims
         self._router = router
         self._submitter = submitter
         self._splitter = splitter
-        self._most_lines = config.intake.max_lines
-        self._clock = clock
-        self._log = log
-        self._limits = intake.Limits(config.processing.max_document_bytes, config.processing.max_depth)
-        self._suspects: dict[str, _Suspicion] = {}
+        self._levels = config.queue.priority_levels
+        self._max_lines = config.intake.max_lines
+        self._limits = intake.IntakeLimits.from_config(config.processing)
+        self._missing: dict[str, _MissingJob] = {}  # by document
 
     def run(self) -> int:
-        """Look at every claim once. Returns how many were submitted. Raises RedisError when Redis is away."""
-        suspects: dict[str, _Suspicion] = {}
-        orphans: dict[str, set[str]] = {}
+        """Check every claim once. Returns how many were submitted. Raises RedisError when Redis is away."""
+        missing: dict[str, _MissingJob] = {}
+        orphans: dict[str, set[str]] = {}  # job ids by a level that is no longer configured
         submitted = 0
-        self._splitter.recover(self._all_held)
-        seen = job_locations.look(self._redis, self._levels)
+        self._splitter.recover(self._claims.all_ids)
+        locations = job_locations.read_locations(self._redis, self._levels)
         for group in self._claims.groups():
             held = self._claims.held(group)
             if not held:
                 self._claims.remove_group(group)
                 continue
-            lost = list(self._lost(held, seen, suspects, orphans))
-            for part in self._parts(group, lost):
-                self._submitter.submit(part, ledger.load(self._redis, self._levels))
+            lost = list(self._lost(held, locations, missing, orphans))
+            for part in self._submissions(group, lost):
+                self._submitter.submit(part, read_load(self._redis, self._levels))
                 submitted += len(part)
-        self._suspects = suspects
+        self._missing = missing
         for queue, job_ids in orphans.items():
             self._log.warning(
-                "Documents waited at the level %s, which is no longer in queue.priority_levels; they were routed anew",
+                "Documents waited at the level %s, which is no longer in queue.priority_levels. They are routed again.",
                 queue,
             )
             job_locations.discard(self._redis, queue, job_ids)
         if submitted:
-            self._log.info("Reconciled: %d claim(s) that Redis did not know were submitted", submitted)
+            self._log.info("Recovery: %d claim(s) that Redis had lost were submitted", submitted)
         return submitted
-
-    def _all_held(self) -> set[str]:
-        return {document_id for group in self._claims.groups() for document_id in self._claims.held(group)}
-
-    def _apart(self, raw: bytes, claim: Claim, *, complete: bool) -> list[bytes]:
-        """The documents that a claim is to be taken apart into, which a crash kept ingest from doing."""
-        if complete and b'"custom_id"' not in raw:
-            return []
-        try:
-            return parts_of(raw, claim.source, self._limits, self._most_lines)
-        except intake.Refused:
-            return []  # the worker says so
 
     def _lost(
         self,
         held: dict[str, Claim],
-        seen: Whereabouts,
-        suspects: dict[str, _Suspicion],
+        locations: JobLocations,
+        missing: dict[str, _MissingJob],
         orphans: dict[str, set[str]],
     ) -> Iterator[Claim]:
         """The claims of a group that nobody will bring to an end."""
@@ -138,50 +111,58 @@ class Reconcile:
                     jobs.add(entry.rq_job_id)
                 yield claim
             elif entry.status == Status.RECEIVED and not claim.code:
-                yield claim  # the API's word about a document that had only been dropped then
-            elif entry.id not in seen.batched:
+                yield claim  # the API recorded it when it was dropped; it was never submitted
+            elif entry.id not in locations.batched:
                 unsure.append(entry)
-        for entry in self._unattended(unsure, seen):
-            found = _Suspicion(now, seen.at, entry.status, entry.rq_job_id)
-            before = self._suspects.get(entry.id, found)
-            # Only when it is where it was is it known to have been there when `seen` was seen.
-            suspicion = before if before.place == found.place else found
-            if suspicion.is_certain(now, seen.untold.get(entry.queue)):
+        for entry in self._without_job(unsure, locations):
+            found = _MissingJob(now, locations.at, entry.status, entry.rq_job_id)
+            known = self._missing.get(entry.id, found)
+            # The time counts only while the entry is the same: otherwise it had a job in the meantime.
+            job = known if (known.status, known.job_id) == (found.status, found.job_id) else found
+            if job.is_lost(now, locations.oldest_outcomes.get(entry.queue)):
                 yield held[entry.id]
             else:
-                suspects[entry.id] = suspicion
+                missing[entry.id] = job
 
-    def _unattended(self, entries: list[Entry], seen: Whereabouts) -> list[Entry]:
-        """Those of `entries` whose job has gone or is in nobody's hands."""
-        jobs = [job_id for job_id in {entry.rq_job_id for entry in entries} if job_id in seen.jobs]
+    def _without_job(self, entries: list[Entry], locations: JobLocations) -> list[Entry]:
+        """The entries whose job is in no location or has no hash."""
+        jobs = [job_id for job_id in {entry.rq_job_id for entry in entries} if job_id in locations.jobs]
+        if not jobs:
+            return entries
         pipeline = self._redis.pipeline(transaction=False)
         for job_id in jobs:
-            pipeline.exists(DocumentJob.key_for(job_id))
-        there = {job_id for job_id, exists in zip(jobs, pipeline.execute(), strict=True) if exists} if jobs else set()
-        return [entry for entry in entries if entry.rq_job_id not in there]
+            pipeline.exists(keys_of(self._redis).job(job_id))
+        existing = {job_id for job_id, exists in zip(jobs, pipeline.execute(), strict=True) if exists}
+        return [entry for entry in entries if entry.rq_job_id not in existing]
 
-    def _parts(self, group: str, lost: list[Claim]) -> Iterator[list[Submitted]]:
-        """`lost` with its bytes, a bounded part at a time."""
-        part: list[Submitted] = []
+    def _submissions(self, group: str, lost: list[Claim]) -> Iterator[list[Submission]]:
+        """The lost claims with their bytes, in parts of bounded size. Files of several documents are split instead."""
+        part: list[Submission] = []
         size = 0
         for claim in lost:
-            raw, value, complete = b"", None, True
+            raw, preview = b"", None
             if not claim.code:
                 try:
                     raw = self._claims.read(group, claim.id)
                 except OSError:
-                    continue  # committed meanwhile
-                complete, value = intake.glance(raw, claim.source, self._limits)
-                value = value if complete else intake.guess(raw, self._limits)
-            route = self._router.route(value, claim.source, claim.seen.size)
-            if not claim.code and (parts := self._apart(raw, claim, complete=complete)):
-                self._splitter.take_apart(group, claim, parts)
+                    continue  # it was committed meanwhile
+                preview = intake.Preview(raw, claim.source, self._limits)
+            route = self._router.decide(preview and preview.value, claim.source, claim.stamp.size).route
+            if preview and (parts := self._parts(preview)):
+                self._splitter.split(group, claim, parts)
                 self._submitter.record_split(claim, route, len(parts))
                 continue
-            part.append(Submitted(group, claim, raw, route))
+            part.append(Submission(group, claim, raw, route))
             size += len(raw)
-            if len(part) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            if len(part) >= _MAX_GROUP or size >= _MAX_GROUP_BYTES:
                 yield part
                 part, size = [], 0
         if part:
             yield part
+
+    def _parts(self, preview: intake.Preview) -> list[bytes]:
+        """The documents to split a claim into, if a crash prevented that; empty for one document."""
+        try:
+            return preview.parts(self._max_lines)
+        except intake.IntakeRejection:
+            return []  # the worker rejects the file

@@ -14,16 +14,17 @@ from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.document import Payload, Route, Status, new_id, pack_body
 from llm_scheduler.jobs.sealing import sealing_of
 from llm_scheduler.jobs.store import batches, counters, ledger, outcomes, submission
-from llm_scheduler.jobs.store.ledger import Load
+from llm_scheduler.jobs.store.keys import keys_of
+from llm_scheduler.jobs.store.load import Load
 from llm_scheduler.jobs.store.outcomes import Outcome
 
-JOB_SECONDS = 0.25  # the most work that a job of several real-time documents is made for
-_UNKNOWN_PACE = 4  # documents a job at most, while nobody knows how long one takes
+JOB_SECONDS = 0.25  # the most work in a job of several real-time documents
+_UNKNOWN_PACE = 4  # documents in a job at most, while the time for one is unknown
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A claim with its bytes and its route, ready to go."""
+class Submission:
+    """A claim with its bytes and its route."""
 
     group: str
     claim: Claim
@@ -32,7 +33,7 @@ class Submitted:
 
 
 class Submitter:
-    """Submits claims by the mode of the configuration."""
+    """Submits claims as `processing.mode` says."""
 
     def __init__(self, config: Config, redis: Redis, clock: Clock) -> None:
         self._config = config
@@ -40,63 +41,59 @@ class Submitter:
         self._clock = clock
         self._sealing = sealing_of(config.security)
 
-    def submit(self, documents: Sequence[Submitted], load: Load) -> None:
-        """Hand `documents` to RQ and record them. Raises RedisError; then all or nothing of it has happened.
+    def submit(self, documents: Sequence[Submission], load: Load) -> None:
+        """Submit and record `documents`: all of them, or none when it raises RedisError.
 
-        `load` says what waits already: the longer the queue, the more documents share a job.
+        The longer the queue in `load`, the more documents share a job.
         """
         now = self._clock.now()
-        refused: list[Outcome] = []
+        rejected: dict[str, list[Outcome]] = {}
         rejected_payloads: list[tuple[Payload, int]] = []
         by_queue: dict[str, list[tuple[Payload, int]]] = {}
         ids: dict[str, list[str]] = {}
         for document in documents:
             payload = self._payload(document, now)
-            sized = (payload, document.claim.seen.size)
-            ids.setdefault(payload.route.queue, []).append(payload.id)
+            queue = payload.route.queue
+            sized = (payload, document.claim.stamp.size)
+            ids.setdefault(queue, []).append(payload.id)
             if document.claim.code:
-                refused.append(_refusal(document.claim, payload, now))
+                rejected.setdefault(queue, []).append(_rejection(document.claim, payload, now))
                 rejected_payloads.append(sized)
             else:
-                by_queue.setdefault(payload.route.queue, []).append(sized)
-        size = self._config.processing.batch_size
-        joined: dict[str, int] = {}  # queue: the place of its batch's length among the pipeline's answers
+                by_queue.setdefault(queue, []).append(sized)
+        batch_size = self._config.processing.batch_size
+        joined: dict[str, int] = {}  # by queue: the index of its batch's length in the pipeline's answers
         with self._redis.pipeline() as pipeline:
-            counters.received(pipeline, now, ids)
-            if refused:
+            counters.count_received(pipeline, now, ids)
+            if rejected:
                 payloads, sizes = zip(*rejected_payloads, strict=True)
                 submission.record(pipeline, Status.RECEIVED, now, payloads, sizes)
-                for queue, told in _by_queue(refused).items():
-                    pipeline.xadd(outcomes.stream(queue), {outcomes.FIELD: outcomes.encode(told)})
+                for queue, found in rejected.items():
+                    pipeline.xadd(keys_of(pipeline).outcomes(queue), {outcomes.FIELD: outcomes.encode(found)})
             for queue, group in by_queue.items():
-                waits = self._waits(queue)
-                counts = whole(len(group), size) if waits else self._shared(len(group), queue, load)
+                batched = self._is_batched(queue)
+                counts = whole(len(group), batch_size) if batched else self._shared(len(group), queue, load)
                 for count in counts:
                     part, group = group[:count], group[count:]
                     self._enqueue(pipeline, queue, part, now)
                 if group:
-                    self._join(pipeline, queue, group, now)
+                    self._join_batch(pipeline, queue, group, now)
                     joined[queue] = len(pipeline) - 1
             answers = pipeline.execute()
-        for queue, place in joined.items():
-            if answers[place] >= size:
+        for queue, index in joined.items():
+            if answers[index] >= batch_size:
                 batches.flush(self._redis, queue, self._config.processing, self._clock)
 
     def record_split(self, claim: Claim, route: Route, count: int) -> None:
-        """Tell the ledger of a file that has become `count` documents: it is done, they are still to come."""
-        fields: ledger.Fields = {
-            "priority": route.priority,
-            "queue": route.queue,
-            "handler": route.handler,
-            "source": claim.source,
-            "received_at": int(claim.received_at * 1000),
-            "reasons": [f"taken apart into {count} documents"],
-            "message": f"taken apart into {count} documents, which are below {claim.source}/",
-        }
+        """Record a file that was split into `count` documents: it is done, they are still to come."""
+        text = f"split into {count} documents"
+        route = Route(priority=route.priority, queue=route.queue, handler=route.handler, reasons=[text])
+        message = f"{text}, which are below {claim.source}/"
+        fields = ledger.document_fields(route, claim.source, claim.received_at, message=message)
         ledger.move(self._redis, Status.DONE, self._clock.now(), [(claim.id, fields)])
 
     def flush_all(self) -> None:
-        """Submit what waits in the batches, due or not."""
+        """Submit all batches, due or not."""
         batches.flush_all(self._redis, self._config.queue.priority_levels, self._config.processing, self._clock)
 
     def _shared(self, count: int, queue: str, load: Load) -> Iterator[int]:
@@ -112,24 +109,24 @@ class Submitter:
             submission.enqueue(pipeline, self._redis, job_id, queue, payloads)
             submission.record(pipeline, Status.QUEUED, now, payloads, sizes, job_id)
 
-    def _join(self, pipeline: Pipeline, queue: str, group: list[tuple[Payload, int]], now: float) -> None:
+    def _join_batch(self, pipeline: Pipeline, queue: str, group: list[tuple[Payload, int]], now: float) -> None:
         payloads, sizes = zip(*group, strict=True)
         submission.record(pipeline, Status.BATCHED, now, payloads, sizes)
         batches.add(pipeline, queue, payloads, self._config.processing, now)
 
-    def _waits(self, queue: str) -> bool:
-        """Whether documents of `queue` wait for company."""
+    def _is_batched(self, queue: str) -> bool:
+        """Whether documents of `queue` wait in a batch."""
         mode = self._config.processing.mode
         return mode == "batch" or (mode == "hybrid" and queue != self._config.queue.priority_levels[0])
 
-    def _payload(self, document: Submitted, now: float) -> Payload:
+    def _payload(self, document: Submission, now: float) -> Payload:
         claim = document.claim
         body, packed = pack_body(document.raw)
         if self._sealing:
             body = self._sealing.seal.lock(body)
         return Payload(
             id=claim.id,
-            claim=document.group,
+            group=document.group,
             source=claim.source,
             received_at=claim.received_at,
             submitted_at=now,
@@ -141,15 +138,15 @@ class Submitter:
 
 
 def whole(count: int, size: int) -> Iterator[int]:
-    """The sizes of jobs for `count` documents that wait for company: full ones only, the rest goes on waiting."""
+    """The sizes of jobs for `count` batched documents: only full batches; the rest stays in the batch."""
     return repeat(size, count // size)
 
 
 def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
     """The sizes of jobs for `count` real-time documents behind `waiting` others, none above `limit`.
 
-    A job is no larger than the queue ahead of it: on an idle system a document goes alone and at once, and where it
-    shares a job it has to wait longer for its turn than for its company.
+    A job is no larger than the queue before it. So on an idle system each document goes alone and at once. In a shared
+    job, a document waits longer for the queue than for the other documents of the job.
     """
     while count > 0:
         size = max(1, min(count, waiting, limit))
@@ -158,18 +155,11 @@ def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
         count -= size
 
 
-def _by_queue(outcomes: list[Outcome]) -> dict[str, list[Outcome]]:
-    queues: dict[str, list[Outcome]] = {}
-    for each in outcomes:
-        queues.setdefault(each.route.queue, []).append(each)
-    return queues
-
-
-def _refusal(claim: Claim, payload: Payload, now: float) -> Outcome:
+def _rejection(claim: Claim, payload: Payload, now: float) -> Outcome:
     return Outcome(
         kind="rejected",
         id=claim.id,
-        claim=payload.claim,
+        group=payload.group,
         attempts=0,
         completed_at=now,
         route=payload.route,

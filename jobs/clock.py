@@ -1,4 +1,4 @@
-"""Time, as a parameter: whatever depends on it is handed a `Clock`, so that a test can be the one who tells it."""
+"""Time as a parameter: code that depends on it gets a `Clock`, so that a test can set the time."""
 
 import math
 import time
@@ -8,20 +8,16 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """The two times a process needs."""
-
     def now(self) -> float:
         """Seconds since the Unix epoch (UTC)."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean anything."""
+        """Seconds on a clock that never goes back. Only differences have a meaning."""
         ...
 
 
 class SystemClock:
-    """The machine's own clocks."""
-
     def now(self) -> float:
         return time.time()
 
@@ -37,5 +33,5 @@ def rfc3339(epoch: float) -> str:
 
 @lru_cache(maxsize=64)
 def _second(epoch: int) -> str:
-    """The seconds' part: thousands of documents share one, and formatting a date costs ten microseconds."""
+    """Cached: thousands of documents share a second, and to format a date takes ten microseconds."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,32 +1,31 @@
-"""What is known of a worker's death: how it ended, how much memory it had, and the last that it said."""
+"""Crash reports: how a worker process ended, its memory, and the last lines that it printed."""
 
 import re
 import signal
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Literal
 
 import msgspec
 
 from llm_scheduler.jobs.codes import Code
+from llm_scheduler.jobs.exit_codes import ExitCode
 
-# Ends a worker whose handler ran out of memory: its heap is in doubt.
-EXIT_OUT_OF_MEMORY = 83
-
-_LINES = 20
-_DUMP_LINES = 40  # a stack's innermost frames come first, so a dump is kept from its beginning
-_CHARACTERS = 4096
+_MAX_LINES = 20
+_MAX_DUMP_LINES = 40  # from its beginning: a stack dump begins with the innermost frames
+_MAX_CHARACTERS = 4096
 _MAX_LINE = 400
-# The first lines of what faulthandler prints, on a fatal signal and when a document's time is up for good.
+# How faulthandler's dumps begin: after a fatal signal, and when a handler hangs.
 _DUMP = re.compile(r"Fatal Python error: |Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$")
 _FRAME = re.compile(r"Fatal Python error: [\w ]+$|Timeout \(|(Current t|T)hread 0x|  File \".*\", line \d+ in \S+$")
 _TIMEOUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d(\.\d+)?\)!$", re.MULTILINE)
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker's death. `at` is in RFC 3339; `peak_memory_bytes` is the largest resident size of its whole life.
+class CrashReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of one worker. `at` is in RFC 3339; `peak_memory_bytes` is the largest resident size of its life.
 
-    `signal` or `exit_status` says how the process ended; `cause` what that means: `hang` is a handler that ran over its
-    time and could not be interrupted, `memory` one that ran into `processing.worker_memory`.
+    Either `signal` or `exit_status` is set. `cause`: `hang` is a handler that ran longer than its time and could not be
+    interrupted, `memory` one that reached `processing.worker_memory`.
     """
 
     worker: str
@@ -38,20 +37,20 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     last_lines: list[str]
 
 
-def evidence_of(
-    worker: str, at: str, exit_code: int, peak_memory_bytes: int, said: bytes, *, quotes: bool = True
-) -> Evidence:
-    """`exit_code` as `os.waitstatus_to_exitcode` gives it; `said`: the end of what the worker wrote to stderr.
+def crash_report(
+    worker: str, at: str, exit_code: int, peak_memory_bytes: int, stderr: bytes, *, quotes: bool = True
+) -> CrashReport:
+    """`exit_code` is that of `os.waitstatus_to_exitcode`, `stderr` the last part of what the worker printed.
 
-    Without `quotes` only a dump of its stack is kept of that: what a handler prints may hold what is to be hidden.
+    Without `quotes` only a stack dump is kept of it: what a handler prints may hold sensitive values.
     """
-    text = said.decode("utf-8", "replace")
+    text = stderr.decode("utf-8", "replace")
     cause: Literal["signal", "exit", "hang", "memory"] = "signal" if exit_code < 0 else "exit"
-    if exit_code == EXIT_OUT_OF_MEMORY:
+    if exit_code == ExitCode.OUT_OF_MEMORY:
         cause = "memory"
-    elif exit_code == 1 and _TIMEOUT.search(text):  # faulthandler's way out has no status of its own
+    elif exit_code == 1 and _TIMEOUT.search(text):  # faulthandler exits with 1, like a Python error
         cause = "hang"
-    return Evidence(
+    return CrashReport(
         worker=worker,
         at=at,
         cause=cause,
@@ -62,54 +61,47 @@ def evidence_of(
     )
 
 
-def ending(evidence: Evidence) -> str:
+def describe_end(report: CrashReport) -> str:
     """How the worker ended, to follow "died"."""
-    if evidence.cause == "hang":
+    if report.cause == "hang":
         return "because its handler could not be interrupted"
-    if evidence.cause == "memory":
+    if report.cause == "memory":
         return "for want of memory (processing.worker_memory)"
-    return f"of {evidence.signal}" if evidence.signal else f"with exit status {evidence.exit_status}"
+    return f"of {report.signal}" if report.signal else f"with exit status {report.exit_status}"
 
 
-def verdict(crashes: int, found: Sequence[Evidence]) -> tuple[Code, str]:
-    """Code and message of a document that `crashes` workers died with. `found` may tell of fewer of them."""
-    if not found:
-        unknown = "Nothing is known of their end: what watched them died with them."
-        return Code.WORKER_LOST, f"{crashes} workers died with this document in hand. {unknown}"
-    last = found[-1]
+def verdict(crashes: int, reports: Sequence[CrashReport]) -> tuple[Code, str]:
+    """Error code and message for a document with which `crashes` workers died. Some may have left no report."""
+    died = f"{crashes} workers died with this document in hand"
+    if not reports:
+        return Code.WORKER_LOST, f"{died}. How they ended is not known: their supervisors died too."
+    last = reports[-1]
     facts = f"peak memory {last.peak_memory_bytes / 1e6:.0f} MB."
-    if gist := " | ".join(_gist(last.last_lines)):
-        facts += f" Last lines: {gist}"
+    if summary := " | ".join(_summary(last.last_lines)):
+        facts += f" Last lines: {summary}"
     if last.cause == "hang":
-        said = "The handler ran longer than worker_timeout and could not be interrupted"
-        return Code.TIMEOUT, f"{said}: {crashes} workers were ended with this document in hand; the last: {facts}"
-    which = "the last" if len(found) == crashes else "one of them"
-    return Code.WORKER_LOST, f"{crashes} workers died with this document in hand, {which} {ending(last)}; {facts}"
+        reason = "The handler ran longer than worker_timeout and could not be interrupted"
+        return Code.TIMEOUT, f"{reason}: {crashes} workers were ended with this document in hand; the last: {facts}"
+    which = "the last" if len(reports) == crashes else "one of them"
+    return Code.WORKER_LOST, f"{died}, {which} {describe_end(last)}; {facts}"
 
 
 def last_lines(text: str) -> list[str]:
-    """The lines worth keeping: the last few, or a dump of the stack from its beginning."""
+    """The lines to keep: the last ones, or the stack dump from its beginning."""
     lines = [line.rstrip()[:_MAX_LINE] for line in text.splitlines() if line.strip()]
     dump = next((index for index in reversed(range(len(lines))) if _DUMP.match(lines[index])), None)
     if dump is not None:
-        lines = lines[max(0, dump - 2) : dump + _DUMP_LINES]
-        return _fitting(lines)
-    return _fitting(lines[-_LINES:][::-1])[::-1]
+        return _bounded(lines[max(0, dump - 2) : dump + _MAX_DUMP_LINES])
+    return _bounded(lines[-_MAX_LINES:][::-1])[::-1]
 
 
-def _fitting(lines: list[str]) -> list[str]:
-    room = _CHARACTERS
-    kept = []
-    for line in lines:
-        room -= len(line)
-        if room < 0:
-            break
-        kept.append(line)
-    return kept
+def _bounded(lines: list[str]) -> list[str]:
+    """The first lines, up to `_MAX_CHARACTERS` in all."""
+    return [line for line, size in zip(lines, accumulate(map(len, lines)), strict=True) if size <= _MAX_CHARACTERS]
 
 
-def _gist(lines: Sequence[str]) -> list[str]:
-    """Three lines for a message: a dump's first and the innermost frames of its last thread, or else the last."""
+def _summary(lines: Sequence[str]) -> list[str]:
+    """Three lines: the last ones, or a dump's first line and the two innermost frames of its last thread."""
     dump = next((index for index in range(len(lines)) if _DUMP.match(lines[index])), None)
     if dump is None:
         return [line.strip() for line in lines[-3:]]

@@ -1,4 +1,4 @@
-"""A document on its way: its id, its status, its route, and the payload in which it travels through Redis."""
+"""A document: its id, its status, its route, and the payload in which it travels through Redis."""
 
 import re
 from enum import StrEnum
@@ -8,11 +8,11 @@ import msgspec
 import zstandard
 from ulid_transform import bytes_to_ulid, ulid_at_time, ulid_at_time_bytes
 
-from llm_scheduler.jobs.crash import Evidence
+from llm_scheduler.jobs.crash import CrashReport
 from llm_scheduler.jobs.sealing.seal import Seal, WrongKey
 
 # A ULID in Crockford's base 32 (https://github.com/ulid/spec); the first digit is at most 7.
-_RANDOM_BITS = 80  # below those of the milliseconds
+_RANDOM_BITS = 80  # the low bits; the milliseconds are above them
 ID_PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 
@@ -30,16 +30,16 @@ class Status(StrEnum):
 
 
 ACTIVE = (Status.RECEIVED, Status.BATCHED, Status.QUEUED, Status.STARTED, Status.RETRYING)
-IN_FLIGHT = ACTIVE[1:]  # a document that is only received is in the watch folder, and takes no room in Redis
+IN_FLIGHT = ACTIVE[1:]  # a received document is in the watch folder, and takes no room in Redis
 FINAL = (Status.DONE, Status.REJECTED, Status.CANCELLED)
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """Where a document goes and why. `reasons` says which rule decided, in words.
+    """Where a document goes and why. `reasons` says in words which rules decided.
 
-    `schema` names the JSON Schema that it has to fit, `accept` the qualities that pass; empty: the configuration's.
-    `country` is an ISO 3166 code, `industry` an ISIC section and division (`K64`, `K`) or the operator's own label,
-    `language` an ISO 639 code; empty: not known. `tags` are what rules put on it.
+    `schema`: the name of its JSON Schema; `accept`: the accepted qualities; empty: as configured. `country`: an ISO
+    3166 code; `industry`: an ISIC section and division (`K64`, `K`) or the operator's own label; `language`: an ISO 639
+    code; empty: unknown. `tags`: set by rules.
     """
 
     priority: str
@@ -56,16 +56,15 @@ class Route(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
 
 
 class Payload(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One document inside an RQ job: all that a worker needs, and nothing that names a folder.
+    """One document inside an RQ job: all that a worker needs. It names no folder of the host.
 
-    `received_at` and `submitted_at` are epoch seconds. `body` holds the original bytes, compressed when
-    that is shorter. `attempts` counts the runs of the handler so far, `losses` those that their worker did not
-    live to tell of, and `crashes` the workers that died with this document alone in hand; `evidence` is what is known
-    of those deaths. `sealed`: the body is encrypted, over its compression.
+    `received_at` and `submitted_at`: epoch seconds. `body`: the original bytes; `packed`: compressed; `sealed`:
+    encrypted after compression. `attempts`: runs of the handler so far. `losses`: runs that ended with the death of
+    their worker. `crashes`: deaths of workers that ran this document alone; `evidence`: the reports of these crashes.
     """
 
     id: str
-    claim: str
+    group: str
     source: str
     received_at: float
     submitted_at: float
@@ -74,7 +73,7 @@ class Payload(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     packed: bool = False
     attempts: int = 0
     crashes: int = 0
-    evidence: list[Evidence] = []
+    evidence: list[CrashReport] = []
     losses: int = 0
     sealed: bool = False
 
@@ -93,14 +92,19 @@ def new_id(now: float) -> str:
     return ulid_at_time(now)
 
 
+def id_prefix_at(at: float) -> str:
+    """What ids of epoch seconds `at` begin with; earlier ids are smaller. The first ten characters are an id's time."""
+    return ulid_at_time(max(0.0, at))[:10]
+
+
 def last_id(now: float) -> str:
-    """What no id that was made in the millisecond of epoch seconds `now`, or earlier, comes behind."""
-    return ulid_at_time(now)[:10] + 16 * "Z"  # ten characters of time, the rest is random
+    """The largest id of the millisecond of epoch seconds `now`."""
+    return id_prefix_at(now) + 16 * "Z"
 
 
 class Ids:
-    """Makes ids that sort in the order in which they were made, those of one millisecond too (as the ULID
-    specification's "Monotonicity" has it)."""
+    """Makes ids that sort in the order of their making, also within one millisecond ("Monotonicity" in the ULID
+    specification)."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -120,14 +124,14 @@ def is_id(text: str) -> bool:
 
 
 def pack_body(raw: bytes) -> tuple[bytes, bool]:
-    """`raw` as it travels, and whether it was compressed. Small texts rarely get shorter, so they are left alone."""
+    """`raw` as it travels, and whether it is compressed. Texts under 200 bytes rarely get shorter."""
     if len(raw) < 200:
         return raw, False
     short = _compressor.compress(raw)
     return (short, True) if len(short) < len(raw) else (raw, False)
 
 
-# Zstandard (RFC 8878): at its lowest level eight times as fast as zlib at its own (docs/decisions/0009).
+# Zstandard (RFC 8878): eight times as fast as zlib, each at its lowest level (docs/decisions/0009-throughput.md).
 _compressor = zstandard.ZstdCompressor(level=1)
 _decompressor = zstandard.ZstdDecompressor()
 _encoder = msgspec.msgpack.Encoder()
@@ -144,5 +148,5 @@ def decode(raw: bytes) -> Payload:
 
 
 def plain(value: Any) -> Any:
-    """`value` in plain JSON types, for what leaves the process as text."""
+    """`value` in plain JSON types."""
     return msgspec.to_builtins(value)

@@ -1,7 +1,7 @@
-"""Fault points: named places at which a test can have the process killed, exactly there and without sleeping.
+"""Fault points: named places at which a test kills the process.
 
 `LLM_FAULTS="commit.result_in_place:3"` kills the process (SIGKILL) the third time it passes that point. Without the
-variable a fault point is a call of an empty function. Points are passed down as a parameter, never looked up.
+variable a fault point is a call of an empty function. The function is passed down as a parameter.
 """
 
 import os
@@ -12,15 +12,15 @@ FaultPoint = Callable[[str], None]
 
 
 def no_faults(name: str) -> None:
-    """Production: nothing ever happens."""
+    """In production nothing happens."""
 
 
 def from_environment(environ: Mapping[str, str]) -> FaultPoint:
-    """The fault point function that `LLM_FAULTS` (`name:count,...`) asks for."""
-    wanted = environ.get("LLM_FAULTS")
-    if not wanted:
+    """The function for the points of `LLM_FAULTS` (`name:count,...`)."""
+    points = environ.get("LLM_FAULTS")
+    if not points:
         return no_faults
-    left = {name: int(count or 1) for name, _, count in (part.partition(":") for part in wanted.split(","))}
+    left = {name: int(count or 1) for name, _, count in (part.partition(":") for part in points.split(","))}
 
     def pass_by(name: str) -> None:
         if name in left:

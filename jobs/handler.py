@@ -1,4 +1,4 @@
-"""Handlers: the user's functions for documents, looked up by the names that the configuration gives them."""
+"""Handlers: the user's functions for documents, by their names in the configuration."""
 
 import importlib
 import importlib.util
@@ -12,23 +12,24 @@ from typing import Any
 from llm_scheduler import jobs
 
 BUILT_IN = "llm_scheduler.jobs.summary:summarise"
-# A handler says by its function's name in the configuration that it takes a whole batch.
-TAKES_A_BATCH = "handle_batch"
+# A function of this name takes a whole batch.
+_BATCH_FUNCTION = "handle_batch"
 
 
 class Reject(Exception):
-    """Raised by a handler to refuse a document: it goes to the error folder with this reason and is not tried again.
+    """Raised by a handler to reject a document: it goes to the error folder with this reason, without a retry.
 
-    A handler of batches puts one into its list of results, in the place of the document that it refuses.
+    A batch handler puts one into its list of results, in the place of the rejected document.
     """
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a handler is told beside the document.
+    """What a handler gets beside the document.
 
     `attempt` counts from 1. `received_at` is in epoch seconds. `text` is the document's JSON text as it arrived.
-    `country`, `city`, `industry` and `language` are the router's, empty where they are not known; `tags` its rules'.
+    `country`, `city`, `industry` and `language` come from the router and are empty if unknown; `tags` come from its
+    rules.
     """
 
     id: str
@@ -48,7 +49,7 @@ class Context:
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What a handler of batches is told beside the documents: `documents` holds each one's own context, in order."""
+    """What a batch handler gets beside the documents. `documents` holds the context of each, in order."""
 
     queue: str
     handler: str
@@ -57,7 +58,7 @@ class BatchContext:
 
 @dataclass(frozen=True)
 class BatchHandler:
-    """A function that takes the documents of a job together and returns a list with one result for each, in order."""
+    """A function that takes all documents of a job and returns a list with one result for each, in order."""
 
     function: Callable[[list[Any], BatchContext], Any]
 
@@ -66,17 +67,17 @@ Handler = Callable[[Any, Context], Any]
 
 
 class HandlerMissing(Exception):
-    """A handler's name leads to no function; the message says which and why."""
+    """A configured handler cannot be used; the message says which and why."""
 
 
 def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHandler | HandlerMissing]:
-    """The functions behind `configured` (name to `package.module:function`), the built-in `default` added if unnamed.
+    """The functions for `configured` (name to `package.module:function`), and the built-in `default` if not named.
 
-    A handler that can't be imported is kept as the error it raised, so that one broken import
-    stops the documents of that handler and no others. The working folder is importable.
+    In the place of a handler that cannot be imported is its error: only that handler's documents are rejected. The
+    working folder is importable.
     """
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a folder called `api` there must not hide a package
+        sys.path.append(os.getcwd())  # at the end: a folder there must not hide an installed package
     _keep_old_import_names()
     paths = {"default": BUILT_IN, **configured}
     handlers: dict[str, Handler | BatchHandler | HandlerMissing] = {}
@@ -89,10 +90,10 @@ def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHan
 
 
 def _keep_old_import_names() -> None:
-    """Let handlers of before the one import name go on to say `from jobs.handler import Context, Reject`.
+    """Older handlers say `from jobs.handler import Context, Reject`: let that go on working.
 
-    A project's own package `jobs` keeps its name. This project's folder `jobs`, which is in the working folder of a
-    checkout, is no such package: loaded under a second name, its `Reject` would be another class.
+    The user's own package `jobs` has precedence. The folder `jobs` of a checkout of this project is not one: imported
+    under a second name, its `Reject` would be another class.
     """
     spec = importlib.util.find_spec("jobs")
     if spec is None or (spec.origin and jobs.__file__ and os.path.samefile(spec.origin, jobs.__file__)):
@@ -101,7 +102,7 @@ def _keep_old_import_names() -> None:
 
 
 def load_handler(path: str) -> Handler | BatchHandler:
-    """The function at `package.module:function`; one called `handle_batch` takes batches. Raises `HandlerMissing`."""
+    """The function at `package.module:function`; `handle_batch` takes batches. Raises `HandlerMissing`."""
     module_name, _, function_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -112,7 +113,7 @@ def load_handler(path: str) -> Handler | BatchHandler:
         raise HandlerMissing(f"{path}: {module_name} has no function {function_name}")
     if inspect.iscoroutinefunction(function):
         raise HandlerMissing(f"{path}: a handler has to be a plain function, and this one is async")
-    if function_name == TAKES_A_BATCH:
+    if function_name == _BATCH_FUNCTION:
         return BatchHandler(function)
     handler: Handler = function
     return handler

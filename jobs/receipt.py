@@ -1,4 +1,4 @@
-"""What was done to a text until it was a document: its quality, and a receipt for every change."""
+"""How a document differs from the text that arrived: its quality, and a receipt for every change."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Position(msgspec.Struct, frozen=True):
-    """A place in a text: `line` and `column` from 1, `column` in characters; `offset` in bytes from 0."""
+    """A position in a text. `line` and `column` (in characters) count from 1, `offset` (in bytes of UTF-8) from 0."""
 
     line: int
     column: int
@@ -14,7 +14,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Quality(StrEnum):
-    """`valid`: untouched. `repaired`: changed beyond doubt, with a receipt. `truncated`: its end is missing."""
+    """`valid`: unchanged. `repaired`: changed, and the meaning is beyond doubt. `truncated`: the end is missing."""
 
     VALID = "valid"
     REPAIRED = "repaired"
@@ -22,9 +22,8 @@ class Quality(StrEnum):
 
 
 class Repair(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One change. The place is where it begins in the text as it arrived (for an answer inside an envelope: in the
-    answer): `offset` counts the bytes of its UTF-8 form from 0, `line` and `column` (in characters) count from 1.
-    `before` and `after` are the text there, cut to 60 characters.
+    """A receipt for one change. `offset`, `line` and `column` are its `Position` in the text that arrived (for an
+    answer in an envelope: in the answer). `before` and `after` are the text there, cut to 60 characters.
     """
 
     step: str
@@ -36,15 +35,15 @@ class Repair(msgspec.Struct, frozen=True, omit_defaults=True):
     after: str = ""
 
 
-class Warned(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something odd that does not make the document any less a document."""
+class DocumentWarning(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A peculiarity that does not prevent the document from being accepted."""
 
     code: str
     message: str
 
 
 class Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The line of a batch in which an answer came. `kind` is `openai.chat`, `openai.responses` or `anthropic`."""
+    """The line of a provider batch that held the answer. `kind`: `openai.chat`, `openai.responses`, `anthropic`."""
 
     kind: str
     custom_id: str = ""

@@ -1,4 +1,4 @@
-"""The schema gate: JSON Schemas by name, compiled once, that fetch nothing from anywhere."""
+"""JSON Schemas that documents are checked against. They are compiled once and never fetch other schemas."""
 
 import json
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 import jsonschema_rs
 
-_MOST = 20  # problems of one document that are named
-_LONGEST = 300  # characters of one
+_MAX_PROBLEMS = 20  # reported for one document
+_MAX_MESSAGE = 300  # characters of one problem
 
 
 class SchemaProblem(Exception):
-    """A schema that can't be used; the message says which file and why."""
+    """A schema cannot be used. The message names the file and the reason."""
 
 
 def load_schemas(files: Mapping[str, str]) -> dict[str, "Schema"]:
@@ -24,10 +24,10 @@ class Schema:
     """A compiled JSON Schema (https://json-schema.org, drafts 4 to 2020-12)."""
 
     def __init__(self, name: str, schema: Any) -> None:
-        """Raises `SchemaProblem` for what is no schema, or refers to anything outside of itself."""
+        """Raises `SchemaProblem` for an invalid schema, and for one that refers to another document."""
         self.name = name
         try:
-            self._validator = jsonschema_rs.validator_for(schema, retriever=_refuse)
+            self._validator = jsonschema_rs.validator_for(schema, retriever=_reject_reference)
         except (ValueError, TypeError) as error:
             raise SchemaProblem(f"{name}: {str(error).splitlines()[0]}") from None
 
@@ -38,7 +38,7 @@ class Schema:
             with open(path, encoding="utf-8-sig") as file:
                 schema = json.load(file)
         except OSError as error:
-            raise SchemaProblem(f"{name}: {path} can't be read: {error.strerror}") from None
+            raise SchemaProblem(f"{name}: {path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             raise SchemaProblem(f"{name}: {path} is not JSON: {error}") from None
         if not isinstance(schema, dict | bool):
@@ -46,18 +46,18 @@ class Schema:
         return cls(name, schema)
 
     def problems(self, value: Any) -> list[str]:
-        """What of `value` does not fit, each with its place as a JSON pointer (RFC 6901); empty when all of it does."""
+        """Each violation by `value`, with its place as a JSON pointer (RFC 6901); empty if `value` is valid."""
         try:
             errors = self._validator.iter_errors(value)
-            first = islice(errors, _MOST)
-            return [f"{_pointer(error.instance_path)}: {error.message[:_LONGEST]}" for error in first]
+            first = islice(errors, _MAX_PROBLEMS)
+            return [f"{_pointer(error.instance_path)}: {error.message[:_MAX_MESSAGE]}" for error in first]
         except (ValueError, TypeError, OverflowError) as error:
-            return [f"/: it can't be checked: {error}"]
+            return [f"/: it cannot be checked: {error}"]
 
 
 def _pointer(path: list[str | int]) -> str:
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path) or "/"
 
 
-def _refuse(uri: str) -> NoReturn:
+def _reject_reference(uri: str) -> NoReturn:
     raise ValueError(f"a schema may refer only to itself, not to {uri}")

@@ -1,4 +1,4 @@
-"""The built-in handler: a small summary of a document, of whatever shape and in whatever language."""
+"""The built-in handler: a small summary of any document."""
 
 import re
 from collections.abc import Iterator
@@ -6,10 +6,10 @@ from typing import Any
 
 from llm_scheduler.jobs.handler import Context
 
-# Scripts written without spaces: each character counts as a word, and about as one token.
+# In scripts without spaces each character counts as a word, and as about one token.
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _WORD = re.compile(r"[^\W_]+")
-_CHARACTERS_PER_TOKEN = 4  # a rule of thumb for text in an alphabet with current tokenizers
+_CHARACTERS_PER_TOKEN = 4  # an estimate for text in an alphabet, with current tokenizers
 
 
 def summarise(document: Any, context: Context) -> dict[str, Any]:

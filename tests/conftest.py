@@ -1,4 +1,4 @@
-"""What the tests share: a real server and real daemons, all of which can be killed, and waiting without hoping."""
+"""Shared by tests: a real server and real daemons that can be killed, and waiting for conditions."""
 
 import json
 import os
@@ -26,6 +26,9 @@ from llm_scheduler.api.local.embedded_server import program
 from llm_scheduler.jobs.config import Config, Routing, load
 from llm_scheduler.jobs.process.connection import connect
 from llm_scheduler.jobs.store import ledger, outcomes
+from llm_scheduler.jobs.store.keys import Keys
+
+KEYS = Keys()
 
 DEADLINE = 60.0
 LEVELS = ["high", "medium", "low"]
@@ -33,7 +36,7 @@ LLMCTL = str(Path(sys.executable).with_name("llmctl"))
 
 
 def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
-    """Cases of which the first stand for all in `make test`; the others are among the slow tests."""
+    """All cases; those after the first `quick` are marked slow."""
     return [
         case if number < quick else pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
         for number, case in enumerate(cases)
@@ -41,18 +44,18 @@ def mostly_slow(cases: Iterable[Any], quick: int = 1) -> list[Any]:
 
 
 def wait_until(condition: Callable[[], Any], what: str, deadline: float = DEADLINE, every: float = 0.02) -> Any:
-    """Wait for `condition` to be true and return what it gave; fail with `what` when it never is."""
+    """Wait until `condition()` is true and return its value. Fail with `what` after `deadline` seconds."""
     end = time.monotonic() + deadline
     while time.monotonic() < end:
         found = condition()
         if found:
             return found
         time.sleep(every)
-    pytest.fail(f"after {deadline:g} s there still was not: {what}")
+    pytest.fail(f"not within {deadline:g} s: {what}")
 
 
 def listen() -> socket.socket:
-    """A listener whose answers go out at once, as those of the real server: else each waits 40 ms for the client."""
+    """A listener without Nagle's algorithm, as the real server has; with it each answer would take 40 ms."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
@@ -60,7 +63,7 @@ def listen() -> socket.socket:
 
 @contextmanager
 def serve(app: Starlette) -> Iterator[httpx.Client]:
-    """An application behind a real port, in a thread."""
+    """A client of `app`, which runs behind a real port in a thread."""
     listener = listen()
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, args=([listener],))
@@ -74,13 +77,13 @@ def serve(app: Starlette) -> Iterator[httpx.Client]:
         thread.join()
 
 
-# A second and 150 MB for whoever loads the detectors, which only the tests of them have to pay.
+# Loading the detectors takes a second and 150 MB: only their own tests do it.
 SWITCHED_OFF = {"geo_detection": False, "industry_classification": False, "language_detection": False}
 QUIET = msgspec.convert(SWITCHED_OFF, Routing)
 
 
 class Server:
-    """A Valkey of its own, on a unix socket, with an append-only file: what production has."""
+    """A private Valkey on a unix socket, with an append-only file as in production."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -129,11 +132,11 @@ def _answers(client: Redis) -> bool:
 
 @pytest.fixture
 def redis_server() -> Iterator[Server]:
-    # A short path: a socket's may have 107 bytes, and pytest's own folders are long.
+    # Not tmp_path: the path of a socket has at most 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="llm-"))
     server = Server(folder).start()
     yield server
-    server.kill()  # at once: nobody needs its data any more, and an orderly end takes a tenth of a second
+    server.kill()  # faster than stop(); its data is no longer needed
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -145,15 +148,15 @@ def redis(redis_server: Server) -> Iterator[Redis]:
 
 
 class Fleet:
-    """Real daemons on a spool in a folder, each a process that can be killed and started again."""
+    """Real daemons on a spool, each a process that can be killed and started again."""
 
     MODULES: ClassVar = {
         "ingest": ("llm_scheduler.ingest.daemon",),
         "collector": ("llm_scheduler.ingest.collector",),
-        "scheduler": ("llm_scheduler.jobs.scheduler.loop",),
-        "high": ("llm_scheduler.jobs.worker.loop", "high"),
-        "medium": ("llm_scheduler.jobs.worker.loop", "medium"),
-        "low": ("llm_scheduler.jobs.worker.loop", "low"),
+        "scheduler": ("llm_scheduler.jobs.scheduler.scheduler",),
+        "high": ("llm_scheduler.jobs.worker.worker", "high"),
+        "medium": ("llm_scheduler.jobs.worker.worker", "medium"),
+        "low": ("llm_scheduler.jobs.worker.worker", "low"),
     }
 
     def __init__(self, folder: Path, server: Server, logs: Path | None = None) -> None:
@@ -204,7 +207,7 @@ class Fleet:
         return load(self.config_path, {})
 
     def start(self, *names: str, faults: str = "", env: dict[str, str] | None = None) -> "Fleet":
-        """Start the named daemons (all of them without a name); `faults` is what LLM_FAULTS says to them."""
+        """Start these daemons, or all. `faults` is their LLM_FAULTS."""
         self.config()
         for name in names or self.MODULES:
             module, *arguments = self.MODULES[name]
@@ -230,7 +233,7 @@ class Fleet:
             process.wait()
 
     def stop(self, *names: str, deadline: float = 20) -> dict[str, int]:
-        """SIGTERM; returns the exit statuses."""
+        """SIGTERM. Returns the exit statuses."""
         going = {name: self.running.pop(name) for name in (names or list(self.running))}
         for process in going.values():
             process.send_signal(signal.SIGTERM)
@@ -240,10 +243,8 @@ class Fleet:
         path = self.logs / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    # What is where
-
     def drop(self, source: str, content: bytes | str) -> Path:
-        """Put a file into the watch folder as a good producer does: under a hidden name, then renamed."""
+        """Write a file under a hidden name in the watch folder, then rename it, as a good producer does."""
         path = self.raw / source
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name[:40]}.tmp")
@@ -258,9 +259,9 @@ class Fleet:
         return [json.loads(path.read_bytes()) for path in sorted(files(self.errors)) if is_report(path)]
 
     def finished(self) -> int:
-        """How many documents are in a final place, seen from the originals."""
-        refused = [path for path in files(self.errors) if not is_report(path)]
-        return len(files(self.archive)) + len(refused)
+        """How many originals are in a final place."""
+        rejected = [path for path in files(self.errors) if not is_report(path)]
+        return len(files(self.archive)) + len(rejected)
 
     def in_flight(self) -> list[Path]:
         return [path for path in files(self.temp) if path.name != "manifest"]
@@ -269,11 +270,11 @@ class Fleet:
         return [name for name in os.listdir(self.temp) if len(name) == 26]
 
     def all_ready(self) -> bool:
-        """Whether every daemon has begun its work."""
+        """Whether every daemon works."""
         client = self.server.client()
         try:
-            keys = ["llm:process:ingest", "llm:process:collector", "rq:scheduler_lock"]
-            return client.exists(*keys) == len(keys) and client.scard("rq:workers") >= 3
+            keys = [KEYS.heartbeat("ingest"), KEYS.heartbeat("collector"), KEYS.scheduler_lock]
+            return client.exists(*keys) == len(keys) and client.scard(KEYS.workers) >= 3
         finally:
             client.close()
 
@@ -281,7 +282,7 @@ class Fleet:
         """How many outcomes wait for the collector."""
         client = self.server.client()
         try:
-            entries = [entry for level in LEVELS for entry in client.xrange(outcomes.stream(level))]
+            entries = [entry for level in LEVELS for entry in client.xrange(KEYS.outcomes(level))]
         finally:
             client.close()
         return sum(len(outcomes.decode(fields[b"o"])) for _, fields in entries)
@@ -310,7 +311,7 @@ def is_report(path: Path) -> bool:
 
 
 def files(folder: Path) -> list[Path]:
-    """All that is no folder, below a folder, hidden names left out."""
+    """All files below a folder, except hidden ones and the note of a Redis outage."""
     return [
         Path(root, name)
         for root, _, names in os.walk(folder)
@@ -329,9 +330,9 @@ def fleet(tmp_path: Path, redis_server: Server) -> Iterator[Fleet]:
 
 
 def account(fleet: Fleet, dropped: dict[str, bytes]) -> None:
-    """Every dropped document is in exactly one final place, byte for byte, with exactly one result or report.
+    """Assert that each dropped document is in one final place, byte for byte, with one result or report.
 
-    `dropped` maps a content's name to its bytes; contents have to differ from one another.
+    `dropped` maps names to contents, which have to differ.
     """
     originals: dict[bytes, list[Path]] = {}
     for folder in (fleet.raw, fleet.temp, fleet.archive, fleet.errors):

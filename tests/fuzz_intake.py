@@ -13,9 +13,9 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["llm_scheduler.jobs.intake"]):
-    from llm_scheduler.jobs.intake import Limits, Quality, Refused, read, split
+    from llm_scheduler.jobs.intake import IntakeLimits, IntakeRejection, Quality, read, split
 
-LIMITS = Limits(max_bytes=1 << 20, max_depth=100)
+LIMITS = IntakeLimits(max_bytes=1 << 20, max_depth=100)
 SECONDS = 4  # of processor time for one text, on a busy machine
 CASES = Path(__file__).parent / "data" / "intake_cases.jsonl"
 
@@ -24,12 +24,12 @@ def one(raw: bytes) -> None:
     began = time.process_time()
     try:
         parts = split(raw, "a.jsonl" if raw[:1] == b"L" else "a.json", LIMITS)
-    except Refused:
+    except IntakeRejection:
         return
     for part in parts[:20]:
         try:
             reading = read(part, LIMITS)
-        except Refused:
+        except IntakeRejection:
             continue
         json.loads(reading.text)
         if reading.quality is Quality.REPAIRED:

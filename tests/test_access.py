@@ -23,19 +23,21 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from redis import Redis
 from test_api import PROBLEM, SOME_ID, Api, configuration
 
-from llm_scheduler.api.access import api_keys, audit, key_file
-from llm_scheduler.api.access.api_keys import BrokenKeys, read_keys
-from llm_scheduler.api.access.audit import STREAM, Audit, Call
-from llm_scheduler.api.access.failures import ATTEMPTS, Failures
-from llm_scheduler.api.access.key_file import NameTaken, create_key, revoke_key
+from llm_scheduler.api.access import api_keys, audit_log, key_file
+from llm_scheduler.api.access.api_keys import KeyFileError, read_keys
+from llm_scheduler.api.access.audit_log import AuditLog, Call
+from llm_scheduler.api.access.failures import ATTEMPTS, FailedAttempts
+from llm_scheduler.api.access.key_file import KeyNameError, create_key, revoke_key
 from llm_scheduler.api.access.roles import Role
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.config import ConfigError, load
+from llm_scheduler.jobs.store.keys import Keys
 
 ADMIN = "the-key-of-the-admin-0123456789abcdef"
 READER = "the-key-of-the-reader-0123456789abcde"
 SECRET = "a secret of tokens that nobody can guess at all, and long enough for HS512, too"
 SECONDS = 600
+STREAM = Keys().audit
 NOW = 1_800_000_000.0
 
 
@@ -223,7 +225,7 @@ def test_a_file_that_others_may_write_lets_nobody_in(served: Api) -> None:
     key = made_key(served, "ci")
     path = Path(served.config.security.api_keys_file)
     path.chmod(0o620)
-    with pytest.raises(BrokenKeys, match="chmod 600"):
+    with pytest.raises(KeyFileError, match="chmod 600"):
         read_keys(str(path))
     assert status(served, "GET", "/jobs", key) == 401
     path.chmod(0o600)
@@ -289,7 +291,7 @@ def test_a_link_to_the_file_stays_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["admin", "readonly", "local", "Admin"])
 def test_some_names_have_a_meaning_already(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NameTaken):
+    with pytest.raises(KeyNameError):
         create_key(str(tmp_path / "keys.json"), name, Role.READONLY, 1e9)
 
 
@@ -544,11 +546,11 @@ def test_what_is_no_guess_is_not_counted(served: Api) -> None:
     ],
 )
 def test_addresses_of_one_network_count_as_one(one: str, other: str, same: bool) -> None:
-    failures = Failures()
+    failures = FailedAttempts()
     for _ in range(ATTEMPTS):
         assert failures.add(one)
     assert failures.add(other) is not same
-    assert (failures.waits(other) > 0) is same
+    assert (failures.blocked_seconds(other) > 0) is same
 
 
 # The record
@@ -637,8 +639,8 @@ def test_the_record_is_asked_by_who_method_and_status_and_in_pages(served: Api) 
 
 
 def test_a_question_that_fits_nothing_ends(served: Api, redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_AT_ONCE", 10)
-    monkeypatch.setattr(audit, "_MAX_SCANNED", 50)
+    monkeypatch.setattr(audit_log, "_AT_ONCE", 10)
+    monkeypatch.setattr(audit_log, "_MAX_SCANNED", 50)
     pipeline = redis.pipeline()
     for _ in range(120):
         pipeline.xadd(STREAM, {"strange": "entry"})
@@ -691,7 +693,7 @@ def test_a_call_that_ends_in_a_bug_is_recorded(served: Api, monkeypatch: pytest.
     def broken(*arguments: Any, **options: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("llm_scheduler.api.endpoints.tokens._granted", broken)
+    monkeypatch.setattr("llm_scheduler.api.endpoints.token._granted", broken)
     assert status(served, "POST", "/token", ADMIN, headers={"Connection": "close"}) == 500
     assert [call["status"] for call in recorded(served)] == [500]
 
@@ -717,6 +719,8 @@ def call(number: int = 0) -> Call:
 class Stuck:
     """A Redis that answers when it is told to."""
 
+    connection_pool = None
+
     def __init__(self) -> None:
         self.released = threading.Event()
         self.groups: list[int] = []
@@ -736,7 +740,7 @@ class Stuck:
 
 def test_no_call_waits_for_the_record() -> None:
     stuck = Stuck()
-    record = Audit(stuck)  # type: ignore[arg-type]
+    record = AuditLog(stuck)  # type: ignore[arg-type]
     try:
         for number in range(1000):
             record.record(call(number))
@@ -761,13 +765,13 @@ def test_the_record_is_in_the_log_while_redis_is_away(
 
 
 def test_the_stream_is_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "KEPT", 100)
-    record = Audit(redis)
+    monkeypatch.setattr(audit_log, "KEPT", 100)
+    record = AuditLog(redis)
     for number in range(1000):
         record.record(call(number))
     record.close()
     assert redis.xlen(STREAM) <= 300  # by whole nodes of the stream
-    newest = audit.page(redis, who=None, method=None, status=None, limit=1, cursor=None).calls[0][1]
+    newest = audit_log.read_calls(redis, who=None, method=None, status=None, limit=1, cursor=None).calls[0][1]
     assert newest == call(999)
 
 

@@ -6,13 +6,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Fleet, Server, mostly_slow, serve, wait_until
+from conftest import KEYS, Fleet, Server, mostly_slow, serve, wait_until
 
 from llm_scheduler.api.app import make_app
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.document import new_id
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.store import commands
 
 HANDLER = '''"""Notes each run; waits while there is a file `slow`, and refuses all while there is `broken`."""
 import pathlib
@@ -201,11 +200,11 @@ def test_a_late_duplicate_of_an_earlier_try_is_no_news(acting: Acting, redis_ser
     wait_until(lambda: acting.status(job_id) in ("queued", "started"), "the job on its way again")
     route = Route(priority="medium", queue="medium", handler="default", reasons=[])
     late = Outcome(
-        kind="rejected", id=job_id, claim=new_id(1.0), attempts=1, completed_at=1, route=route, code="timeout"
+        kind="rejected", id=job_id, group=new_id(1.0), attempts=1, completed_at=1, route=route, code="timeout"
     )
     with connect(redis_server.url) as redis:
-        redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: outcomes.encode([late])})
-        wait_until(lambda: redis.xlen(outcomes.stream("medium")) == 0, "the late word heard")
+        redis.xadd(KEYS.outcomes("medium"), {outcomes.FIELD: outcomes.encode([late])})
+        wait_until(lambda: redis.xlen(KEYS.outcomes("medium")) == 0, "the late word heard")
     assert acting.status(job_id) in ("queued", "started")
     acting.flag("slow", up=False)
     acting.becomes(job_id, "done")
@@ -222,10 +221,10 @@ def test_an_order_that_can_not_be_carried_out_holds_up_nobody(acting: Acting, re
     acting.flag("broken", up=False)
     acting.post(f"/jobs/{gone}/retry")
     with connect(redis_server.url) as redis:
-        redis.xadd(commands.STREAM, {"o": b"no order"})
+        redis.xadd(KEYS.commands, {"o": b"no order"})
         job_id = acting.hand_in(2)
         acting.becomes(job_id, "done")
-        wait_until(lambda: redis.xlen(commands.STREAM) == 0, "no order left")
+        wait_until(lambda: redis.xlen(KEYS.commands) == 0, "no order left")
     assert acting.status(gone) == "rejected"
     assert "not in the error folder" in acting.fleet.log("ingest")
 

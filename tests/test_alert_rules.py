@@ -1,4 +1,4 @@
-"""The alarms and the dashboard that come with the monitoring: they hold, and ask for metrics that there are."""
+"""The alert rules and the dashboard of the monitoring: they are valid, and use only metrics that exist."""
 
 import json
 import re
@@ -16,7 +16,7 @@ DASHBOARD = FILES / "grafana-dashboard.json"
 MONITORING = (ROOT / "docs" / "monitoring.md").read_text()
 
 promtool = pytest.mark.skipif(
-    shutil.which("promtool") is None, reason="promtool is not here (Debian: apt install prometheus)"
+    shutil.which("promtool") is None, reason="promtool is missing (Debian: apt install prometheus)"
 )
 
 
@@ -28,25 +28,25 @@ def test_rules(arguments: tuple[str, ...]) -> None:
 
 
 def documented() -> set[str]:
-    """The metrics in the table of docs/monitoring.md, which test_metrics compares with what the API answers."""
+    """The metrics in the table of docs/monitoring.md. test_metrics compares that table with the API's answer."""
     names = set(re.findall(r"^\| `(scheduler_\w+)`", MONITORING, re.MULTILINE))
     return names | {f"{name}_bucket" for name in names if name.endswith("_seconds")}
 
 
 @pytest.mark.parametrize("path", [RULES, DASHBOARD], ids=lambda path: path.name)
-def test_they_ask_for_metrics_that_there_are(path: Path) -> None:
-    asked = set(re.findall(r"\bscheduler_\w+", path.read_text()))
-    assert len(asked) > 10
-    assert asked <= documented()
+def test_only_documented_metrics_are_used(path: Path) -> None:
+    used = set(re.findall(r"\bscheduler_\w+", path.read_text()))
+    assert len(used) > 10
+    assert used <= documented()
 
 
-def test_every_alarm_is_explained() -> None:
-    alarms = re.findall(r"- alert: (\w+)", RULES.read_text())
-    assert len(alarms) > 20
-    assert not [alarm for alarm in alarms if f"`{alarm}`" not in MONITORING]
+def test_every_alert_is_documented() -> None:
+    alerts = re.findall(r"- alert: (\w+)", RULES.read_text())
+    assert len(alerts) > 20
+    assert not [alert for alert in alerts if f"`{alert}`" not in MONITORING]
 
 
-def test_the_panels_lie_beside_each_other() -> None:
+def test_panels_do_not_overlap() -> None:
     panels: list[dict[str, Any]] = json.loads(DASHBOARD.read_bytes())["panels"]
     taken: dict[tuple[int, int], str] = {}
     for panel in panels:
@@ -54,12 +54,12 @@ def test_the_panels_lie_beside_each_other() -> None:
         assert place["x"] + place["w"] <= 24, panel["title"]
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
-                assert (x, y) not in taken, f"{panel['title']} lies on {taken[x, y]}"
+                assert (x, y) not in taken, f"{panel['title']} overlaps {taken[x, y]}"
                 taken[x, y] = panel["title"]
 
 
 @promtool
-def test_the_expressions_of_the_panels_are_some(tmp_path: Path) -> None:
+def test_the_expressions_of_the_panels_are_valid(tmp_path: Path) -> None:
     expressions = re.findall(r'"expr": (".*")', DASHBOARD.read_text())
     rules = [
         {"record": f"panel:{number}", "expr": json.loads(text).replace("$__rate_interval", "1m")}

@@ -20,19 +20,20 @@ import httpx
 import psutil
 import pytest
 import uvicorn
-from conftest import Fleet, Server, listen, mostly_slow, wait_until
+from conftest import KEYS, Fleet, Server, listen, mostly_slow, wait_until
 from redis import Redis
 from rq import Worker
 
+from llm_scheduler.api import document_writer
 from llm_scheduler.api.app import make_app
-from llm_scheduler.api.http import dropper
-from llm_scheduler.api.http.context import Site
+from llm_scheduler.api.http.context import ApiContext
 from llm_scheduler.api.state import health
-from llm_scheduler.ingest.spool.drop import Dropped, id_in_name
+from llm_scheduler.ingest.spool.drop import NewDocument, id_in_name
 from llm_scheduler.jobs.config import Config, load
 from llm_scheduler.jobs.document import Status, is_id, new_id
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.store import ledger, producers
+from llm_scheduler.jobs.store import ledger, ledger_queries, producers
+from llm_scheduler.jobs.store.load import read_load
 
 PROBLEM = "application/problem+json"
 SOME_ID = "01KZ8D5V6T3H9N2QWRXJ4MBEGC"
@@ -62,7 +63,7 @@ class Api:
         self.redis = connect(url)
         self.config = configuration(folder, url, **parts)
         app = make_app(self.config, self.redis, self.clock)
-        self.site: Site = app.state.site
+        self.api_context: ApiContext = app.state.api_context
         listener = listen()
         self.port: int = listener.getsockname()[1]
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
@@ -182,7 +183,7 @@ def test_counting_files_ends_at_its_bound(served: Api, monkeypatch: pytest.Monke
     found = served.get("/health")
     assert found["files_on_disk"] == 3
     assert "3+ files" in found["message"]
-    assert health.Lookout(served.config, served.redis, served.clock).files() == (0, 3)
+    assert health.HealthMonitor(served.config, served.redis, served.clock).file_counts() == (0, 3)
 
 
 def test_health_says_in_words_for_how_long_redis_has_been_away(without_redis: Api) -> None:
@@ -235,10 +236,10 @@ def test_a_redis_that_hangs_is_not_waited_for(served: Api, redis_server: Server)
 
 def test_look_is_for_the_command_line_too(tmp_path: Path, redis_server: Server, redis: Redis) -> None:
     clock = ToldClock()
-    found = health.look(configuration(tmp_path, redis_server.url), redis, clock)
+    found = health.read_health(configuration(tmp_path, redis_server.url), redis, clock)
     assert (found.status, found.files_on_disk) == ("ok", 0)
     redis_server.kill()
-    found = health.look(configuration(tmp_path, redis_server.url), redis, clock)
+    found = health.read_health(configuration(tmp_path, redis_server.url), redis, clock)
     assert found.message == "Redis unreachable for 0 s; 0 files safe on disk"
 
 
@@ -342,7 +343,7 @@ def test_a_job_that_ended_well_shows_no_earlier_error(served: Api) -> None:
 
 @pytest.mark.parametrize("job_id", [SOME_ID, "x", "0" * 25, "8" + "0" * 25, SOME_ID.lower(), "%2e%2e", "a%0ab"])
 def test_an_unknown_job_is_not_found(served: Api, job_id: str) -> None:
-    served.redis.set("llm:d:x", "done")  # a key that is no document's
+    served.redis.set(KEYS.record("x"), "done")  # a key that is no document's
     assert "no job" in served.get(f"/jobs/{job_id}", 404)["detail"]
 
 
@@ -393,7 +394,7 @@ def test_files_of_a_form_are_documents_of_their_own(served: Api) -> None:
      f"{SOME_ID}.json", f"a.{SOME_ID}.json", f"{'a' * 73}.{SOME_ID}z.json", "~", "...", "a" * 300],
 )  # fmt: skip
 def test_no_name_hides_a_document_or_gives_it_another_id(served: Api, name: str) -> None:
-    from llm_scheduler.ingest.finder import is_ignored_path
+    from llm_scheduler.ingest.spool.watch_files import is_ignored_path
 
     answer = served.http.post("/jobs", files=[("file", (name, b"[1]"))])
     assert answer.status_code == 202
@@ -509,15 +510,15 @@ def test_an_accepted_document_is_known_even_when_the_ledger_has_not_heard_of_it(
 
 def test_the_word_of_ingest_is_not_undone(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ingest may claim a document before the API has told the ledger of it."""
-    drop = dropper.drop
+    drop = document_writer.drop
 
-    def dropped_and_claimed(watch: str, documents: list[Dropped]) -> None:
+    def dropped_and_claimed(watch: str, documents: list[NewDocument]) -> None:
         drop(watch, documents)
         for each in documents:
             fields: ledger.Fields = {"priority": "high", "queue": "high", "handler": "default", "source": each.source}
             ledger.move(served.redis, Status.STARTED, served.clock.now(), [(each.id, fields)])
 
-    monkeypatch.setattr(dropper, "drop", dropped_and_claimed)
+    monkeypatch.setattr(document_writer, "drop", dropped_and_claimed)
     job = served.get(served.post(b"[1]").json()["location"])
     assert (job["status"], job["priority"]) == ("started", "high")
 
@@ -527,7 +528,7 @@ def test_the_ledger_keeps_room_for_ingest(make_api: Callable[..., Api]) -> None:
     served = make_api(queue={"max_queue_size": 10})
     for _ in range(30):
         assert served.post(b"[1]").status_code == 202
-    load = ledger.load(served.redis, served.config.queue.priority_levels)
+    load = read_load(served.redis, served.config.queue.priority_levels)
     assert (load.documents, load.bytes) == (0, 0)
     assert len(on_disk(served)) == 30
     assert len(served.get("/jobs?status=received")["jobs"]) == 30
@@ -565,10 +566,10 @@ def test_more_than_the_overflow_holds_is_refused(make_api: Callable[..., Api]) -
 def test_a_disk_in_trouble_is_explained(
     served: Api, monkeypatch: pytest.MonkeyPatch, number: int, status: int, words: str
 ) -> None:
-    def drop_none(watch: str, documents: list[Dropped]) -> None:
+    def drop_none(watch: str, documents: list[NewDocument]) -> None:
         raise OSError(number, os.strerror(number), "/secret/place")
 
-    monkeypatch.setattr(dropper, "drop", drop_none)
+    monkeypatch.setattr(document_writer, "drop", drop_none)
     answer = served.http.post("/jobs", files=[("f", ("a.json", b"[1]")), ("f", ("b.json", b"[2]"))])
     assert (answer.status_code, answer.headers["content-type"]) == (status, PROBLEM)
     assert words in answer.json()["detail"]
@@ -606,8 +607,8 @@ def test_a_posted_document_is_done_under_the_id_it_was_given(fleet: Fleet, make_
 
 def test_queues_and_workers_are_those_that_live(served: Api) -> None:
     for _ in range(3):
-        served.redis.rpush("rq:queue:high", "x")
-    served.redis.rpush("llm:batch:low", "x")
+        served.redis.rpush(KEYS.queue("high"), "x")
+    served.redis.rpush(KEYS.batch("low"), "x")
     served.known(Status.STARTED, "high")
     alive = Worker(["high"], name="alive", connection=served.redis)
     alive.register_birth()
@@ -664,7 +665,7 @@ def test_a_bug_shows_nothing_of_itself(served: Api, monkeypatch: pytest.MonkeyPa
     def broken(*arguments: Any, **options: Any) -> Any:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(ledger, "page_of", broken)
+    monkeypatch.setattr(ledger_queries, "page_of", broken)
     answer = served.http.get("/jobs")
     assert (answer.status_code, answer.headers["content-type"]) == (500, PROBLEM)
     assert "secret" not in answer.text
@@ -1001,7 +1002,7 @@ def test_tls_is_served_and_a_bad_certificate_is_one_sentence(
 
 def test_producers_and_the_share_of_theirs_that_was_malformed(served: Api) -> None:
     assert served.get("/producers") == {"days": 1, "producers": []}
-    counts = {producers.Came("crm", "m", "valid"): 3, producers.Came("crm", "m", "repaired:fence"): 1}
+    counts = {producers.ProducerCount("crm", "m", "valid"): 3, producers.ProducerCount("crm", "m", "repaired:fence"): 1}
     with served.redis.pipeline() as pipeline:
         producers.count(pipeline, served.clock.now(), counts, 30)
         pipeline.execute()

@@ -10,8 +10,8 @@ from conftest import mostly_slow
 DAEMONS = {
     "llm-ingest": "llm_scheduler.ingest.daemon",
     "llm-collector": "llm_scheduler.ingest.collector",
-    "llm-scheduler": "llm_scheduler.jobs.scheduler.loop",
-    "llm-worker": "llm_scheduler.jobs.worker.loop",
+    "llm-scheduler": "llm_scheduler.jobs.scheduler.scheduler",
+    "llm-worker": "llm_scheduler.jobs.worker.worker",
     "llm-api": "llm_scheduler.api.server",
 }
 
@@ -56,7 +56,7 @@ def test_help_and_version(program: str, tmp_path: Path) -> None:
     ),
 )
 def test_a_worker_says_what_it_can_not_do(arguments: list[str], status: int, words: str, tmp_path: Path) -> None:
-    said = run("llm_scheduler.jobs.worker.loop", tmp_path, *arguments)
+    said = run("llm_scheduler.jobs.worker.worker", tmp_path, *arguments)
     assert said.returncode == status
     assert words in said.stderr
     assert "Traceback" not in said.stderr

@@ -17,16 +17,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import LLMCTL, wait_until
+from conftest import KEYS, LLMCTL, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 
 from llm_scheduler.api.scaling import observation, policy
 from llm_scheduler.api.scaling.actuators import CrewError, Instance, Systemd, free_number
-from llm_scheduler.api.scaling.autoscaler import KEY, LOCK, Autoscaler, Look
-from llm_scheduler.api.scaling.observation import Reading, paced
-from llm_scheduler.api.scaling.policy import Decision, HostSeen, Limits, Memory, QueueSeen, decide, workers_for
+from llm_scheduler.api.scaling.autoscaler import Autoscaler, StepResult
+from llm_scheduler.api.scaling.observation import QueueReading, updated_pace
+from llm_scheduler.api.scaling.policy import Decision, HostLoad, Limits, PolicyMemory, QueueLoad, decide, workers_for
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.config.model import Autoscale, Processing
 from llm_scheduler.jobs.document import Status, new_id
@@ -43,7 +43,7 @@ DAY = 24 * HOUR
 class Simulation:
     """A queue, first come, first served, whose workers the policy adds and takes away; every document is an event.
 
-    What the policy sees of it goes through `paced`, as what Redis says does.
+    What the policy sees of it goes through `updated_pace`, as what Redis says does.
     """
 
     arrivals: list[float]
@@ -65,7 +65,7 @@ class Simulation:
         ends: list[tuple[float, float]] = []
         following = finished = 0
         worked = 0.0
-        pace, memory = None, Memory()
+        pace, memory = None, PolicyMemory()
         for step in range(1, int(until / self.look_every) + 1):
             now = step * self.look_every
             while True:
@@ -88,7 +88,7 @@ class Simulation:
                 worked += heapq.heappop(ends)[1]
                 finished += 1
             self.worker_seconds += len(free) * self.look_every
-            reading = Reading(
+            reading = QueueReading(
                 waiting=len(pending),
                 jobs=len(pending),
                 oldest=now - pending[0] if pending else 0.0,
@@ -98,8 +98,8 @@ class Simulation:
                 hosts={},
                 worked={"all": (0, worked)},
             )
-            pace = paced(now, reading, pace)
-            seen = QueueSeen(
+            pace = updated_pace(now, reading, pace)
+            seen = QueueLoad(
                 waiting=reading.waiting,
                 jobs=reading.jobs,
                 oldest=reading.oldest,
@@ -108,7 +108,7 @@ class Simulation:
                 busy=reading.busy,
                 here=len(free),
             )
-            (decision,), memory = decide(now, {"high": seen}, HostSeen(), memory, self.limits)
+            (decision,), memory = decide(now, {"high": seen}, HostLoad(), memory, self.limits)
             if decision.changes:
                 self.decisions.append((now, decision))
             while len(free) < decision.after:
@@ -146,7 +146,7 @@ def poisson(rate: Callable[[float], float], until: float, seed: int) -> list[flo
 BURST = 15.5 * HOUR
 BURST_SECONDS = 600.0
 SECONDS = 1.0
-LIMITS = Limits(target=10.0, shrink_after=300.0, fewest=1, most=64)
+LIMITS = Limits(target=10.0, shrink_after=300.0, min_workers=1, max_workers=64)
 
 
 def day(at: float) -> float:
@@ -188,23 +188,23 @@ def test_a_constant_load_settles(rate: float) -> None:
     assert len(later) <= 1, later
     assert simulation.late_share(lambda at: at < 300) < 0.01
     load = rate * 0.5
-    assert load < simulation.counts[-1][1] <= max(1, math.ceil(load * policy.MARGIN / policy.BUSY))
+    assert load < simulation.counts[-1][1] <= max(1, math.ceil(load * policy.MARGIN / policy.MAX_BUSY))
 
 
 # The rules
 
 
 def decided(
-    limits: Limits = LIMITS, host: HostSeen | None = None, now: float = 1000.0, **queues: QueueSeen
+    limits: Limits = LIMITS, host: HostLoad | None = None, now: float = 1000.0, **queues: QueueLoad
 ) -> dict[str, Decision]:
     """The decisions of a first look."""
-    decisions, _ = decide(now, queues, host or HostSeen(), Memory(), limits)
+    decisions, _ = decide(now, queues, host or HostLoad(), PolicyMemory(), limits)
     return {decision.queue: decision for decision in decisions}
 
 
 def test_growth_says_why_in_words() -> None:
-    seen = QueueSeen(waiting=400, jobs=400, oldest=12.44, arrivals=40.0, seconds=1 / 18.3, busy=1, here=1)
-    decision = decided(Limits(target=5, most=8), high=seen)["high"]
+    seen = QueueLoad(waiting=400, jobs=400, oldest=12.44, arrivals=40.0, seconds=1 / 18.3, busy=1, here=1)
+    decision = decided(Limits(target=5, max_workers=8), high=seen)["high"]
     assert str(decision) == (
         "high: 1 -> 5 workers: oldest document waits 12.4 s (target 5 s), 400 wait, "
         "40.0 documents/s arrive, one worker does 18.3/s"
@@ -212,37 +212,37 @@ def test_growth_says_why_in_words() -> None:
 
 
 def test_a_backlog_gets_no_more_workers_than_it_has_jobs() -> None:
-    one_big_job = QueueSeen(waiting=500, jobs=1, oldest=1.0, seconds=1.0, busy=1, here=1)
+    one_big_job = QueueLoad(waiting=500, jobs=1, oldest=1.0, seconds=1.0, busy=1, here=1)
     assert decided(high=one_big_job)["high"].after == 2
 
 
 def test_an_unknown_pace_grows_by_half_while_the_oldest_waits_longer_and_longer() -> None:
-    seen = QueueSeen(waiting=100, jobs=100, oldest=11.0, busy=2, here=2)
-    (first,), memory = decide(1000.0, {"high": seen}, HostSeen(), Memory(), LIMITS)
+    seen = QueueLoad(waiting=100, jobs=100, oldest=11.0, busy=2, here=2)
+    (first,), memory = decide(1000.0, {"high": seen}, HostLoad(), PolicyMemory(), LIMITS)
     assert (first.after, "does not get shorter" in first.reason) == (3, True)
     grown = msgspec.structs.replace(seen, oldest=16.0, here=3, busy=3)
-    (at_once,), memory = decide(1005.0, {"high": grown}, HostSeen(), memory, LIMITS)
+    (at_once,), memory = decide(1005.0, {"high": grown}, HostLoad(), memory, LIMITS)
     assert at_once.after == 3, "the first growth is given time"
     grown = msgspec.structs.replace(grown, oldest=21.0)
-    (later,), memory = decide(1010.0, {"high": grown}, HostSeen(), memory, LIMITS)
+    (later,), memory = decide(1010.0, {"high": grown}, HostLoad(), memory, LIMITS)
     assert later.after == 5
     shorter = msgspec.structs.replace(grown, oldest=20.0, here=5, busy=5)
-    (draining,), _ = decide(1025.0, {"high": shorter}, HostSeen(), memory, LIMITS)
+    (draining,), _ = decide(1025.0, {"high": shorter}, HostLoad(), memory, LIMITS)
     assert draining.after == 5, "it gets shorter: enough"
 
 
 def test_idle_workers_beside_an_old_document_are_not_helped_by_more() -> None:
-    seen = QueueSeen(waiting=1, jobs=1, oldest=60.0, seconds=0.1, busy=0, here=2)
+    seen = QueueLoad(waiting=1, jobs=1, oldest=60.0, seconds=0.1, busy=0, here=2)
     assert decided(high=seen)["high"].after == 2
 
 
 def test_shrinking_waits_out_the_window_and_goes_a_step_at_a_time() -> None:
-    memory = Memory()
+    memory = PolicyMemory()
     here, counts = 5, {}
     for step in range(100):
         now = 1000.0 + 5 * step
-        seen = QueueSeen(seconds=0.5, arrivals=0.1, here=here)
-        (decision,), memory = decide(now, {"high": seen}, HostSeen(), memory, LIMITS)
+        seen = QueueLoad(seconds=0.5, arrivals=0.1, here=here)
+        (decision,), memory = decide(now, {"high": seen}, HostLoad(), memory, LIMITS)
         assert decision.after in (here, here - 1)
         here = counts[now - 1000] = decision.after
     assert all(count == 5 for at, count in counts.items() if at < 300)
@@ -252,12 +252,12 @@ def test_shrinking_waits_out_the_window_and_goes_a_step_at_a_time() -> None:
 
 
 def test_one_busy_look_keeps_the_workers_for_another_window() -> None:
-    memory = Memory()
+    memory = PolicyMemory()
     for step in range(120):
         now = 1000.0 + 5 * step
         busy = step == 50
-        seen = QueueSeen(seconds=0.5, arrivals=5.0 if busy else 0.1, here=5)
-        (decision,), memory = decide(now, {"high": seen}, HostSeen(), memory, LIMITS)
+        seen = QueueLoad(seconds=0.5, arrivals=5.0 if busy else 0.1, here=5)
+        (decision,), memory = decide(now, {"high": seen}, HostLoad(), memory, LIMITS)
         if decision.changes:
             break
     assert now - 1000 == 250 + 300
@@ -265,35 +265,35 @@ def test_one_busy_look_keeps_the_workers_for_another_window() -> None:
 
 def test_a_busy_cpu_takes_no_more_workers_and_an_idle_one_does() -> None:
     """Handlers that wait for others leave the CPU idle: then workers are cheap."""
-    seen = QueueSeen(waiting=1000, jobs=1000, oldest=1.0, arrivals=1.0, seconds=1.0, busy=4, here=4)
-    held = decided(host=HostSeen(cpu=93, busy=4), high=seen)["high"]
-    assert (held.after, held.told) == (4, True)
+    seen = QueueLoad(waiting=1000, jobs=1000, oldest=1.0, arrivals=1.0, seconds=1.0, busy=4, here=4)
+    held = decided(host=HostLoad(cpu=93, busy=4), high=seen)["high"]
+    assert (held.after, held.is_logged) == (4, True)
     assert str(held).endswith("; the CPU is busy for 93 % (alert threshold 80 %)")
-    assert decided(host=HostSeen(cpu=60, busy=4), high=seen)["high"].after == 5, "15 % a worker: one more fits"
-    assert decided(host=HostSeen(cpu=4, busy=4), high=seen)["high"].after == 64
-    least = QueueSeen(here=0)
-    assert decided(host=HostSeen(cpu=100), high=least)["high"].after == 1, "the fewest run in any case"
+    assert decided(host=HostLoad(cpu=60, busy=4), high=seen)["high"].after == 5, "15 % a worker: one more fits"
+    assert decided(host=HostLoad(cpu=4, busy=4), high=seen)["high"].after == 64
+    least = QueueLoad(here=0)
+    assert decided(host=HostLoad(cpu=100), high=least)["high"].after == 1, "the fewest run in any case"
 
 
 def test_what_holds_growth_back_is_told_once() -> None:
-    seen = {"high": QueueSeen(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=4, here=4)}
-    (first,), memory = decide(1000.0, seen, HostSeen(cpu=93, busy=4), Memory(), LIMITS)
-    (again,), memory = decide(1005.0, seen, HostSeen(cpu=95, busy=4), memory, LIMITS)
-    (other,), memory = decide(1010.0, seen, HostSeen(memory=90, memory_bytes=2**30), memory, LIMITS)
-    assert (first.told, again.told, other.told) == (True, False, True)
+    seen = {"high": QueueLoad(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=4, here=4)}
+    (first,), memory = decide(1000.0, seen, HostLoad(cpu=93, busy=4), PolicyMemory(), LIMITS)
+    (again,), memory = decide(1005.0, seen, HostLoad(cpu=95, busy=4), memory, LIMITS)
+    (other,), memory = decide(1010.0, seen, HostLoad(memory=90, memory_bytes=2**30), memory, LIMITS)
+    assert (first.is_logged, again.is_logged, other.is_logged) == (True, False, True)
     assert "90 % of the memory" in other.held
 
 
 def test_memory_is_left_for_the_others() -> None:
-    seen = QueueSeen(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=1, here=1)
-    host = HostSeen(memory=75, memory_bytes=2 * 2**30)  # 205 MiB up to 85 %
+    seen = QueueLoad(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=1, here=1)
+    host = HostLoad(memory=75, memory_bytes=2 * 2**30)  # 205 MiB up to 85 %
     assert decided(host=host, high=seen)["high"].after == 4
 
 
 def test_the_more_urgent_queue_has_the_room() -> None:
-    limits = Limits(most=8)
-    needy = QueueSeen(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=2, here=2)
-    decisions = decided(limits, high=needy, medium=msgspec.structs.replace(needy, here=1), low=QueueSeen(here=1))
+    limits = Limits(max_workers=8)
+    needy = QueueLoad(waiting=1000, jobs=1000, oldest=1.0, seconds=1.0, busy=2, here=2)
+    decisions = decided(limits, high=needy, medium=msgspec.structs.replace(needy, here=1), low=QueueLoad(here=1))
     assert [decisions[name].after for name in ("high", "medium", "low")] == [6, 1, 1]
     assert "takes 8 workers in all" in decisions["high"].held
     # No room: the less urgent one gives way, a worker at a time.
@@ -303,31 +303,34 @@ def test_the_more_urgent_queue_has_the_room() -> None:
 
 
 def test_hosts_share_growth_and_the_fullest_shrinks() -> None:
-    seen = QueueSeen(waiting=80, jobs=80, oldest=1.0, seconds=1.0, busy=3, here=1, elsewhere={"b": 1, "c": 1})
+    seen = QueueLoad(waiting=80, jobs=80, oldest=1.0, seconds=1.0, busy=3, here=1, elsewhere={"b": 1, "c": 1})
     assert decided(high=seen)["high"].after == 3, "8 are needed, 3 are there, a third of the rest is ours"
     for elsewhere, after in (({"b": 3}, 2), ({"b": 2}, 1), ({"b": 1}, 1)):
-        memory = Memory()
+        memory = PolicyMemory()
         for step in range(61):
-            idle = QueueSeen(seconds=0.1, here=2, elsewhere=elsewhere)
-            (decision,), memory = decide(1000.0 + 5 * step, {"high": idle}, HostSeen(), memory, LIMITS)
+            idle = QueueLoad(seconds=0.1, here=2, elsewhere=elsewhere)
+            (decision,), memory = decide(1000.0 + 5 * step, {"high": idle}, HostLoad(), memory, LIMITS)
         assert decision.after == after, elsewhere
     assert not decided(high=msgspec.structs.replace(seen, here=None)), "a queue that this host doesn't serve"
 
 
 @pytest.mark.parametrize(("count", "load", "waits"), [(1, 0.5, 0.5), (2, 1.0, 1 / 3), (3, 2.0, 4 / 9)])
 def test_erlangs_formula(count: int, load: float, waits: float) -> None:
-    assert policy.erlang_c(count, load) == pytest.approx(waits)
+    lost = 1.0
+    for each in range(1, count + 1):
+        lost = policy._lost(each, load, lost)
+    assert policy._waiting(count, load, lost) == pytest.approx(waits)
 
 
 def test_longer_documents_need_more_to_spare() -> None:
     assert workers_for(0.7, 0.5, target=10) == 1
     assert workers_for(0.7, 8.0, target=10) > 2, "one in three would wait for one that takes as long as the target"
-    assert workers_for(math.inf, 1.0, target=10) == policy.MOST
+    assert workers_for(math.inf, 1.0, target=10) == policy.MAX_WORKERS
 
 
 finite = {"allow_nan": False, "allow_infinity": False}
 queues_seen = st.builds(
-    QueueSeen,
+    QueueLoad,
     waiting=st.integers(0, 100_000),
     jobs=st.integers(0, 100_000),
     oldest=st.floats(0, 1e6, **finite),
@@ -339,7 +342,7 @@ queues_seen = st.builds(
 )
 looks = st.dictionaries(st.sampled_from(["high", "medium", "low"]), queues_seen, max_size=3)
 hosts_seen = st.builds(
-    HostSeen,
+    HostLoad,
     cpu=st.floats(0, 100),
     memory=st.floats(0, 100),
     memory_bytes=st.integers(0, 2**40),
@@ -349,8 +352,8 @@ limits_given = st.builds(
     Limits,
     target=st.floats(0.1, 1000),
     shrink_after=st.floats(0.1, 3600),
-    fewest=st.integers(1, 3),
-    most=st.integers(9, 100),
+    min_workers=st.integers(1, 3),
+    max_workers=st.integers(9, 100),
     cpu=st.floats(0, 100),
     memory=st.floats(0, 100),
 )
@@ -360,28 +363,28 @@ times = st.floats(0, 4e9, **finite)
 @given(st.lists(st.tuples(times, looks, hosts_seen), min_size=1, max_size=8), limits_given)
 @settings(max_examples=150, deadline=None)
 def test_whatever_the_clock_and_the_looks_the_counts_stay_within_limits(
-    steps: list[tuple[float, dict[str, QueueSeen], HostSeen]], limits: Limits
+    steps: list[tuple[float, dict[str, QueueLoad], HostLoad]], limits: Limits
 ) -> None:
-    memory = Memory()
+    memory = PolicyMemory()
     for now, queues, host in steps:
         decisions, memory = decide(now, queues, host, memory, limits)
         assert [each.queue for each in decisions] == [name for name, seen in queues.items() if seen.here is not None]
         grown = 0
         for each in decisions:
             assert each.before == queues[each.queue].here
-            assert each.after >= min(each.before, limits.fewest)
+            assert each.after >= min(each.before, limits.min_workers)
             assert each.after >= each.before - 1, "down a step at a time"
             assert each.reason
-            if each.before >= limits.fewest:
+            if each.before >= limits.min_workers:
                 grown += max(0, each.after - each.before)
         running = sum(each.before for each in decisions)
-        assert grown <= max(0, limits.most - running), "never above what the host takes"
-        assert msgspec.json.decode(msgspec.json.encode(memory), type=Memory) == memory
+        assert grown <= max(0, limits.max_workers - running), "never above what the host takes"
+        assert msgspec.json.decode(msgspec.json.encode(memory), type=PolicyMemory) == memory
 
 
 @given(queues_seen, st.integers(0, 1000), limits_given, hosts_seen)
 @settings(max_examples=200, deadline=None)
-def test_a_longer_backlog_never_gets_fewer_workers(seen: QueueSeen, more: int, limits: Limits, host: HostSeen) -> None:
+def test_a_longer_backlog_never_gets_fewer_workers(seen: QueueLoad, more: int, limits: Limits, host: HostLoad) -> None:
     longer = msgspec.structs.replace(seen, waiting=seen.waiting + more, jobs=seen.jobs + more)
     shorter_gets, longer_gets = (decided(limits, host, high=each) for each in (seen, longer))
     assert (seen.here is None) == (not shorter_gets)
@@ -390,16 +393,16 @@ def test_a_longer_backlog_never_gets_fewer_workers(seen: QueueSeen, more: int, l
 
 
 def test_without_anything_seen_nothing_is_decided() -> None:
-    memory = Memory(5.0)
-    assert decide(1000.0, {}, HostSeen(), memory, LIMITS) == ([], memory)
+    memory = PolicyMemory(5.0)
+    assert decide(1000.0, {}, HostLoad(), memory, LIMITS) == ([], memory)
 
 
 @pytest.mark.parametrize("jump", [-DAY, -3.0, 3.0, DAY])
 def test_a_clock_that_jumps_stops_no_worker(jump: float) -> None:
-    memory = Memory()
+    memory = PolicyMemory()
     for step in range(40):
-        seen = {"high": QueueSeen(seconds=0.5, here=5)}
-        (decision,), memory = decide(1e6 + 5 * step + (jump if step >= 20 else 0), seen, HostSeen(), memory, LIMITS)
+        seen = {"high": QueueLoad(seconds=0.5, here=5)}
+        (decision,), memory = decide(1e6 + 5 * step + (jump if step >= 20 else 0), seen, HostLoad(), memory, LIMITS)
         assert not decision.changes
 
 
@@ -413,8 +416,8 @@ def fill(redis: Redis, now: float, level: str, status: Status, ages: list[float]
 
 
 def worker(redis: Redis, name: str, queue: str, host: str = "here", state: str = "busy", **more: Any) -> None:
-    key = f"rq:worker:{name}"
-    redis.sadd("rq:workers", key)
+    key = KEYS.worker(name)
+    redis.sadd(KEYS.workers, key)
     fields = {"hostname": host, "pid": 1, "queues": queue, "state": state, "birth": "2026-11-23T21:00:00.000000Z"}
     redis.hset(key, mapping={**fields, **more})
 
@@ -426,10 +429,10 @@ def test_a_look_reads_the_ledger_and_the_workers(redis: Redis) -> None:
     fill(redis, now, "high", Status.STARTED, [9.0])
     # It arrived an hour ago and failed; it waits again since four seconds.
     fill(redis, now, "low", Status.QUEUED, [3600.0], waits=4.0)
-    redis.rpush("rq:queue:high", "a", "b")
+    redis.rpush(KEYS.queue("high"), "a", "b")
     worker(redis, "w1", "high", successful_job_count=4, total_working_time=2.5)
     worker(redis, "w2", "high", host="there", state="idle")
-    found = observation.look(redis, ["high", "medium", "low"], now, 10.0)
+    found = observation.observe(redis, ["high", "medium", "low"], now, 10.0)
     assert not found.suspended
     high = found.queues["high"]
     assert (high.waiting, high.jobs, high.finished, high.busy) == (3, 2, 3, 1)
@@ -438,25 +441,27 @@ def test_a_look_reads_the_ledger_and_the_workers(redis: Redis) -> None:
     assert high.hosts == {"here": 1, "there": 1}
     assert high.worked == {"w1": (4, 2.5), "w2": (0, 0.0)}
     assert found.queues["low"].oldest == pytest.approx(4.0)
-    assert found.queues["medium"] == Reading(0, 0, 0.0, 0.0, 0, 0, {}, {})
-    redis.set("rq:suspended", 1)
-    assert observation.look(redis, ["high"], now, 10.0).suspended
+    assert found.queues["medium"] == QueueReading(0, 0, 0.0, 0.0, 0, 0, {}, {})
+    redis.set(KEYS.suspended, 1)
+    assert observation.observe(redis, ["high"], now, 10.0).suspended
 
 
 def test_the_pace_is_work_over_documents() -> None:
-    empty = Reading(0, 0, 0.0, 0.0, 0, 0, {}, {})
-    pace = paced(0.0, empty._replace(finished=70, worked={"a": (10, 5.0)}), None)
+    empty = QueueReading(0, 0, 0.0, 0.0, 0, 0, {}, {})
+    pace = updated_pace(0.0, empty._replace(finished=70, worked={"a": (10, 5.0)}), None)
     assert pace.seconds is None, "nothing was seen to be done yet"
-    pace = paced(5.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
+    pace = updated_pace(5.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
     assert pace.seconds == pytest.approx((5.0 + 3 * observation.JOB_SECONDS) / 10)
-    same = paced(4000.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
+    same = updated_pace(4000.0, empty._replace(finished=80, worked={"a": (12, 8.0), "b": (1, 2.0)}), pace)
     assert same.seconds == pace.seconds, "idle time makes nothing forgotten"
-    trimmed = paced(4005.0, empty._replace(finished=3, worked={"c": (1, 1.0)}), same)
+    trimmed = updated_pace(4005.0, empty._replace(finished=3, worked={"c": (1, 1.0)}), same)
     assert trimmed.seconds == pace.seconds
     slower = trimmed
     for step in range(400):
         finished = 3 + step
-        slower = paced(5000.0 + 5 * step, empty._replace(finished=finished, worked={"c": (1, 4.0 * step)}), slower)
+        slower = updated_pace(
+            5000.0 + 5 * step, empty._replace(finished=finished, worked={"c": (1, 4.0 * step)}), slower
+        )
     assert slower.seconds == pytest.approx(4.0, rel=0.05), "a new handler is found out"
 
 
@@ -580,7 +585,7 @@ LOG = logging.getLogger("test.autoscale")
 def autoscaler(
     redis: Redis, crew: FakeCrew, clock: FakeClock, host: str = "here", config: Config = CONFIG
 ) -> Autoscaler:
-    return Autoscaler(config, redis, crew, lambda busy: HostSeen(), clock, LOG, host)
+    return Autoscaler(config, redis, crew, lambda busy: HostLoad(), clock, LOG, host)
 
 
 def backlog(redis: Redis, clock: FakeClock, documents: int = 60) -> None:
@@ -589,9 +594,9 @@ def backlog(redis: Redis, clock: FakeClock, documents: int = 60) -> None:
     autoscaler(redis, FakeCrew(), clock).step()
     clock.at += 1
     fill(redis, clock.at, "high", Status.DONE, [1.0] * 10)
-    redis.hset("rq:worker:here-high", "total_working_time", 10.0)
+    redis.hset(KEYS.worker("here-high"), "total_working_time", 10.0)
     fill(redis, clock.at, "high", Status.QUEUED, [2.0] * documents)
-    redis.rpush("rq:queue:high", *(str(number) for number in range(documents)))
+    redis.rpush(KEYS.queue("high"), *(str(number) for number in range(documents)))
 
 
 def test_a_look_decides_acts_and_logs(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
@@ -606,8 +611,8 @@ def test_a_look_decides_acts_and_logs(redis: Redis, caplog: pytest.LogCaptureFix
     assert line.startswith("high: 1 -> 6 workers: oldest document waits 2.0 s (target 10 s), 60 wait, ")
     assert "one worker does 1/s" in line
     # All is done: the same autoscaler, or another one after a restart, sends them home after five minutes.
-    redis.delete("rq:queue:high", "llm:ledger:queued:high")
-    redis.hset("rq:worker:here-high", "state", "idle")
+    redis.delete(KEYS.queue("high"), KEYS.status_set("queued", "high"))
+    redis.hset(KEYS.worker("here-high"), "state", "idle")
     for _ in range(160):
         clock.at += 5
         autoscaler(redis, crew, clock).step()
@@ -632,20 +637,20 @@ def test_one_host_at_a_time(redis: Redis) -> None:
     clock = FakeClock()
     backlog(redis, clock)
     crew = FakeCrew(high=1)
-    redis.set(LOCK, "another", px=60_000)
+    redis.set(KEYS.autoscale_lock, "another", px=60_000)
     look = autoscaler(redis, crew, clock).step()
     assert (look.decisions, crew.queues) == ([], {"high": {1}})
     assert "another host" in look.note
-    redis.delete(LOCK)
+    redis.delete(KEYS.autoscale_lock)
     autoscaler(redis, crew, clock).step()
-    assert not redis.exists(LOCK)
+    assert not redis.exists(KEYS.autoscale_lock)
     assert len(crew.queues["high"]) == 6
 
 
 def test_suspended_workers_are_left_alone(redis: Redis) -> None:
     clock = FakeClock()
     backlog(redis, clock)
-    redis.set("rq:suspended", 1)
+    redis.set(KEYS.suspended, 1)
     look = autoscaler(redis, crew := FakeCrew(high=1), clock).step()
     assert (look.decisions, crew.queues) == ([], {"high": {1}})
     assert "suspended" in look.note
@@ -654,10 +659,10 @@ def test_suspended_workers_are_left_alone(redis: Redis) -> None:
 def test_a_dry_run_leaves_no_trace(redis: Redis) -> None:
     clock = FakeClock()
     backlog(redis, clock)
-    before = redis.get(KEY)
+    before = redis.get(KEYS.autoscale)
     look = autoscaler(redis, crew := FakeCrew(high=1), clock).step(act=False)
     assert look.decisions[0].after == 6
-    assert (crew.queues, redis.get(KEY)) == ({"high": {1}}, before)
+    assert (crew.queues, redis.get(KEYS.autoscale)) == ({"high": {1}}, before)
 
 
 def test_an_act_that_fails_is_told_and_stops_nothing_else(redis: Redis) -> None:
@@ -665,7 +670,7 @@ def test_an_act_that_fails_is_told_and_stops_nothing_else(redis: Redis) -> None:
     backlog(redis, clock)
     crew = FakeCrew(high=1, low=1)
     crew.broken = True
-    look: Look = autoscaler(redis, crew, clock).step()
+    look: StepResult = autoscaler(redis, crew, clock).step()
     assert look.failed == ("no room",)
     crew.broken = False
     autoscaler(redis, crew, clock).step()
@@ -674,14 +679,14 @@ def test_an_act_that_fails_is_told_and_stops_nothing_else(redis: Redis) -> None:
 
 def test_an_idle_system_at_its_fewest_is_left_in_peace(redis: Redis) -> None:
     clock = FakeClock()
-    assert autoscaler(redis, FakeCrew(high=1, low=1), clock).rests()
-    assert not autoscaler(redis, FakeCrew(high=2, low=1), clock).rests(), "one may go home"
+    assert autoscaler(redis, FakeCrew(high=1, low=1), clock).is_at_rest()
+    assert not autoscaler(redis, FakeCrew(high=2, low=1), clock).is_at_rest(), "one may go home"
     fill(redis, clock.at, "low", Status.QUEUED, [0.0])
-    assert not autoscaler(redis, FakeCrew(high=1, low=1), clock).rests(), "a document waits"
+    assert not autoscaler(redis, FakeCrew(high=1, low=1), clock).is_at_rest(), "a document waits"
 
 
 def test_another_versions_memory_is_begun_again(redis: Redis) -> None:
-    redis.set(KEY, '{"memory": 7}')
+    redis.set(KEYS.autoscale, '{"memory": 7}')
     look = autoscaler(redis, FakeCrew(high=3), FakeClock()).step()
     assert [decision.after for decision in look.decisions] == [3]
 
@@ -736,7 +741,7 @@ def test_the_command_says_what_it_would_do(tmp_path: Path, redis: Redis, server_
     assert done.returncode == 0, done.stderr
     assert "high: 1 -> 2 workers" in done.stdout
     assert "Nothing was started or stopped." in done.stdout
-    assert not redis.exists(KEY)
+    assert not redis.exists(KEYS.autoscale)
     data = json.loads(llmctl(tmp_path, server_url, "--dry-run", "--json", max_workers=3).stdout)
     assert data["decisions"] == [
         {"queue": "high", "before": 1, "after": 1, "reason": data["decisions"][0]["reason"], "held": None}
@@ -771,4 +776,4 @@ def test_the_command_explains_why_it_does_nothing(tmp_path: Path, systemctl: Sys
     local = subprocess.run(
         [LLMCTL, "--config", str(tmp_path / "local.json"), "autoscale"], capture_output=True, text=True, check=False
     )
-    assert (local.returncode, "llmctl up looks after its workers" in local.stderr) == (78, True)
+    assert (local.returncode, "llmctl up starts and stops its workers" in local.stderr) == (78, True)

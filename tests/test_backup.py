@@ -23,9 +23,10 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from llm_scheduler.api.cli import app
-from llm_scheduler.ingest.spool import Folders, SpoolLock, backup
-from llm_scheduler.ingest.spool.backup import make, restore
-from llm_scheduler.ingest.spool.freeze import Gate, GateBusy
+from llm_scheduler.ingest.spool import Folders, SpoolLock, backup_file
+from llm_scheduler.ingest.spool.backup import make
+from llm_scheduler.ingest.spool.freeze import FreezeLock, FreezeTimeout
+from llm_scheduler.ingest.spool.restore import restore
 from llm_scheduler.jobs.sealing import new_key
 from llm_scheduler.jobs.store import commands
 
@@ -90,8 +91,8 @@ def test_what_is_backed_up_is_restored(fleet: Fleet, tmp_path: Path, redis: Redi
     fleet.start()
     fleet.wait_finished(len(dropped) + 5)
     wait_until(lambda: fleet.ledger_total("done") == 1, "what waited is done")
-    assert "11  finished, and unknown to Redis" in llmctl(fleet, "reconcile")
-    assert "11  finished, and told to Redis now" in llmctl(fleet, "reconcile", "--record")
+    assert "11  finished, unknown to Redis" in llmctl(fleet, "reconcile")
+    assert "11  finished, now recorded in Redis" in llmctl(fleet, "reconcile", "--record")
     assert fleet.ledger_total("done", "rejected") == 12
     told = json.loads(llmctl(fleet, "show", fleet.reports()[0]["id"], "--json"))
     assert told["status"] == "rejected"
@@ -167,10 +168,10 @@ def test_what_can_not_be_read_is_left_out_and_named(fleet: Fleet, tmp_path: Path
         made = make(folders, str(fleet.folder / "backups"))
         assert made.left_out == sorted(str(path) for path in shut.values())
         assert (made.count.waiting, made.count.archived, made.count.in_error, made.count.results) == (1, 1, 0, 0)
-        assert backup.look_through(made.path).count == made.count
+        assert backup_file.verify(made.path).count == made.count
         shut["errors"].chmod(0o700)
         told = llmctl(fleet, "backup", str(fleet.folder / "backups"), status=1)
-    assert "without what" in told
+    assert "without the files" in told
     assert "(3; see above)" in told
     assert llmctl(fleet, "backup", str(tmp_path / "more"))
 
@@ -208,9 +209,9 @@ def test_what_comes_after_the_instant_is_not_in_a_backup(
     fleet.stop()
     fleet.drop("three.jsonl", b'{"line": 1}\n{"line": 2}\n{"line": 3}\n')
     fleet.drop("bad.json", BROKEN)
-    told: list[backup.Count] = []
+    told: list[backup_file.BackupCount] = []
 
-    def while_it_is_written(count: backup.Count) -> None:
+    def while_it_is_written(count: backup_file.BackupCount) -> None:
         told.append(count)
         if len(told) == 1:
             fleet.start()
@@ -220,7 +221,7 @@ def test_what_comes_after_the_instant_is_not_in_a_backup(
                 for path in files(folder):
                     path.chmod(0o600)
 
-    made = make(folders_of(fleet), str(tmp_path / "backups"), told=while_it_is_written)
+    made = make(folders_of(fleet), str(tmp_path / "backups"), progress=while_it_is_written)
     fleet.stop()
     assert (made.count.waiting, made.count.archived, made.count.in_error, made.count.results) == (2, 1, 0, 1)
     redis.flushall()
@@ -241,8 +242,8 @@ def test_ingest_moves_nothing_behind_a_shut_gate(fleet: Fleet) -> None:
     fleet.start("ingest", "collector", "medium")
     fleet.drop("first.json", b"1")
     fleet.wait_finished(1)
-    gate = Gate(str(fleet.temp), "moves")
-    with gate.shut(10):
+    gate = FreezeLock(str(fleet.temp), "moves")
+    with gate.hold(10):
         path = fleet.drop("second.json", b"2")
         with pytest.raises(pytest.fail.Exception):
             wait_until(lambda: not path.exists(), "the claim", deadline=1.5)
@@ -255,9 +256,9 @@ def test_a_retry_waits_for_a_backup(fleet: Fleet, redis: Redis) -> None:
     fleet.wait_finished(1)
     wait_until(lambda: fleet.ledger_total("rejected") == 1, "the ledger knows")
     first = fleet.reports()[0]
-    gate = Gate(str(fleet.temp), "retries")
-    with gate.shut(10):
-        commands.give(redis, "retry", [first["id"]], "a test", time.time())
+    gate = FreezeLock(str(fleet.temp), "retries")
+    with gate.hold(10):
+        commands.send(redis, "retry", [first["id"]], "a test", time.time())
         fleet.drop("good.json", b"1")
         fleet.wait_finished(2)
         assert fleet.reports() == [first], "it lies where it lay"
@@ -269,9 +270,9 @@ def test_the_gate_is_passed_and_shut_in_turn(tmp_path: Path) -> None:
     stop = threading.Event()
 
     def pass_all_the_time() -> None:
-        gate = Gate(str(tmp_path), "moves")
+        gate = FreezeLock(str(tmp_path), "moves")
         while not stop.is_set():
-            if gate.passes():
+            if gate.enter():
                 gate.leave()
         gate.close()
 
@@ -279,10 +280,10 @@ def test_the_gate_is_passed_and_shut_in_turn(tmp_path: Path) -> None:
     for each in passing:
         each.start()
     try:
-        gate, other = Gate(str(tmp_path), "moves"), Gate(str(tmp_path), "moves")
-        with gate.shut(10):
-            assert not other.passes()
-            with pytest.raises(GateBusy), other.shut(0.05):
+        gate, other = FreezeLock(str(tmp_path), "moves"), FreezeLock(str(tmp_path), "moves")
+        with gate.hold(10):
+            assert not other.enter()
+            with pytest.raises(FreezeTimeout), other.hold(0.05):
                 pass
     finally:
         stop.set()
@@ -398,7 +399,7 @@ class TestRestoring:
 
     def test_with_a_file_too_few(self, fleet: Fleet, made: str) -> None:
         rewrite(made, lambda members: [*members[:5], *members[6:]])
-        assert "doesn't hold what it says" in llmctl(fleet, "restore", "--check", made, status=1)
+        assert ", but contains " in llmctl(fleet, "restore", "--check", made, status=1)
 
     @pytest.mark.parametrize(
         "name", mostly_slow(["watch/0/../../../x", "/etc/x", "watch/7/x", "elsewhere/x", "temp", "watch/0//x"])
@@ -411,7 +412,7 @@ class TestRestoring:
             return members
 
         rewrite(made, renamed, recount=True)
-        assert "none of ours" in llmctl(fleet, "restore", made, status=1)
+        assert "in no folder of a spool" in llmctl(fleet, "restore", made, status=1)
         assert not files(fleet.raw)
 
     def test_nothing_is_written_through_a_link(self, fleet: Fleet, made: str, tmp_path: Path) -> None:
@@ -488,10 +489,9 @@ def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
         members = [(member, (tar.extractfile(member) or io.BytesIO()).read()) for member in tar]
     members = change(members)
     if recount:
-        about = backup._About()
+        about = backup_file.BackupContents()
         for member, content in members[1:-1]:
-            about.see(member.name)
-            about.count.bytes += len(content)
+            about.add(member.name, len(content))
         content = json.dumps({name: getattr(about.count, name) for name in about.count.__struct_fields__}).encode()
         members[-1][0].size = len(content)
         members[-1] = (members[-1][0], content)

@@ -4,13 +4,13 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from conftest import KEYS
 from redis import Redis
 
 from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Payload, Route, Status, decode, new_id
 from llm_scheduler.jobs.store import batches, ledger, submission
 from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.store.submission import SCHEDULE
 
 BATCHES = Processing(batch_size=5, batch_timeout=30)
 
@@ -42,12 +42,12 @@ def flush(redis: Redis, now: float, processing: Processing = BATCHES, force: boo
 
 def queued(redis: Redis) -> list[list[str]]:
     """The documents' ids of each job on the queue."""
-    jobs = [DocumentJob.fetch(name.decode(), connection=redis) for name in redis.lrange("rq:queue:low", 0, -1)]
+    jobs = [DocumentJob.fetch(name.decode(), connection=redis) for name in redis.lrange(KEYS.queue("low"), 0, -1)]
     return [[payload.id for payload in job.payloads] for job in jobs]
 
 
 def due(redis: Redis) -> float | None:
-    score = redis.zscore(SCHEDULE, "flush-low")
+    score = redis.zscore(KEYS.schedule, "flush-low")
     return None if score is None else float(score)
 
 
@@ -60,7 +60,7 @@ def test_by_size(redis: Redis) -> None:
     assert due(redis) == 1030
     entry = ledger.get(redis, payloads[0].id)
     assert entry is not None
-    assert entry.rq_job_id == redis.lindex("rq:queue:low", 0).decode()
+    assert entry.rq_job_id == redis.lindex(KEYS.queue("low"), 0).decode()
 
 
 def test_by_time_counted_from_the_first(redis: Redis) -> None:
@@ -70,7 +70,7 @@ def test_by_time_counted_from_the_first(redis: Redis) -> None:
     assert flush(redis, 1029.9) == 0
     assert flush(redis, 1030) == 3
     assert due(redis) is None, "an empty batch has no schedule"
-    assert redis.keys("llm:batch:*") == []
+    assert redis.keys(KEYS.batch("*")) == []
     join(redis, 1, 1040)
     assert due(redis) == 1070, "the next batch has its own time"
 
@@ -104,7 +104,7 @@ def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flus
 
     with pytest.raises(Killed):
         batches.flush(Client(), "low", BATCHES, HandClock(1002))  # type: ignore[arg-type]
-    assert (len(queued(redis)), redis.llen("llm:batch:low")) == (1, 7)
+    assert (len(queued(redis)), redis.llen(KEYS.batch("low"))) == (1, 7)
     assert due(redis) == 1002
     assert flush(redis, 1003) == 5
     assert due(redis) == 1031, "what is left waits from when it came"
@@ -112,17 +112,17 @@ def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flus
 
 def test_a_batch_whose_times_are_lost_goes_by_those_of_its_documents(redis: Redis) -> None:
     join(redis, 1, 1000)
-    redis.delete("llm:batch:low:times")
+    redis.delete(KEYS.batch_times("low"))
     assert flush(redis, 1020) == 0
     assert due(redis) == 1030
     join(redis, 1, 1025)
     assert due(redis) == 1030, "who joins makes it no younger"
-    redis.delete("llm:batch:low:times")
+    redis.delete(KEYS.batch_times("low"))
     assert flush(redis, 1030) == 2
     idle = Processing(batch_size=5, batch_timeout=30, batch_idle=2)
     join(redis, 1, 1040, idle)
     join(redis, 1, 1041, idle)
-    redis.delete("llm:batch:low:times")
+    redis.delete(KEYS.batch_times("low"))
     assert flush(redis, 1042.9, idle) == 0
     assert flush(redis, 1043, idle) == 2
 
@@ -143,7 +143,7 @@ def test_a_job_has_a_bounded_number_of_bytes(redis: Redis, monkeypatch: pytest.M
     assert flush(redis, 1000) == 5, "a full batch goes whole, if not in one job"
     assert [len(job) for job in queued(redis)] == [2, 1, 1, 1]
     assert [document_id for job in queued(redis) for document_id in job] == [payload.id for payload in payloads]
-    assert (due(redis), redis.keys("llm:batch:*")) == (None, [])
+    assert (due(redis), redis.keys(KEYS.batch("*"))) == (None, [])
 
 
 def test_the_rest_of_a_batch_too_large_for_one_job_is_due_whoever_is_killed(
@@ -191,7 +191,7 @@ def test_by_force(redis: Redis) -> None:
 def test_a_payload_comes_through_a_batch_unchanged(redis: Redis) -> None:
     payloads = join(redis, 2, 1000)
     flush(redis, 1000, force=True)
-    raw = redis.hgetall(b"rq:job:" + redis.lindex("rq:queue:low", 0))
+    raw = redis.hgetall(KEYS.job(redis.lindex(KEYS.queue("low"), 0).decode()))
     assert [decode(raw[b"d0"]), decode(raw[b"d1"])] == payloads
 
 

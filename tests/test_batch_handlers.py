@@ -16,7 +16,8 @@ from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Payload
 from llm_scheduler.jobs.handler import BatchContext, BatchHandler, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import encode
-from llm_scheduler.jobs.worker.runner import GRACE_SECONDS, HangGuard, Ran, Runner
+from llm_scheduler.jobs.worker.hang_guard import HangGuard
+from llm_scheduler.jobs.worker.runner import JobResult, Runner
 
 Function = Callable[[list[Any], BatchContext], Any]
 
@@ -26,7 +27,7 @@ def run(
     payloads: list[Payload],
     stopping: Callable[[], bool] = lambda: False,
     **processing: Any,
-) -> Ran:
+) -> JobResult:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
     handlers = {"default": BatchHandler(function), "single": lambda document, context: [document]}
     ran = Runner(settings, handlers, HandClock(), stopping, logging.getLogger("test")).run(payloads, "job-1")
@@ -38,12 +39,12 @@ def numbers(count: int, **fields: Any) -> list[Payload]:
     return [payload(b"%d" % number, **fields) for number in range(count)]
 
 
-def told(ran: Ran, payloads: list[Payload]) -> list[tuple[str, str]]:
+def told(ran: JobResult, payloads: list[Payload]) -> list[tuple[str, str]]:
     """What became of each payload, in their order."""
     found = {each.id: (each.kind, each.result.decode() or each.message) for each in ran.outcomes}
-    found |= {each.payload.id: ("again", each.reason) for each in ran.again}
-    found |= {each.id: ("left", "") for each in ran.left}
-    assert len(found) == len(ran.outcomes) + len(ran.again) + len(ran.left) == len(payloads)
+    found |= {each.payload.id: ("again", each.reason) for each in ran.retries}
+    found |= {each.id: ("left", "") for each in ran.not_begun}
+    assert len(found) == len(ran.outcomes) + len(ran.retries) + len(ran.not_begun) == len(payloads)
     return [found[each.id] for each in payloads]
 
 
@@ -198,7 +199,7 @@ def test_a_batch_in_hand_is_finished_when_told_to_stop_and_no_further_call_made(
     ran = run(handle_batch, payloads, lambda: len(calls) >= 2)
     assert calls == [[0, 1, 2, 3], [0]]
     assert [kind for kind, _ in told(ran, payloads)] == ["done", *["left"] * 4]
-    assert ran.left == payloads[1:]
+    assert ran.not_begun == payloads[1:]
 
 
 def test_each_document_has_its_share_of_the_time() -> None:
@@ -220,7 +221,7 @@ def test_the_hang_guard_follows_the_size_of_the_call(monkeypatch: pytest.MonkeyP
     guard = HangGuard(clock)
     for seconds, passes in (
         (310.0, 0.5),
-        (310.0, GRACE_SECONDS / 10),
+        (310.0, HangGuard.GRACE_SECONDS / 10),
         (310.0, 1),
         (3010.0, 20),
         (310.0, 0),

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, Server, files, mostly_slow, wait_until
+from conftest import KEYS, Fleet, Server, files, mostly_slow, wait_until
 from redis import Redis
 from typer.testing import CliRunner
 
-from llm_scheduler.api.cli import app, demo
-from llm_scheduler.api.cli.exit_codes import MEANINGS, ExitCode
-from llm_scheduler.api.cli.output import duration, printable, short_time, size, tail
+from llm_scheduler.api.cli import EXIT_MEANINGS, app, demo
+from llm_scheduler.api.cli.output import duration, printable, short_time, size, truncate_left
 from llm_scheduler.jobs.config import load, loader
 from llm_scheduler.jobs.config.mask import masked
 from llm_scheduler.jobs.document import Payload, Route, Status, encode, new_id
+from llm_scheduler.jobs.exit_codes import ExitCode
 from llm_scheduler.jobs.store import batches, ledger
 
 LEVELS = ["high", "medium", "low"]
@@ -74,7 +74,7 @@ def test_help_names_every_command_and_the_exit_codes(tmp_path: Path) -> None:
     assert shown.stderr == ""
     for command in ("up", "status", "tasks", "show", "flush", "generate", "demo", "backup", "restore", "config"):
         assert re.search(rf"^  {command} ", shown.stdout, re.MULTILINE), command
-    for code, meaning in MEANINGS.items():
+    for code, meaning in EXIT_MEANINGS.items():
         assert f"{code.value:>2}  {meaning}" in shown.stdout
     assert "..." not in shown.stdout.split("Commands:")[1], "every command's line fits at 80 columns"
     assert max(len(line) for line in shown.stdout.splitlines()) <= 80
@@ -396,7 +396,7 @@ def test_flush_hands_a_batch_to_the_workers(tmp_path: Path, config_file: Path, r
     assert json.loads(high.stdout) == {"flushed": {"high": 0}}
     everything = llmctl("--config", str(config_file), "flush", cwd=tmp_path)
     assert everything.stdout == "high: 0 documents\nmedium: 3 documents\nlow: 0 documents\n"
-    assert redis.llen("rq:queue:medium") == 1
+    assert redis.llen(KEYS.queue("medium")) == 1
 
 
 def payload(queue: str) -> Payload:
@@ -496,7 +496,7 @@ def test_demo_accounts_for_every_document(fleet: Fleet) -> None:
 def test_demo_needs_a_running_system(fleet: Fleet) -> None:
     fleet.start("ingest")
     missing = ["llm-collector", "llm-scheduler", "llm-worker high", "llm-worker medium", "llm-worker low"]
-    wait_until(lambda: fleet.server.client().exists("llm:process:ingest"), "ingest's word")
+    wait_until(lambda: fleet.server.client().exists(KEYS.heartbeat("ingest")), "ingest's word")
     refused = llmctl("--config", str(fleet.config_path), "demo", "5", cwd=fleet.folder)
     assert refused.returncode == 1
     assert refused.stderr == f"Not running: {', '.join(missing)}. Start the whole system with: llmctl up\n"
@@ -506,25 +506,25 @@ def test_demo_needs_a_running_system(fleet: Fleet) -> None:
 def test_demo_says_once_that_redis_has_gone(
     config_file: Path, redis_server: Server, redis: Redis, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nudge = demo._Nudge(load(config_file, {}), redis)
-    nudge()
+    flush = demo.BatchFlush(load(config_file, {}), redis)
+    flush()
     redis_server.kill()
-    nudge()
-    nudge()
+    flush()
+    flush()
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.count("Redis unreachable") == 1
     redis_server.start()
-    nudge()
+    flush()
     redis_server.kill()
-    nudge()
+    flush()
     assert capsys.readouterr().err.count("Redis unreachable") == 1
 
 
 @pytest.mark.slow
 def test_demo_says_where_missing_documents_are(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.start("ingest")
-    wait_until(lambda: fleet.server.client().exists("llm:process:ingest"), "ingest's word")
+    wait_until(lambda: fleet.server.client().exists(KEYS.heartbeat("ingest")), "ingest's word")
     monkeypatch.setattr(demo, "_require_running", lambda config, redis: None)
     result = run(app, ["--config", str(fleet.config_path), "demo", "10", "--broken", "0", "--timeout", "5", "--json"])
     assert result.exit_code == 1
@@ -547,9 +547,9 @@ def test_short_words() -> None:
     assert [duration(value) for value in (0.0123, 4.26, 200, 18_180)] == ["0.012 s", "4.3 s", "3 min 20 s", "5 h 3 min"]
     assert [size(value) for value in (0, 999, 1200, 16_777_216)] == ["0 B", "999 B", "1.2 kB", "16.8 MB"]
     assert printable("a\n\x1b中 b") == "a\\n\\x1b中 b"
-    assert tail("abcdef", 6) == "abcdef"
-    assert tail("abcdefg", 6) == "…cdefg"
-    assert tail("中文中文", 6) == "…中文"
+    assert truncate_left("abcdef", 6) == "abcdef"
+    assert truncate_left("abcdefg", 6) == "…cdefg"
+    assert truncate_left("中文中文", 6) == "…中文"
     now = 1_800_000_000.0
     assert re.fullmatch(r"\d\d:\d\d:\d\d", short_time(now, now))
     assert re.fullmatch(r"\d\d-\d\d \d\d:\d\d", short_time(now + 10 * 86400, now))

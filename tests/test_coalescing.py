@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import Fleet, account, mostly_slow, wait_until
+from conftest import KEYS, Fleet, account, mostly_slow, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 from redis import Redis
@@ -11,7 +11,7 @@ from redis import Redis
 from llm_scheduler.ingest.submitter import shared, whole
 from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.groups import bounded
-from llm_scheduler.jobs.store import ledger, submission
+from llm_scheduler.jobs.store import submission
 from llm_scheduler.jobs.store.rq_job import DocumentJob
 
 MEDIUM = Route(priority="medium", queue="medium", handler="default", reasons=[])
@@ -45,7 +45,7 @@ def test_a_job_has_a_bounded_number_of_bytes() -> None:
 def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: str) -> None:
     """Each is 12 MiB, of which little is left once it is compressed; three of them are more than a job may have."""
     fleet.configure(processing={"mode": mode, "batch_size": 4, "batch_timeout": 600})
-    redis.hset(ledger.PACE_KEY, "medium", "0.001")
+    redis.hset(KEYS.pace, "medium", "0.001")
     now = time.time()
     ahead = [Payload(new_id(now), "c", "a.json", now, now, MEDIUM, b"1") for _ in range(10)]
     submission.record(redis, Status.QUEUED, now, ahead, [1] * 10, "j")  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def test_large_documents_do_not_share_a_job(fleet: Fleet, redis: Redis, mode: st
 
 
 def job_sizes(redis: Redis) -> list[int]:
-    names = [name.decode() for name in redis.lrange("rq:queue:medium", 0, -1)]
+    names = [name.decode() for name in redis.lrange(KEYS.queue("medium"), 0, -1)]
     return [len(DocumentJob.fetch(name, connection=redis).payloads) for name in names]
 
 
@@ -70,7 +70,7 @@ def drop(fleet: Fleet, count: int, first: int = 0) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("pace", "most"), mostly_slow([("0.05", 5), ("0.001", 50), ("60", 1)]))
 def test_a_backlog_shares_jobs_by_the_pace_of_its_workers(fleet: Fleet, redis: Redis, pace: str, most: int) -> None:
-    redis.hset(ledger.PACE_KEY, "medium", pace)
+    redis.hset(KEYS.pace, "medium", pace)
     dropped = drop(fleet, 300)
     fleet.start("ingest")
     wait_until(lambda: fleet.ledger_total("queued") == 300, "all queued")
@@ -80,7 +80,7 @@ def test_a_backlog_shares_jobs_by_the_pace_of_its_workers(fleet: Fleet, redis: R
         fleet.start("collector", "scheduler", "medium")
         fleet.wait_finished(300)
         account(fleet, dropped)
-        measured = float(redis.hget(ledger.PACE_KEY, "medium") or 0)
+        measured = float(redis.hget(KEYS.pace, "medium") or 0)
         assert 0 < measured < 0.05, "the workers say how long a document takes"
 
 

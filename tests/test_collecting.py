@@ -7,9 +7,11 @@ import threading
 import pytest
 from conftest import Fleet, files, wait_until
 
-from llm_scheduler.ingest.collector import GROUP, READ, Collector
+from llm_scheduler.ingest.collector import GROUP, Collector
+from llm_scheduler.ingest.outcome_reader import READ
 from llm_scheduler.jobs.clock import SystemClock
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 
 
 class Observed:
@@ -20,9 +22,8 @@ class Observed:
         self.points: list[str] = []
         self.stop = Stop()
         self._redis = fleet.server.client()
-        collector = Collector(
-            fleet.config(), self._redis, SystemClock(), self.stop, logging.getLogger("llm.collector"), self._at
-        )
+        log = logging.getLogger("llm.collector")
+        collector = Collector(Runtime(fleet.config(), self._redis, SystemClock(), self.stop, log), self._at)
         self._thread = threading.Thread(target=collector.run)
 
     def _at(self, point: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_scheduler.jobs.config import Config, ConfigError, Problem, find, load
+from llm_scheduler.jobs.config import Config, ConfigError, ConfigProblem, find, load
 
 # The guide's file: each of its keys, with comments, none of them at its default unless it has no other value.
 GUIDE = """\
@@ -55,7 +55,7 @@ GUIDE = """\
 """
 
 
-def problems(tmp_path: Path, raw: Any, environ: dict[str, str] | None = None) -> dict[str, Problem]:
+def problems(tmp_path: Path, raw: Any, environ: dict[str, str] | None = None) -> dict[str, ConfigProblem]:
     path = tmp_path / "c.json"
     path.write_text(raw if isinstance(raw, str) else json.dumps(raw))
     with pytest.raises(ConfigError) as caught:

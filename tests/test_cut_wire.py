@@ -25,21 +25,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, Server, files, wait_until
+from conftest import KEYS, Fleet, Server, files, wait_until
 from msgspec.structs import replace
 from redis import Redis
 
 from llm_scheduler.ingest.spool import Claims, Folders
-from llm_scheduler.ingest.spool.claims import Found, Seen
+from llm_scheduler.ingest.spool.claims import Candidate, FileStamp
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.document import Payload, Route, Status, new_id
-from llm_scheduler.jobs.process.startup import Stop
-from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
+from llm_scheduler.jobs.scheduler.scheduler import DocumentScheduler
 from llm_scheduler.jobs.store import batches, ledger, outcomes, submission
 from llm_scheduler.jobs.store.outcomes import Outcome
 from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.store.submission import SCHEDULE
 from llm_scheduler.jobs.worker.reaper import Reaper
 
 pytestmark = pytest.mark.slow
@@ -55,15 +55,18 @@ RECONCILED = b"SET\r\n$9\r\nllm:epoch\r\n"  # what ingest sends when every claim
 NURSERY = """
 import json, os, sys, traceback
 from pathlib import Path
-from llm_scheduler.ingest import collector, daemon
-from llm_scheduler.jobs.scheduler import loop as scheduler
-from llm_scheduler.jobs.worker import loop as worker
+from llm_scheduler.ingest import collector as collector_daemon
+from llm_scheduler.ingest import daemon as ingest_daemon
+from llm_scheduler.jobs.scheduler import scheduler as scheduler_daemon
+from llm_scheduler.jobs.worker import worker as worker_daemon
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import load
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.worker.supervisor import Pulse
+from llm_scheduler.jobs.worker.pulse import Pulse
 from llm_scheduler.jobs.process.logs import setup
-from llm_scheduler.jobs.process.startup import Outage, Stop
+from llm_scheduler.jobs.process.outage import Outage
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 
 failed = Outage.failed
 Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server is not away
@@ -71,21 +74,21 @@ Outage.failed = lambda outage, error: failed(outage, error) / 20  # the server i
 def scheduler(url, path):
     config = load(Path(path), {})
     log = setup(config.logging, "scheduler", None)
-    scheduler.DocumentScheduler(config, connect(url), SystemClock(), Stop(), log).run(burst=True)
+    scheduler_daemon.DocumentScheduler(Runtime(config, connect(url), SystemClock(), Stop(), log)).run(burst=True)
 
 def ingest_(url, path):
     os.environ["LLM_REDIS_URL"] = url
     sys.argv = ["llm-ingest", "--config", path]
-    daemon.main()
+    ingest_daemon.main()
 
 def collector(url, path):
     os.environ["LLM_REDIS_URL"] = url
     sys.argv = ["llm-collector", "--config", path]
-    collector.main()
+    collector_daemon.main()
 
 def worker(url, path):
     os.environ["LLM_REDIS_URL"] = url
-    worker._work("w", "medium", load(Path(path), {}), Pulse())
+    worker_daemon.run_worker("w", "medium", load(Path(path), {}), Pulse())
 
 RUN = {"scheduler": scheduler, "ingest": ingest_, "collector": collector, "worker": worker}
 
@@ -270,10 +273,10 @@ class Scene:
         self.full = self._join("low", 7, now - 100)
         self.early = self._join("medium", 1, now)
         self.lost = self._join("high", 1, now - 100)
-        redis.zrem(SCHEDULE, "flush-high")
+        redis.zrem(KEYS.schedule, "flush-high")
         self.due = [self._retry(now - 1) for _ in range(3)]
         self.later = [self._retry(now + 3600)]
-        redis.zadd(SCHEDULE, {"gone": now - 5})
+        redis.zadd(KEYS.schedule, {"gone": now - 5})
         done = [payload("low", now - 500 + number) for number in range(5)]
         submission.record(redis, Status.DONE, now, done, [1] * 5)  # type: ignore[arg-type]
         self.kept = sorted(each.id for each in done)[-KEPT:]
@@ -298,7 +301,7 @@ class Scene:
 
     def scheduler(self) -> DocumentScheduler:
         """Another scheduler, at which no wire is cut."""
-        return DocumentScheduler(self.config, self.redis, SystemClock(), Stop(), logging.getLogger("test"))
+        return DocumentScheduler(Runtime(self.config, self.redis, SystemClock(), Stop(), logging.getLogger("test")))
 
     def replaced(self) -> DocumentScheduler:
         """The lock has run out, and another scheduler has taken over and done all that is due."""
@@ -310,7 +313,7 @@ class Scene:
         return other
 
     def jobs(self) -> list[DocumentJob]:
-        names = [name.decode() for queue in LEVELS for name in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
+        names = [name.decode() for queue in LEVELS for name in self.redis.lrange(KEYS.queue(queue), 0, -1)]
         assert len(names) == len(set(names)), "a job is on its queue twice"
         return [DocumentJob.fetch(name, connection=self.redis) for name in names]
 
@@ -318,9 +321,9 @@ class Scene:
         """In how many places of Redis each document is."""
         found = Counter(one.id for job in self.jobs() for one in job.payloads)
         for queue in LEVELS:
-            found.update(raw[:26].decode() for raw in self.redis.lrange(batches.key(queue), 0, -1))
-        for member in self.redis.zrange(SCHEDULE, 0, -1):
-            if self.redis.exists(f"rq:job:{member.decode()}") and b"flush" not in member:
+            found.update(raw[:26].decode() for raw in self.redis.lrange(KEYS.batch(queue), 0, -1))
+        for member in self.redis.zrange(KEYS.schedule, 0, -1):
+            if self.redis.exists(KEYS.job(member.decode())) and b"flush" not in member:
                 found.update(one.id for one in DocumentJob.fetch(member.decode(), connection=self.redis).payloads)
         return found
 
@@ -333,7 +336,7 @@ class Scene:
         listed: Counter[str] = Counter()
         for status in ("batched", "queued", "retrying"):
             for level in LEVELS:
-                members = [member.decode() for member in self.redis.zrange(f"llm:ledger:{status}:{level}", 0, -1)]
+                members = [member.decode() for member in self.redis.zrange(KEYS.status_set(status, level), 0, -1)]
                 assert self.statuses(members) <= {status}
                 listed.update(members)
         assert listed == Counter(self.everyone)
@@ -347,11 +350,11 @@ class Scene:
         assert [each for each in chain(*carried) if each in self.full] == self.full, "in the order of arrival"
         for job in self.jobs():
             assert ledger.known(self.redis, [job.payloads[0].id]) == [("queued", job.id)]
-        assert self.redis.zrange(SCHEDULE, 0, -1) == [b"flush-medium", f"{self.later[0]}-r1".encode()]
-        assert [self.redis.exists(f"rq:job:flush-{queue}") for queue in LEVELS] == [1, 1, 1]
-        kept = [member.decode() for member in self.redis.zrange("llm:ledger:done:low", 0, -1)]
+        assert self.redis.zrange(KEYS.schedule, 0, -1) == [b"flush-medium", f"{self.later[0]}-r1".encode()]
+        assert [self.redis.exists(KEYS.job(f"flush-{queue}")) for queue in LEVELS] == [1, 1, 1]
+        kept = [member.decode() for member in self.redis.zrange(KEYS.status_set("done", "low"), 0, -1)]
         assert kept == self.kept
-        records = {key.decode().removeprefix(ledger.key("")) for key in self.redis.keys(ledger.key("*"))}
+        records = {key.decode().removeprefix(KEYS.record("")) for key in self.redis.keys(KEYS.record("*"))}
         assert records == {*self.everyone, *kept}
 
 
@@ -416,7 +419,7 @@ def test_a_scheduler_that_sleeps_at_any_send_through_its_replacement_does_no_har
         assert scene.jobs() == [], "what was done before is not done again"
         assert scene.statuses(ids[1:]) == {"started"}
         assert scene.statuses([again]) == {"retrying"}
-        assert redis.zcard(SCHEDULE) == 3
+        assert redis.zcard(KEYS.schedule) == 3
         assert scene.places() == Counter([*scene.early, *scene.later, again])
     assert send > 20
 
@@ -433,7 +436,7 @@ def _work(scene: Scene) -> list[str]:
     """Workers take every job and begin it. Returns the documents, retried ones first."""
     ids = []
     for job in scene.jobs():
-        scene.redis.lrem(f"rq:queue:{job.origin}", 0, job.id)
+        scene.redis.lrem(KEYS.queue(job.origin), 0, job.id)
         scene.redis.delete(job.key)
         ids += [one.id for one in job.payloads]
     ledger.move(scene.redis, Status.STARTED, time.time(), [(each, {}) for each in ids])
@@ -482,24 +485,24 @@ class Arrivals:
         sets = [f"batched:{level}" for level in LEVELS] + [f"queued:{level}" for level in LEVELS] + ["received:medium"]
         with self._redis.pipeline() as pipeline:  # at one moment: a flush moves documents from one set to another
             for each in sets:
-                pipeline.zcard(f"llm:ledger:{each}")
+                pipeline.zcard(KEYS.status_set(*each.split(":")))
             return sum(pipeline.execute()) == 8
 
     def check(self) -> None:
         """Three full batches, a job for the urgent one, and one outcome for the refused one."""
-        DocumentScheduler(self.config, self._redis, SystemClock(), Stop(), logging.getLogger("test")).tick()
-        assert not self._redis.exists("llm:batch:medium")
-        assert self._redis.zscore(SCHEDULE, "flush-medium") is None
+        DocumentScheduler(Runtime(self.config, self._redis, SystemClock(), Stop(), logging.getLogger("test"))).tick()
+        assert not self._redis.exists(KEYS.batch("medium"))
+        assert self._redis.zscore(KEYS.schedule, "flush-medium") is None
         carried = {}
         for queue in LEVELS:
-            names = [name.decode() for name in self._redis.lrange(f"rq:queue:{queue}", 0, -1)]
+            names = [name.decode() for name in self._redis.lrange(KEYS.queue(queue), 0, -1)]
             assert len(names) == len(set(names)), "a job is on its queue twice"
             jobs = [DocumentJob.fetch(name, connection=self._redis) for name in names]
             carried[queue] = [[one.id for one in job.payloads] for job in jobs]
         sizes = {queue: list(map(len, jobs)) for queue, jobs in carried.items()}
         assert sizes == {"high": [1], "medium": [2, 2, 2], "low": []}, "a full batch does not wait for the timer"
         assert len({*chain(*carried["medium"])}) == 6, "a document is in its batch twice"
-        refused = [each for _, fields in self._redis.xrange("llm:outcomes:medium") for each in _outcomes(fields)]
+        refused = [each for _, fields in self._redis.xrange(KEYS.outcomes("medium")) for each in _outcomes(fields)]
         assert [each.code for each in refused] == ["too_large"]
 
 
@@ -527,9 +530,9 @@ def test_documents_are_submitted_and_batches_flushed_once_at_any_send_of_ingest(
         finally:
             wire.close()
         if cut and way.startswith("kill"):
-            redis.delete("llm:epoch")
+            redis.delete(KEYS.epoch)
             pid = nursery.start("ingest", redis_server.url, fleet.config_path)
-            wait_until(lambda arrivals=arrivals: redis.exists("llm:epoch") and arrivals.are_placed(), "every document")
+            wait_until(lambda arrivals=arrivals: redis.exists(KEYS.epoch) and arrivals.are_placed(), "every document")
             os.kill(pid, signal.SIGKILL)
             nursery.wait(pid)
         arrivals.check()
@@ -581,17 +584,23 @@ def handle(document, context):
         assert reaper.reap() == 1
 
     def check(self) -> None:
-        told = [each.id for _, fields in self._redis.xrange("llm:outcomes:medium") for each in _outcomes(fields)]
+        told = [each.id for _, fields in self._redis.xrange(KEYS.outcomes("medium")) for each in _outcomes(fields)]
         assert told == [self.ids[0], self.ids[2]]
-        assert self._redis.zrange(SCHEDULE, 0, -1) == [f"{self.ids[1]}-r1".encode()]
-        assert self._redis.lrange("rq:queue:medium", 0, -1) == [b"work-rest"]
+        assert self._redis.zrange(KEYS.schedule, 0, -1) == [f"{self.ids[1]}-r1".encode()]
+        assert self._redis.lrange(KEYS.queue("medium"), 0, -1) == [b"work-rest"]
         for name, document in ((f"{self.ids[1]}-r1", self.ids[1]), ("work-rest", self.ids[3])):
             assert [one.id for one in DocumentJob.fetch(name, connection=self._redis).payloads] == [document]
         places = ledger.known(self._redis, self.ids)
         assert places[1::2] == [("retrying", f"{self.ids[1]}-r1"), ("queued", "work-rest")]
-        leftovers = [b"rq:job:work", b"rq:wip:medium", b"rq:execution*", b"rq:queue:medium:intermediate"]
+        leftovers = [
+            KEYS.job("work"),
+            KEYS.begun("medium"),
+            KEYS.execution("*", "*"),
+            KEYS.executions("*"),
+            KEYS.intermediate("medium"),
+        ]
         assert [key for pattern in leftovers for key in self._redis.keys(pattern)] == []
-        assert self._redis.hget("rq:worker:w", "successful_job_count") in (None, b"1")
+        assert self._redis.hget(KEYS.worker("w"), "successful_job_count") in (None, b"1")
 
 
 class Later(SystemClock):
@@ -650,19 +659,19 @@ class Ends:
         found = []
         for name in ("done.json", "bad.json", "urgent.json"):
             path = fleet.drop(name, b"1")
-            found.append(Found(str(fleet.raw), name, new_id(now), Seen.of(path.stat()), now))
+            found.append(Candidate(str(fleet.raw), name, new_id(now), FileStamp.of(path.stat()), now))
         group, claims = Claims(folders.temp).take(found, now)
         payloads = [
-            replace(payload("high" if each.source == "urgent.json" else "medium", now), id=each.id, claim=group)
+            replace(payload("high" if each.source == "urgent.json" else "medium", now), id=each.id, group=group)
             for each in claims
         ]
         self.ids = [each.id for each in payloads]
-        outcomes = [
+        ended = [
             Outcome(
                 kind="rejected" if each.source == "bad.json" else "done",
                 code="handler_rejected" if each.source == "bad.json" else "",
                 id=each.id,
-                claim=group,
+                group=group,
                 attempts=1,
                 completed_at=now,
                 route=one.route,
@@ -671,11 +680,11 @@ class Ends:
             for each, one in zip(claims, payloads, strict=True)
         ]
         submission.record(redis, Status.STARTED, now, payloads, [1] * 3)  # type: ignore[arg-type]
-        for part in (outcomes[:2], outcomes[2:]):
-            redis.xadd(outcomes.stream(part[0].route.queue), {outcomes.FIELD: outcomes.encode(part)})
+        for part in (ended[:2], ended[2:]):
+            redis.xadd(KEYS.outcomes(part[0].route.queue), {outcomes.FIELD: outcomes.encode(part)})
 
     def are_told(self) -> bool:
-        streams = [outcomes.stream(level) for level in LEVELS]
+        streams = [KEYS.outcomes(level) for level in LEVELS]
         return self.statuses() == ["done", "rejected", "done"] and not any(map(self._redis.xlen, streams))
 
     def statuses(self) -> list[str | None]:
@@ -687,8 +696,8 @@ class Ends:
         assert sorted(path.name for path in files(self._fleet.errors)) == ["bad.json", "bad.json.error.json"]
         assert self._fleet.in_flight() == []
         assert self.are_told()
-        assert [self._redis.zcard(f"llm:ledger:{each}") for each in ("done:medium", "done:high")] == [1, 1]
-        assert int(self._redis.get(ledger.BYTES_KEY) or 0) == 0
+        assert [self._redis.zcard(KEYS.status_set(*each.split(":"))) for each in ("done:medium", "done:high")] == [1, 1]
+        assert int(self._redis.get(KEYS.in_flight_bytes) or 0) == 0
 
 
 @pytest.mark.parametrize("way", ["break before", "break after"])

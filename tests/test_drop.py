@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import Fleet, is_report, wait_until
 
-from llm_scheduler.ingest.spool.renames import rename_new
+from llm_scheduler.ingest.spool.file_io import rename_new
 from llm_scheduler.jobs.document import new_id
 
 TOTAL = 2000

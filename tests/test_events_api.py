@@ -17,25 +17,38 @@ import httpx
 import msgspec
 import pytest
 import uvicorn
-from conftest import Server, listen, mostly_slow, wait_until
+from conftest import KEYS, Server, listen, mostly_slow, wait_until
 from redis import Redis
+from redis.exceptions import RedisError
 from test_api import PROBLEM, SOME_ID, Process, ToldClock, configuration
+from test_sentinel import Watched, watched  # noqa: F401 - a fixture
 
 from llm_scheduler.api.access.key_file import create_key, revoke_key
 from llm_scheduler.api.access.roles import Role
 from llm_scheduler.api.app import make_app
 from llm_scheduler.api.endpoints import job_wait
 from llm_scheduler.api.events import streams
-from llm_scheduler.api.events.following import Bounds, Follower, Following
-from llm_scheduler.api.events.streams import Page, Position
+from llm_scheduler.api.events.async_redis import async_client
+from llm_scheduler.api.events.followers import Bounds, Follower, Followers
+from llm_scheduler.api.events.streams import Page, StreamPosition, Streams
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.document import FINAL, Status, new_id
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.store import alerts, ledger, transitions
+from llm_scheduler.jobs.store import alerts, ledger
 from llm_scheduler.jobs.store.alerts import Event
 
 SOON = 15.0
-QUICK = Bounds(linger=0.2, block=0.2)
+QUICK = Bounds(block=0.2)
+
+
+def add_event(redis: Redis, event: Event) -> None:
+    """Add an event that belongs to no alert."""
+    redis.xadd(KEYS.events, {alerts.FIELD: alerts.encode(event)}, maxlen=alerts.MAX_EVENTS, approximate=True)
+
+
+def reaches(position: StreamPosition, other: StreamPosition) -> bool:
+    """Whether `position` is behind `other` in neither stream."""
+    return position.transitions >= other.transitions and position.events >= other.events
 
 
 class Got(NamedTuple):
@@ -118,6 +131,7 @@ class QuickServer(uvicorn.Server):
     """Looks more often whether it is to stop."""
 
     async def main_loop(self) -> None:
+        self.loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
             await asyncio.sleep(0.005)
 
@@ -130,7 +144,7 @@ class Served:
         self.redis = connect(url)
         self.config = configuration(folder, url, **parts)
         app = make_app(self.config, self.redis, self.clock)
-        self.following = app.state.following = Following(app.state.site.redis, bounds)
+        self.followers = app.state.followers = Followers(app.state.api_context.redis, bounds)
         listener = listen()
         # asyncio does so for sockets that say they are TCP's, which this one doesn't; each answer takes 40 ms without.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -196,13 +210,13 @@ class Writer:
             number = self.count
             self.count += 1
             if weight or number % 5 < 3:
-                self._turn_to(transitions.STREAM)
+                self._turn_to(KEYS.transitions)
                 ids = [f"01KZ8D5V6T3H9N2QWRXJ{number:06}", *["x" * 26] * (weight // 26)]
                 fields: Any = {"s": status.value, "t": str(number), "i": msgspec.msgpack.encode(ids)}
-                self.redis.xadd(transitions.STREAM, fields)
+                self.redis.xadd(KEYS.transitions, fields)
             else:
-                self._turn_to(alerts.STREAM)
-                alerts.tell(self.redis, Event(kind="test", at=number / 1000, message=str(number)))
+                self._turn_to(KEYS.events)
+                add_event(self.redis, Event(kind="test", at=number / 1000, message=str(number)))
 
 
 def turn(redis: Redis) -> None:
@@ -243,11 +257,11 @@ def test_both_streams_are_told_in_order_and_as_they_are(served: Served, redis: R
     alerts.raise_alert(redis, "disk", Event(kind="alert raised", at=1.5, message="The disk is\nfull", details={"a": 1}))
     turn(redis)
     moved(redis, first, Status.DONE)
-    redis.xadd(transitions.STREAM, {"what": "is this"})
-    redis.xadd(transitions.STREAM, {"s": "done", "t": "9" * 400, "i": b"\x90"})
+    redis.xadd(KEYS.transitions, {"what": "is this"})
+    redis.xadd(KEYS.transitions, {"s": "done", "t": "9" * 400, "i": b"\x90"})
     turn(redis)
-    redis.xadd(alerts.STREAM, {"e": "[1]"})
-    alerts.tell(redis, Event(kind="scaled", at=2.0, message="ω"))
+    redis.xadd(KEYS.events, {"e": "[1]"})
+    add_event(redis, Event(kind="scaled", at=2.0, message="ω"))
     listener.until(lambda each: len(each.got) >= 4, "four things")
     queued, alert, done, scaled = listener.got
     assert [queued.kind, alert.kind, done.kind, scaled.kind] == ["transition", "event", "transition", "event"]
@@ -265,7 +279,7 @@ def test_both_streams_are_told_in_order_and_as_they_are(served: Served, redis: R
     assert scaled.content["message"] == "ω"
     ids = [streams.parse(got.id) for got in listener.got]
     assert ids == sorted(ids)
-    assert all(one != other and other.reaches(one) for one, other in pairwise(ids))
+    assert all(one != other and reaches(other, one) for one, other in pairwise(ids))
 
 
 def test_documents_that_move_together_are_told_together(served: Served, redis: Redis) -> None:
@@ -282,7 +296,7 @@ def test_filters_choose_what_is_told(served: Served, redis: Redis) -> None:
     ledger.move(redis, Status.DONE, 2.0, [(one, {})])
     ledger.move(redis, Status.REJECTED, 2.0, [(other, {})])
     turn(redis)
-    alerts.tell(redis, Event(kind="scaled", at=3.0, message="up"))
+    add_event(redis, Event(kind="scaled", at=3.0, message="up"))
 
     def told(query: str) -> list[tuple[str, Any]]:
         return [(got.kind, got.content.get("status", got.content.get("kind"))) for got in served.all(query).got]
@@ -324,7 +338,7 @@ def test_the_query_names_a_place_and_the_header_a_newer_one(served: Served, writ
 def test_head_is_answered_and_begins_nothing(served: Served) -> None:
     answer = served.http.head("/events")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-    assert not threads_of_readers()
+    assert not len(served.followers)
 
 
 def test_a_stream_is_kept_alive_and_says_where_it_is(serve: Callable[..., Served], writer: Writer) -> None:
@@ -355,7 +369,7 @@ def test_who_is_not_known_any_more_is_let_go(serve: Callable[..., Served], tmp_p
 
 def test_nothing_is_lost_or_told_twice_by_whoever_comes_back(serve: Callable[..., Served], writer: Writer) -> None:
     """To another process of the API each time, with things happening all the while."""
-    apis = [serve(), serve(Bounds(entries=7, pause=0.0, linger=0.0, block=0.2))]
+    apis = [serve(), serve(Bounds(pause=0.0, block=0.2))]
     total = 900
     thread = threading.Thread(target=lambda: [(writer.write(3), time.sleep(0.002)) for _ in range(total // 3)])
     listener = apis[0].listen().until(lambda each: each.last, "a first place")
@@ -390,7 +404,7 @@ def test_a_place_is_given_before_anything_happens(served: Served, writer: Writer
 def test_more_than_one_page_is_read_in_the_order_of_time(
     served: Served, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams, "AT_ONCE", 5)
+    monkeypatch.setattr(streams, "PAGE_ENTRIES", 5)
     writer.write(150)
     assert served.all().numbers() == list(range(150))
 
@@ -399,7 +413,7 @@ def test_where_the_streams_do_not_reach_back_a_gap_is_told_first(served: Served,
     writer.write(10)
     places = {got.id: got for got in served.all().got}
     old = next(iter(places))
-    redis.xtrim(transitions.STREAM, maxlen=2, approximate=False)
+    redis.xtrim(KEYS.transitions, maxlen=2, approximate=False)
     found = served.all(last=old)
     [gap] = found.of("gap")
     assert found.got[0].kind == "gap"
@@ -413,7 +427,7 @@ def test_where_the_streams_do_not_reach_back_a_gap_is_told_first(served: Served,
     # A place that somebody made up: nobody knows what was before it.
     made_up = f"5-0.{found.last.partition('.')[2]}"
     assert [got.kind for got in served.all(last=made_up).got] == ["gap", "transition", "transition"]
-    redis.xtrim(transitions.STREAM, maxlen=0, approximate=False)
+    redis.xtrim(KEYS.transitions, maxlen=0, approximate=False)
     assert served.all(last=found.last).got == [], "the end is known, with nothing in front of it"
     [gap] = served.all(last=old).of("gap")
     writer.write(1)
@@ -430,22 +444,22 @@ def test_what_happens_while_one_is_coming_back_is_told_once(
     writer.write(6)
     old = served.all().got[1].id
     others = served.listen().until(lambda each: each.last, "a place")
-    read_page = Following.page
+    read_page = Streams.read
     pages: list[Page] = []
 
-    async def page(following: Following, since: Position) -> Page:
-        pages.append(await read_page(following, since))
-        if len(pages) == 1:
+    async def read(self: Streams, since: StreamPosition, seconds: float = 0.0) -> Page:
+        page = await read_page(self, since, seconds)
+        if since == streams.parse(old) and not pages:
+            pages.append(page)
             if emptied:
                 redis.flushall()
             writer.write(2)
-            while writer.count - 1 not in others.numbers():
-                await asyncio.sleep(0.01)
-        return pages[-1]
+        return page
 
-    monkeypatch.setattr(Following, "page", page)
+    monkeypatch.setattr(Streams, "read", read)
     again = served.listen(last=old).until(lambda each: len(each.numbers()) >= 6, "all of it")
     assert again.numbers() == [2, 3, 4, 5, 6, 7]
+    others.until(lambda each: len(each.numbers()) >= 2, "what happens meanwhile")
     assert len(again.of("gap")) == len(others.of("gap")) == (2 if emptied else 0)
 
 
@@ -454,17 +468,17 @@ def test_what_comes_while_a_gap_is_found_belongs_to_it(
 ) -> None:
     writer.write(2)
     old = served.all().got[0].id
-    redis.xtrim(transitions.STREAM, maxlen=0, approximate=False)
-    find_gaps = streams._gaps
+    redis.xtrim(KEYS.transitions, maxlen=0, approximate=False)
+    infos = Streams.infos
     found: list[Any] = []
 
-    def late(redis: Redis, since: Position) -> Any:
-        if since == streams.parse(old) and not found:
+    async def late(self: Streams) -> Any:
+        found.append(await infos(self))
+        if len(found) == 1:
             writer.write(1)
-        found.append(find_gaps(redis, since))
         return found[-1]
 
-    monkeypatch.setattr(streams, "_gaps", late)
+    monkeypatch.setattr(Streams, "infos", late)
     assert [got.kind for got in served.all(last=old).got] == ["gap", "transition"]
 
 
@@ -479,10 +493,10 @@ def test_what_happened_before_somebody_came_is_not_told(served: Served, writer: 
 # What goes wrong
 
 
-def test_a_client_that_does_not_read_is_sent_away_and_misses_nothing(
+def test_a_client_that_does_not_read_delays_nobody_and_misses_nothing(
     serve: Callable[..., Served], writer: Writer
 ) -> None:
-    served = serve(Bounds(entries=20, pause=0.0, block=0.2))
+    served = serve(Bounds(pause=0.0, block=0.2))
     slow = Listener(served.port, room=4096)  # its thread isn't started: it reads nothing but the head
     served.listeners.append(slow)
     quick = served.listen().until(lambda each: each.last, "a place")
@@ -491,29 +505,84 @@ def test_a_client_that_does_not_read_is_sent_away_and_misses_nothing(
         writer.write(weight=20_000)
         if sent % 10 == 0:
             quick.until(lambda each, sent=sent: len(each.got) >= sent, "all of it, in time")
-    assert len(served.following._kept) <= 20, "nothing is kept for the one that is slow"
-    slow.start().until_end()
-    assert [got.kind for got in slow.got] == ["transition"] * (len(slow.got) - 1) + ["lagging"]
-    assert slow.got[-1].id == slow.got[-2].id
-    heard = slow.numbers()
-    assert 0 < len(heard) < count
-    again = served.listen(last=slow.last).until(lambda each: len(each.got) >= count - len(heard), "the rest")
-    assert heard + again.numbers() == list(range(count))
-    assert quick.numbers() == list(range(count))
+    slow.start().until(lambda each: len(each.got) >= count, "all of it, in its own time")
+    assert slow.numbers() == quick.numbers() == list(range(count))
+    assert not slow.of("gap", "lagging")
+
+
+def test_a_client_so_slow_that_the_stream_was_trimmed_gets_a_gap_and_what_there_still_is(
+    served: Served, redis: Redis, writer: Writer
+) -> None:
+    slow = Listener(served.port, room=4096)
+    served.listeners.append(slow)
+    wait_until(lambda: len(served.followers), "one who follows", SOON)
+    count = 900
+    for _ in range(count):
+        writer.write(weight=20_000)
+    redis.xtrim(KEYS.transitions, maxlen=5, approximate=False)
+    slow.start().until(
+        lambda each: each.of("gap") and len(each.numbers()) and each.numbers()[-1] == count - 1, "the end"
+    )
+    [place] = [number for number, got in enumerate(slow.got) if got.kind == "gap"]
+    numbers = slow.numbers()
+    assert numbers[:place] == list(range(place)), "all up to the gap"
+    assert 0 < place < count - 5
+    assert numbers[place:] == list(range(count - 5, count)), "and all behind it"
+
+
+def test_nothing_is_read_for_a_client_that_does_not_take_it(
+    serve: Callable[..., Served], redis: Redis, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PAGE_ENTRIES", 10)
+    served = serve(Bounds(pause=0.0, block=0.2))
+    slow = Listener(served.port, room=4096)
+    served.listeners.append(slow)
+    wait_until(lambda: len(served.followers), "one who follows", SOON)
+    writer.write(600, weight=20_000)
+
+    def reads() -> int:
+        return int(redis.info("commandstats").get("cmdstat_xread", {}).get("calls", 0))
+
+    def is_quiet() -> bool:
+        before = reads()
+        time.sleep(0.5)
+        return reads() == before
+
+    wait_until(is_quiet, "the end of the reads", SOON)
+    assert reads() < 59, "the rest stays in Redis"
+    slow.start().until(lambda each: len(each.got) >= 600, "all of it")
+    assert slow.numbers() == list(range(600))
 
 
 def test_a_client_that_takes_nothing_is_given_up(serve: Callable[..., Served], writer: Writer) -> None:
-    served = serve(Bounds(entries=10_000, bytes=1 << 30, send=0.2, linger=0.0, block=0.2))
+    served = serve(Bounds(send=0.2, block=0.2))
     dead = Listener(served.port, room=4096)
     served.listeners.append(dead)
-    wait_until(threads_of_readers, "a reader")
+    wait_until(lambda: len(served.followers), "one who follows", SOON)
 
     def is_given_up() -> bool:
         writer.write(20, weight=20_000)
-        return not threads_of_readers()
+        return not len(served.followers)
 
-    wait_until(is_given_up, "the end of the reader, since nobody follows", SOON)
-    assert served.following.end() < 10_000, "it was not for being slow"
+    wait_until(is_given_up, "the end of the one who follows", SOON)
+
+
+def test_more_followers_than_there_is_room_for_are_sent_away_in_words(
+    serve: Callable[..., Served], redis: Redis
+) -> None:
+    served = serve(Bounds(followers=2, block=0.2))
+    first, second = (served.listen().until(lambda each: each.last, "a place") for _ in range(2))
+    job = known(redis)
+    for path in ("/events", f"/jobs/{job}/wait"):
+        answer = served.http.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (503, PROBLEM), path
+        assert "2 clients follow" in answer.json()["detail"]
+        assert int(answer.headers["Retry-After"]) >= 1
+    first.stop()
+    wait_until(lambda: len(served.followers) == 1, "room", SOON)
+    third = served.listen()
+    assert third.status == 200
+    assert second.closed is False
 
 
 def test_redis_goes_away_and_comes_back_and_nothing_is_skipped(
@@ -569,7 +638,7 @@ def test_an_emptied_redis_is_a_gap(served: Served, redis: Redis, writer: Writer,
     listener.until(lambda each: len(each.of("gap")) == 2, "a gap in both streams")
     assert served.all(last=old).of("gap") == listener.of("gap")
     fields: Any = {"s": "done", "t": "1", "i": msgspec.msgpack.encode([SOME_ID])}
-    redis.xadd(transitions.STREAM, fields, id=number)
+    redis.xadd(KEYS.transitions, fields, id=number)
     listener.until(lambda each: each.of("transition"), "what happens then")
     assert listener.of("transition")[0]["ids"] == [SOME_ID]
     assert len(listener.got) == 3
@@ -581,7 +650,7 @@ def test_a_redis_emptied_and_filled_between_two_looks_is_a_gap(served: Served, r
     listener = served.listen().until(lambda each: each.last, "a place")
     with redis.pipeline() as pipeline:
         pipeline.flushall()
-        pipeline.xadd(transitions.STREAM, {"s": "done", "t": "1", "i": msgspec.msgpack.encode([SOME_ID])})
+        pipeline.xadd(KEYS.transitions, {"s": "done", "t": "1", "i": msgspec.msgpack.encode([SOME_ID])})
         pipeline.execute()
     listener.until(lambda each: len(each.got) >= 3, "two gaps and a transition")
     assert [got.kind for got in listener.got] == ["gap", "gap", "transition"]
@@ -609,41 +678,46 @@ def test_two_hundred_at_once_are_all_told_everything(served: Served, writer: Wri
         tasks = [asyncio.create_task(follow(ready)) for _ in range(clients)]
         for _ in range(clients):
             await ready.acquire()
-        assert len(threads_of_readers()) == 1
+        assert threading.active_count() < 80, "a follower holds no thread"
         for _ in range(count // 10):
             await asyncio.to_thread(writer.write, 10)
+            began = time.monotonic()
+            assert (await asyncio.to_thread(served.http.get, "/health")).status_code == 200
+            assert time.monotonic() - began < 2
         async with asyncio.timeout(SOON):
             return await asyncio.gather(*tasks)
 
     assert asyncio.run(everybody()) == [list(range(count))] * clients
 
 
-def test_the_reader_ends_when_the_last_one_leaves(serve: Callable[..., Served], writer: Writer) -> None:
-    served = serve(Bounds(linger=0.05, block=0.1))
+def test_nothing_is_left_in_redis_when_the_last_one_leaves(served: Served, redis: Redis, writer: Writer) -> None:
+    def reading() -> int:
+        return int(redis.info("clients")["blocked_clients"])
+
+    connections = len(redis.client_list())
     first, second = served.listen(), served.listen()
-    assert len(threads_of_readers()) == 1
+    wait_until(lambda: reading() == 2, "a read for each", SOON)
     first.stop()
+    wait_until(lambda: reading() == 1, "the end of the first read", SOON)
     writer.write(1)
     second.until(lambda each: each.got, "what happens while there is one")
     second.stop()
-    wait_until(lambda: not threads_of_readers(), "the end of the reader", SOON)
+    wait_until(lambda: len(redis.client_list()) <= connections, "the end of their connections", SOON)
     third = served.listen().until(lambda each: each.last, "a place")
     writer.write(1)
     third.until(lambda each: each.numbers() == [1], "what happens then")
 
 
-def test_a_reader_that_waits_for_redis_holds_nobody_up(serve: Callable[..., Served], redis: Redis) -> None:
+def test_a_read_that_waits_for_redis_holds_nobody_up(serve: Callable[..., Served], redis: Redis) -> None:
     served = serve(Bounds(block=1.5))
-    served.listen().until(lambda each: each.last, "a place").stop()
+    listener = served.listen().until(lambda each: each.last, "a place")
     wait_until(lambda: redis.info("clients")["blocked_clients"], "a read that waits", SOON)
     began = time.monotonic()
+    served.server.loop.call_soon_threadsafe(served.followers.stop)
+    listener.until_end()
     served.stop()
     assert time.monotonic() - began < 1
-    assert not threads_of_readers()
-
-
-def threads_of_readers() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if each.name == "llm-following"]
+    assert listener.comments[-1] == "the server is stopping"
 
 
 @pytest.mark.parametrize("workers", mostly_slow([2, 1]))
@@ -665,7 +739,7 @@ def test_streams_and_waits_end_when_the_server_is_told_to_stop(
         with redis.monitor() as monitor:
             thread.start()
             # One look before it follows, one after.
-            looks = (each for each in monitor.listen() if each["command"] == f"GET llm:d:{job}")
+            looks = (each for each in monitor.listen() if each["command"] == f"GET {KEYS.record(job)}")
             assert len(list(islice(looks, 2))) == 2
         began = time.monotonic()
         assert running.stop() == 0
@@ -700,7 +774,7 @@ def test_a_wait_ends_as_soon_as_the_job_is_final(served: Served, redis: Redis) -
         job = known(redis)
 
         def run(job: str = job, status: Status = status) -> None:
-            wait_until(lambda: served.following._followers, "one who waits", SOON)
+            wait_until(lambda: len(served.followers), "one who waits", SOON)
             moved(redis, job, Status.STARTED)
             moved(redis, known(redis), status)
             moved(redis, job, status)
@@ -712,20 +786,20 @@ def test_a_wait_ends_as_soon_as_the_job_is_final(served: Served, redis: Redis) -
         assert (code, content["id"], content["status"]) == (200, job, status)
         assert content == served.http.get(f"/jobs/{job}").json()
         assert seconds < 5
-        wait_until(lambda: not served.following._followers, "nobody who waits", SOON)
+        wait_until(lambda: not len(served.followers), "nobody who waits", SOON)
 
 
 def test_a_job_that_is_final_just_before_it_is_followed_is_not_missed(
     served: Served, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = known(redis)
-    follow = Following.follow
+    follow = Followers.follow
 
-    async def late(following: Following) -> Follower:
+    async def late(everybody: Followers) -> Follower:
         moved(redis, job, Status.DONE)
-        return await follow(following)
+        return await follow(everybody)
 
-    monkeypatch.setattr(Following, "follow", late)
+    monkeypatch.setattr(Followers, "follow", late)
     code, content, seconds = wait_for(served, job, 60)
     assert (code, content["status"]) == (200, "done")
     assert seconds < 5
@@ -735,7 +809,7 @@ def test_a_job_that_is_final_is_not_waited_for(served: Served, redis: Redis) -> 
     code, content, seconds = wait_for(served, known(redis, Status.REJECTED), 60)
     assert (code, content["status"]) == (200, "rejected")
     assert seconds < 5
-    assert not threads_of_readers()
+    assert not len(served.followers)
 
 
 def test_at_the_end_of_the_time_the_job_is_told_as_it_is(served: Served, redis: Redis) -> None:
@@ -744,7 +818,7 @@ def test_at_the_end_of_the_time_the_job_is_told_as_it_is(served: Served, redis: 
     assert (code, content["status"]) == (200, "queued")
     assert 0.5 <= seconds < 5
     assert wait_for(served, job, 0)[:2] == (200, content)
-    assert not served.following._followers
+    assert not len(served.followers)
 
 
 def test_what_is_unknown_or_too_long_is_refused(served: Served) -> None:
@@ -759,8 +833,8 @@ def test_what_is_unknown_or_too_long_is_refused(served: Served) -> None:
 def test_a_client_that_leaves_waits_no_more(served: Served, redis: Redis) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         client.sendall(f"GET /jobs/{known(redis)}/wait HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        wait_until(lambda: served.following._followers, "one who waits", SOON)
-    wait_until(lambda: not served.following._followers, "nobody who waits", SOON)
+        wait_until(lambda: len(served.followers), "one who waits", SOON)
+    wait_until(lambda: not len(served.followers), "nobody who waits", SOON)
 
 
 def test_two_hundred_wait_at_once_and_hold_no_threads(served: Served, redis: Redis) -> None:
@@ -776,7 +850,7 @@ def test_two_hundred_wait_at_once_and_hold_no_threads(served: Served, redis: Red
     async def everybody() -> list[str]:
         tasks = [asyncio.create_task(wait(job)) for job in jobs]
         async with asyncio.timeout(SOON):
-            while served.following._followers < len(jobs):
+            while len(served.followers) < len(jobs):
                 await asyncio.sleep(0.01)
             # Those of the pool, of which each look at the ledger takes one for a moment.
             assert threading.active_count() < 80
@@ -795,9 +869,9 @@ def test_a_wait_outlives_an_outage(
     job = known(redis)
 
     def run() -> None:
-        wait_until(lambda: served.following._followers, "one who waits", SOON)
+        wait_until(lambda: len(served.followers), "one who waits", SOON)
         redis_server.stop()
-        wait_until(lambda: served.following.trouble, "an outage that was noticed", SOON)
+        served.listen().until(lambda each: each.of("redis"), "an outage that was noticed")
         redis_server.start()
         moved(redis, job, Status.DONE)
 
@@ -813,7 +887,7 @@ def test_without_redis_a_wait_is_answered_as_everything_is(served: Served, redis
     job = known(redis)
 
     def stop() -> None:
-        wait_until(lambda: served.following._followers, "one who waits", SOON)
+        wait_until(lambda: len(served.followers), "one who waits", SOON)
         redis_server.stop()
 
     thread = threading.Thread(target=stop)
@@ -831,11 +905,11 @@ def test_while_transitions_cannot_be_followed_the_ledger_is_asked(
     served: Served, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_wait, "POLL_SECONDS", 0.2)
-    redis.set(alerts.STREAM, "which is no stream")
+    redis.set(KEYS.events, "which is no stream")
     job = known(redis)
 
     def run() -> None:
-        wait_until(lambda: served.following.trouble, "trouble in following", SOON)
+        served.listen().until(lambda each: each.of("redis"), "trouble in following")
         moved(redis, job, Status.DONE)
 
     thread = threading.Thread(target=run)
@@ -846,9 +920,56 @@ def test_while_transitions_cannot_be_followed_the_ledger_is_asked(
     assert seconds < 8
 
 
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("unix:///nowhere/s?db=1", "UnixDomainSocketConnection"),
+        ("redis://someone:secret@127.0.0.1:1/2", "Connection"),
+        ("rediss://127.0.0.1:1?ssl_cert_reqs=none", "SSLConnection"),
+        ("redis+sentinel://127.0.0.1:1/service/3", "_AsyncMasterConnection"),
+        ("rediss+sentinel://127.0.0.1:1/service?ssl_cert_reqs=none", "_AsyncSecureMasterConnection"),
+    ],
+)
+def test_a_follower_connects_as_the_rest_of_the_project_does(url: str, kind: str) -> None:
+    redis = connect(url)
+    pool: Any = async_client(redis, 1.5).connection_pool
+    connection = pool.make_connection()
+    assert type(connection).__name__ == kind
+    assert connection.socket_timeout == 1.5
+    settings = redis.connection_pool.connection_kwargs
+    for name in {"db", "username", "password", "path"} & set(settings):
+        assert getattr(connection, name) == settings[name]
+
+
 def test_positions_are_what_their_text_says() -> None:
     position = streams.parse("1795581184000-0.1795581183000-12")
     assert str(position) == "1795581184000-0.1795581183000-12"
     assert re.fullmatch(streams.PATTERN, str(position))
-    assert position.reaches(streams.parse("1795581184000-0.1795581183000-9"))
-    assert not position.reaches(streams.parse("1795581184000-1.1795581183000-9"))
+    assert reaches(position, streams.parse("1795581184000-0.1795581183000-9"))
+    assert not reaches(position, streams.parse("1795581184000-1.1795581183000-9"))
+
+
+@pytest.mark.slow
+def test_a_follower_goes_on_at_the_next_master_behind_sentinel(
+    watched: Watched,  # noqa: F811 - the fixture
+    serve: Callable[..., Served],
+    writer: Writer,
+) -> None:
+    served = serve(url=watched.url)
+    listener = served.listen().until(lambda each: each.last, "a place")
+    writer.redis = connect(watched.url)
+    writer.write(2)
+    listener.until(lambda each: each.numbers() == [0, 1], "what happens at the first master")
+    wait_until(lambda: writer.redis.wait(2, 100) == 2, "both replicas to have it")
+    watched.master().kill()
+    wait_until(lambda: [each["reachable"] for each in listener.of("redis")] == [False, True], "the next master")
+
+    def is_written() -> bool:
+        with suppress(RedisError):
+            writer.write(1, weight=26)
+            return True
+        return False
+
+    wait_until(is_written, "a write at the next master")
+    listener.until(lambda each: each.numbers()[-1:] == [writer.count - 1], "what happens there")
+    writer.redis.close()

@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import Fleet, account, wait_until
 
-from llm_scheduler.ingest.daemon import Rates
-from llm_scheduler.ingest.held_back import Held, Place
+from llm_scheduler.ingest.held_back import HeldFiles, WatchPath
+from llm_scheduler.ingest.room import Rates
 
 SLOW = "import time\ndef handle(document, context):\n    time.sleep(0.005)\n    return 1\n"
 
@@ -15,27 +15,27 @@ def by(producer: str) -> object:
     return {"metadata": {"source": producer}}
 
 
-def hold(held: Held, *places: tuple[str, str, str]) -> None:
+def hold(held: HeldFiles, *places: tuple[str, str, str]) -> None:
     for watch, source, producer in places:
         held.add((watch, source), "low", by(producer))
 
 
-def taken(held: Held, count: int = 100) -> list[Place]:
+def taken(held: HeldFiles, count: int = 100) -> list[WatchPath]:
     return list(held.take("low", count))
 
 
 def test_by_arrival_the_first_come_first() -> None:
-    held = Held(["high", "low"], "arrival")
+    held = HeldFiles(["high", "low"], "arrival")
     hold(held, ("/a", "1", "x"), ("/a", "2", "x"), ("/b", "1", "y"), ("/a", "3", "x"))
     assert ("/b", "1") in held
     assert taken(held, 2) == [("/a", "1"), ("/a", "2")]
     assert taken(held) == [("/b", "1"), ("/a", "3")]
     assert len(held) == 0
-    assert not held.waits("low")
+    assert not held.has_any("low")
 
 
 def test_by_source_folders_take_turns_and_producers_within_them() -> None:
-    held = Held(["high", "low"], "source")
+    held = HeldFiles(["high", "low"], "source")
     hold(held, *(("/a", f"x{number}", "x") for number in range(4)), ("/a", "y0", "y"), ("/a", "y1", "y"))
     hold(held, ("/b", "0", "x"), ("/b", "1", "x"))
     assert taken(held) == [
@@ -51,16 +51,16 @@ def test_by_source_folders_take_turns_and_producers_within_them() -> None:
 
 
 def test_a_place_is_held_once_and_a_level_has_its_own_turns() -> None:
-    held = Held(["high", "low"], "source")
+    held = HeldFiles(["high", "low"], "source")
     held.add(("/a", "1"), "high", None)
     held.add(("/a", "1"), "low", None)
-    assert (len(held), held.waits("low")) == (1, False)
+    assert (len(held), held.has_any("low")) == (1, False)
     assert list(held.take("high", 5)) == [("/a", "1")]
 
 
 @pytest.mark.parametrize("fairness", ["arrival", "source"])
 def test_too_many_leave_the_newest_to_a_scan(fairness: str) -> None:
-    held = Held(["low"], fairness, most=5)  # type: ignore[arg-type]
+    held = HeldFiles(["low"], fairness, max_files=5)  # type: ignore[arg-type]
     hold(held, *(("/a", str(number), "x") for number in range(5)), ("/b", "0", "y"))
     assert len(held) == 5
     if fairness == "source":
@@ -72,10 +72,10 @@ def test_too_many_leave_the_newest_to_a_scan(fairness: str) -> None:
 
 def test_rates_come_from_what_was_added_and_what_is_left() -> None:
     rates = Rates(["low"])
-    rates.look({"low": 0}, 100.0)
+    rates.measure({"low": 0}, 100.0)
     for second in range(1, 30):
-        rates.claimed({"low": 50})
-        rates.look({"low": second * 10}, 100.0 + second)
+        rates.add({"low": 50})
+        rates.measure({"low": second * 10}, 100.0 + second)
     assert rates.per_second["low"] == pytest.approx(40, rel=0.01)
 
 

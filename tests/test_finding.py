@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from llm_scheduler.ingest import finder
-from llm_scheduler.ingest.finder import Finder, Ready, files, is_ignored, is_ignored_path
+from llm_scheduler.ingest.finder import CompleteFile, Finder
+from llm_scheduler.ingest.spool.watch_files import files, is_ignored, is_ignored_path
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Ids, is_id, new_id
@@ -53,13 +54,13 @@ class Desk:
         path.write_bytes(content)
         return path
 
-    def look(self, source: str) -> Ready | None:
-        return self.finder.look(str(self.folder), source)
+    def look(self, source: str) -> CompleteFile | None:
+        return self.finder.read(str(self.folder), source)
 
     def later(self, seconds: float) -> None:
         self.clock.time += seconds
 
-    def settled(self, source: str) -> Ready:
+    def settled(self, source: str) -> CompleteFile:
         """Look, let it settle, and look again."""
         assert self.look(source) is None
         self.later(2.0)
@@ -200,7 +201,7 @@ def test_a_folder_that_may_be_listed_but_not_entered_stops_nobody(open_folder: P
     with unprivileged():
         for source in files(str(open_folder)):
             assert desk.look(source) is None
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
     (open_folder / "listed").chmod(0o755)
 
 
@@ -220,7 +221,7 @@ def test_a_path_too_long_for_the_system_stops_nobody(desk: Desk) -> None:
     assert "a.json" in found
     for source in found:
         desk.look(source)
-    assert desk.finder.waiting <= len(found)
+    assert desk.finder.incomplete <= len(found)
     shutil.rmtree(desk.folder / part)
 
 
@@ -233,11 +234,11 @@ def test_an_object_an_array_or_a_string_is_complete_at_once(desk: Desk, text: by
     ready = desk.look("a.json")
     assert ready is not None
     assert ready.raw == text
-    assert ready.found.code is None
-    assert ready.found.sha256 is not None
-    assert ready.found.source == "a.json"
-    assert ready.found.seen.size == len(text)
-    assert desk.finder.waiting == 0
+    assert ready.candidate.code is None
+    assert ready.candidate.sha256 is not None
+    assert ready.candidate.source == "a.json"
+    assert ready.candidate.stamp.size == len(text)
+    assert desk.finder.incomplete == 0
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,7 @@ def test_an_object_an_array_or_a_string_is_complete_at_once(desk: Desk, text: by
 def test_all_else_waits_until_it_has_settled(desk: Desk, text: bytes) -> None:
     desk.put("a.json", text)
     assert desk.look("a.json") is None
-    assert desk.finder.waiting == 1
+    assert desk.finder.incomplete == 1
     assert desk.finder.due() == []
     assert desk.finder.next_due() == pytest.approx(2.0)
     desk.later(1.99)
@@ -258,7 +259,7 @@ def test_all_else_waits_until_it_has_settled(desk: Desk, text: bytes) -> None:
     ready = desk.look("a.json")
     assert ready is not None
     assert ready.raw == text
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
     assert desk.finder.next_due() is None
 
 
@@ -277,7 +278,7 @@ def test_a_growing_file_starts_to_settle_anew_each_time(desk: Desk) -> None:
     ready = desk.look("a.json")
     assert ready is not None
     assert ready.raw == b'{"a": 11111}'
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
 
 
 def test_a_change_without_growth_counts_as_well(desk: Desk) -> None:
@@ -327,14 +328,14 @@ def test_what_vanishes_while_it_waits_is_forgotten(desk: Desk) -> None:
     (desk.folder / "sub" / "a.json").unlink()
     desk.later(2)
     assert desk.look("sub/a.json") is None
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
     desk.put("sub/a.json", b"{")
     assert desk.look("sub/a.json") is None
     (desk.folder / "sub" / "a.json").unlink()
     (desk.folder / "sub").rmdir()
     desk.put("sub", b"{}")
     assert desk.look("sub/a.json") is None
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
 
 
 def test_what_becomes_a_folder_while_it_waits_is_forgotten(desk: Desk) -> None:
@@ -364,7 +365,7 @@ def test_a_file_that_is_unlinked_between_stat_and_open_is_no_error(desk: Desk, m
         with monkeypatch.context() as patch:
             patch.setattr(finder.os, "open", vanish)
             assert desk.look("sub/a.json") is None
-        assert desk.finder.waiting == 0
+        assert desk.finder.incomplete == 0
 
 
 def test_a_file_written_to_while_it_is_read_is_not_complete(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +406,7 @@ def test_what_takes_the_place_of_a_file_at_the_last_moment_is_not_read(
     with monkeypatch.context() as patch:
         patch.setattr(finder.os, "open", swap)
         assert desk.look("a.json") is None
-    assert desk.settled("a.json").found.code == Code.NOT_A_FILE
+    assert desk.settled("a.json").candidate.code == Code.NOT_A_FILE
 
 
 # What is refused unread
@@ -415,14 +416,14 @@ def test_too_large_is_known_by_size_and_never_read(desk: Desk, monkeypatch: pyte
     desk.put("fits.json", b'"' + b"x" * 998 + b'"')
     ready = desk.look("fits.json")
     assert ready is not None
-    assert ready.found.code is None
+    assert ready.candidate.code is None
     desk.put("big.json", b'"' + b"x" * 999 + b'"')
     monkeypatch.setattr(finder.os, "open", lambda *_: pytest.fail("it was opened"))
     ready = desk.settled("big.json")
-    assert ready.found.code == Code.TOO_LARGE
-    assert ready.found.sha256 is None
-    assert "1001" in (ready.found.message or "")
-    assert "max_document_bytes" in (ready.found.message or "")
+    assert ready.candidate.code == Code.TOO_LARGE
+    assert ready.candidate.sha256 is None
+    assert "1001" in (ready.candidate.message or "")
+    assert "max_document_bytes" in (ready.candidate.message or "")
     assert ready.raw == b""
 
 
@@ -435,7 +436,7 @@ def test_a_file_that_outgrows_the_limit_is_left_until_it_settles(desk: Desk) -> 
     desk.later(2)
     ready = desk.look("a.json")
     assert ready is not None
-    assert ready.found.code == Code.TOO_LARGE
+    assert ready.candidate.code == Code.TOO_LARGE
 
 
 def test_links_fifos_and_sockets_are_refused_unopened(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,8 +460,8 @@ def test_links_fifos_and_sockets_are_refused_unopened(desk: Desk, monkeypatch: p
         "socket.json": "socket",
     }.items():
         ready = desk.settled(name)
-        assert ready.found.code == Code.NOT_A_FILE
-        assert word in (ready.found.message or "")
+        assert ready.candidate.code == Code.NOT_A_FILE
+        assert word in (ready.candidate.message or "")
         assert ready.value is None
     listener.close()
 
@@ -472,7 +473,7 @@ def test_a_link_to_a_folder_is_left_alone_for_ever(desk: Desk) -> None:
         assert desk.look("link") is None
         assert desk.look("real") is None
         desk.later(5)
-    assert desk.finder.waiting == 0
+    assert desk.finder.incomplete == 0
 
 
 def test_what_may_not_be_read_is_refused_once_it_has_settled(open_folder: Path) -> None:
@@ -480,8 +481,8 @@ def test_what_may_not_be_read_is_refused_once_it_has_settled(open_folder: Path) 
     desk.put("a.json", b'{"a": 1}').chmod(0o000)
     with unprivileged():
         ready = desk.settled("a.json")
-    assert ready.found.code == Code.UNREADABLE
-    assert "ermission" in (ready.found.message or "")
+    assert ready.candidate.code == Code.UNREADABLE
+    assert "ermission" in (ready.candidate.message or "")
     assert stat.S_IMODE((open_folder / "a.json").stat().st_mode) == 0
     desk.put("b.json", b"{}").chmod(0o000)
     with unprivileged():
@@ -490,7 +491,7 @@ def test_what_may_not_be_read_is_refused_once_it_has_settled(open_folder: Path) 
     with unprivileged():
         ready = desk.look("b.json")
     assert ready is not None
-    assert ready.found.code is None, "the right came in time"
+    assert ready.candidate.code is None, "the right came in time"
 
 
 def test_running_out_of_descriptors_is_not_the_fault_of_a_document(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,8 +515,8 @@ def test_a_failing_disk_block_is_the_fault_of_one_file_only(desk: Desk, monkeypa
 
     monkeypatch.setattr(finder.os, "open", bad_block)
     ready = desk.settled("a.json")
-    assert ready.found.code == Code.UNREADABLE
-    assert ready.found.message == "Input/output error"
+    assert ready.candidate.code == Code.UNREADABLE
+    assert ready.candidate.message == "Input/output error"
 
 
 # Ids
@@ -527,13 +528,13 @@ def test_a_document_of_the_api_keeps_its_id_unless_that_is_taken(desk: Desk) -> 
         desk.put(source)
         ready = desk.look(source)
         assert ready is not None
-        assert ready.found.id == given
+        assert ready.candidate.id == given
     desk.taken.add(given)
     desk.put(f"other/{given}.json")
     for source in (f"api/{given}.json", f"other/{given}.json"):
         ready = desk.look(source)
         assert ready is not None
-        assert ready.found.id != given
+        assert ready.candidate.id != given
 
 
 def test_ids_sort_in_the_order_in_which_they_were_made() -> None:

@@ -11,17 +11,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import LEVELS, Fleet, Server, wait_until
+from conftest import KEYS, LEVELS, Fleet, Server, wait_until
 from redis import Redis
 from test_api import Api
 from test_metrics import count, ended, ends, scraped
 
 from llm_scheduler.api.state import checks
-from llm_scheduler.api.state.health import PATIENCE_SECONDS
+from llm_scheduler.api.state.health import MAX_ANSWER_SECONDS
 from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.document import Status
-from llm_scheduler.jobs.process.heartbeat import Said, Word, key
+from llm_scheduler.jobs.process.heartbeat import Heartbeat, HeartbeatRecord
 from llm_scheduler.jobs.process.vitals import HostVitals, Vitals
 from llm_scheduler.jobs.store import commands, ledger
 
@@ -35,13 +35,13 @@ def served(tmp_path: Path, redis_server: Server) -> Iterator[Api]:
 
 def enrol(redis: Redis, name: str, queue: str, **fields: str | int | float) -> None:
     said = {"birth": "2027-01-15T08:00:00Z", "hostname": "one", "queues": queue, "state": "idle", **fields}
-    redis.sadd("rq:workers", f"rq:worker:{name}")
-    redis.hset(f"rq:worker:{name}", mapping=said)  # type: ignore[arg-type]
+    redis.sadd(KEYS.workers, KEYS.worker(name))
+    redis.hset(KEYS.worker(name), mapping=said)  # type: ignore[arg-type]
 
 
 def say(redis: Redis, role: str, host: str, at: float, state: str = "working", **vitals: Any) -> None:
-    word = Said(1, host, state, "/secret/path is missing", at, __version__, HostVitals(at=at, **vitals))
-    redis.set(key(role), msgspec.json.encode(word))
+    word = HeartbeatRecord(1, host, state, "/secret/path is missing", at, __version__, HostVitals(at=at, **vitals))
+    redis.set(KEYS.heartbeat(role), msgspec.json.encode(word))
 
 
 # Queues
@@ -67,7 +67,7 @@ def test_a_queues_depth_age_and_rates(served: Api) -> None:
     empty = queue(served, "low")
     assert (empty["depth"], empty["oldest_seconds"], empty["drain_seconds"]) == (0, None, 0)
 
-    served.redis.hset(ledger.PACE_KEY, "high", "3")
+    served.redis.hset(KEYS.pace, "high", "3")
     enrol(served.redis, "w1", "high")
     enrol(served.redis, "w2", "high,low")
     found = queue(served, "high")
@@ -151,18 +151,18 @@ def test_vitals_are_the_hosts_own(tmp_path: Path) -> None:
 
 
 def test_a_word_is_said_as_long_as_it_is_true(redis: Redis, tmp_path: Path) -> None:
-    word = Word(redis, "ingest", SystemClock(), str(tmp_path))
+    word = Heartbeat(redis, KEYS.heartbeat("ingest"), SystemClock(), str(tmp_path))
     assert word.is_due()
-    word.say("working", "")
+    word.send("working", "")
     assert not word.is_due()
-    raw: Any = redis.get(key("ingest"))
-    said = msgspec.json.decode(raw, type=Said)
+    raw: Any = redis.get(KEYS.heartbeat("ingest"))
+    said = msgspec.json.decode(raw, type=HeartbeatRecord)
     assert (said.pid, said.host, said.version) == (os.getpid(), socket.gethostname(), __version__)
     assert said.vitals is not None
     assert said.vitals.disk_total
-    assert 0 < redis.ttl(key("ingest")) <= 10  # type: ignore[operator]
-    word.take_back()
-    assert not redis.exists(key("ingest"))
+    assert 0 < redis.ttl(KEYS.heartbeat("ingest")) <= 10  # type: ignore[operator]
+    word.remove()
+    assert not redis.exists(KEYS.heartbeat("ingest"))
 
 
 # Schedules
@@ -172,11 +172,11 @@ def test_what_is_scheduled(served: Api) -> None:
     nothing = served.get("/schedules")
     assert nothing["flushes"] == [{"queue": level, "batched": 0, "next_at": None} for level in LEVELS]
     assert (nothing["retries"], nothing["holder"]) == ({"count": 0, "next_at": None}, None)
-    served.redis.rpush("llm:batch:low", "x", "y")
+    served.redis.rpush(KEYS.batch("low"), "x", "y")
     at = 1_800_000_000
     due = {"flush-low": at + 1, "flush-high": at + 2, "b-r1": at + 7.5, "a-r2": at + 90}
-    served.redis.zadd("rq:scheduler:scheduled_jobs", due)
-    served.redis.set("rq:scheduler_lock", "one-17-abcd boot/1 17:23")
+    served.redis.zadd(KEYS.schedule, due)
+    served.redis.set(KEYS.scheduler_lock, "one-17-abcd boot/1 17:23")
     found = served.get("/schedules")
     assert found["flushes"][2] == {"queue": "low", "batched": 2, "next_at": "2027-01-15T08:00:01.000Z"}
     assert found["retries"] == {"count": 2, "next_at": "2027-01-15T08:00:07.500Z"}
@@ -221,7 +221,7 @@ def test_ready_is_what_has_all_it_needs(served: Api) -> None:
 def test_what_is_missing_is_named(served: Api) -> None:
     make_ready(served)
     say(served.redis, "collector", "one", served.clock.at, "waiting")
-    served.redis.delete(key("scheduler"), "rq:worker:low")
+    served.redis.delete(KEYS.heartbeat("scheduler"), KEYS.worker("low"))
     (served.folder / "archive").rmdir()
     (served.folder / "errors").rmdir()
     (served.folder / "errors").write_text("no folder")
@@ -269,7 +269,7 @@ def test_a_redis_that_hangs_is_waited_for_once(served: Api, redis_server: Server
     redis_server.process.send_signal(signal.SIGSTOP)
     began = time.monotonic()
     assert "redis" in wrong(served)
-    assert time.monotonic() - began < 1.7 * PATIENCE_SECONDS
+    assert time.monotonic() - began < 1.7 * MAX_ANSWER_SECONDS
 
 
 def test_a_full_disk_is_not_ready(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +290,7 @@ def test_a_full_disk_is_not_ready(served: Api, monkeypatch: pytest.MonkeyPatch) 
 def test_ready_is_looked_at_once_a_second(served: Api) -> None:
     make_ready(served)
     assert wrong(served) == {}
-    served.redis.delete(key("ingest"))
+    served.redis.delete(KEYS.heartbeat("ingest"))
     served.clock.at += 0.5
     assert served.http.get("/ready").status_code == 200
     assert "llm-ingest" in wrong(served)
@@ -340,7 +340,7 @@ def test_a_fleet_counts_what_it_did(fleet: Fleet) -> None:
         assert api.get("/schedules")["holder"].startswith(f"{socket.gethostname()}-{fleet.running['scheduler'].pid}-")
 
         fleet.stop("scheduler")
-        assert not client.exists(key("scheduler")), "it takes back its word"
+        assert not client.exists(KEYS.heartbeat("scheduler")), "it takes back its word"
         assert "llm-scheduler" in wrong_in(api, fleet)
     finally:
         api.stop()

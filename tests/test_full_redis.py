@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, Server, account, files, wait_until
+from conftest import KEYS, Fleet, Server, account, files, wait_until
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from llm_scheduler.jobs.document import Route
 from llm_scheduler.jobs.process.connection import explain
-from llm_scheduler.jobs.process.startup import Outage
+from llm_scheduler.jobs.process.outage import Outage
 from llm_scheduler.jobs.store import outcomes, server_state
 from llm_scheduler.jobs.store.full_redis import FinishingRedis
 from llm_scheduler.jobs.store.outcomes import Outcome
-from llm_scheduler.jobs.store.server_state import Condition
-from llm_scheduler.jobs.worker.loop import _rest_of
+from llm_scheduler.jobs.store.server_state import ServerState
+from llm_scheduler.jobs.worker.job_transactions import rest_id
 
 GATED = """
 import os, time
@@ -77,13 +77,13 @@ def test_a_full_server_is_emptied_and_nothing_more_goes_in(fleet: Fleet, redis: 
 
 
 def test_a_client_that_finishes_gets_through(redis_server: Server, redis: Redis) -> None:
-    redis.rpush("rq:queue:high", "first", "second", "third", "fourth")
+    redis.rpush(KEYS.queue("high"), "first", "second", "third", "fourth")
     redis.config_set("maxmemory", 1000)
     finishing: FinishingRedis = FinishingRedis.from_url(redis_server.url)
     try:
         with pytest.raises(OutOfMemoryError):
-            redis.blmove("rq:queue:high", "between", 1)
-        assert finishing.blmove("rq:queue:high", "between", 1) == b"first"
+            redis.blmove(KEYS.queue("high"), "between", 1)
+        assert finishing.blmove(KEYS.queue("high"), "between", 1) == b"first"
         with finishing.pipeline() as pipeline:
             pipeline.hset("h", mapping={"a": b"\xff\x00"})
             pipeline.delete("nothing")
@@ -91,11 +91,11 @@ def test_a_client_that_finishes_gets_through(redis_server: Server, redis: Redis)
             pipeline.hgetall("h")
             assert pipeline.execute() == [1, 0, b"OK", {b"a": b"\xff\x00"}]
         for _ in range(2):
-            finishing.xadd(outcomes.stream("high"), {"o": b"x"})
+            finishing.xadd(KEYS.outcomes("high"), {"o": b"x"})
         with pytest.raises(OutOfMemoryError):  # the collector has to catch up first
-            finishing.blmove("rq:queue:high", "between", 1)
-        redis.delete(outcomes.stream("high"))
-        assert finishing.blmove("rq:queue:high", "between", 1) == b"second"
+            finishing.blmove(KEYS.queue("high"), "between", 1)
+        redis.delete(KEYS.outcomes("high"))
+        assert finishing.blmove(KEYS.queue("high"), "between", 1) == b"second"
         with finishing.pipeline() as pipeline:
             pipeline.watch("h")
             pipeline.multi()
@@ -107,10 +107,10 @@ def test_a_client_that_finishes_gets_through(redis_server: Server, redis: Redis)
 
 
 def test_finished_documents_leave_the_ledger_before_ingest_has_to_stop() -> None:
-    assert not Condition(used=70, most=100).is_short
-    assert Condition(used=85, most=100).is_short
-    assert Condition(used=85, most=100).spare == 5
-    assert not Condition(used=85).is_short
+    assert not ServerState(used=70, limit=100).is_short
+    assert ServerState(used=85, limit=100).is_short
+    assert ServerState(used=85, limit=100).spare == 5
+    assert not ServerState(used=85).is_short
 
 
 def test_a_replica_is_called_one(fleet: Fleet, redis: Redis) -> None:
@@ -128,7 +128,7 @@ def test_a_policy_that_deletes_jobs_is_told(fleet: Fleet, redis: Redis) -> None:
     assert "allkeys-lru" in status(fleet)["message"]
     redis.config_set("maxmemory-policy", "noeviction")
     assert "allkeys-lru" not in status(fleet)["message"]
-    assert server_state.of(ResponseError("NOPERM"), ResponseError("NOPERM")) == Condition(), (
+    assert server_state.parse(ResponseError("NOPERM"), ResponseError("NOPERM")) == ServerState(), (
         "who may not ask hears nothing"
     )
 
@@ -152,7 +152,7 @@ def test_one_outage_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_an_error_is_told_without_what_the_command_carried() -> None:
-    carried = "Command # 1 (XADD llm:outcomes:high * o \x93secret) of pipeline caused error: "
+    carried = f"Command # 1 (XADD {KEYS.outcomes('high')} * o \x93secret) of pipeline caused error: "
     assert explain(ResponseError(carried + "ERR wrong")) == "ERR wrong"
     assert explain(OutOfMemoryError(carried + "command not allowed")).startswith("it is full")
     assert explain(ReadOnlyError("You can't write")).startswith("it is a read-only replica")
@@ -193,7 +193,7 @@ def test_a_job_of_large_results_goes_on_in_parts(fleet: Fleet, redis: Redis) -> 
 def test_outcomes_are_parted_by_their_size() -> None:
     def done(size: int) -> Outcome:
         return Outcome(
-            kind="done", id="i", claim="c", attempts=1, completed_at=0.0, result=b"x" * size,
+            kind="done", id="i", group="c", attempts=1, completed_at=0.0, result=b"x" * size,
             route=Route(priority="p", queue="q", handler="h", reasons=[]),
         )  # fmt: skip
 
@@ -205,6 +205,6 @@ def test_outcomes_are_parted_by_their_size() -> None:
 def test_every_rest_of_a_job_is_another_job() -> None:
     ids = ["01M85S9X6BYZG7WETZM4D26NRM"]
     for _ in range(20):
-        ids.append(_rest_of(ids[-1]))
+        ids.append(rest_id(ids[-1]))
     assert ids[1:4] == [f"{ids[0]}-rest", f"{ids[0]}-rest2", f"{ids[0]}-rest3"]
     assert len(set(ids)) == 21

@@ -1,4 +1,4 @@
-"""Where a document belongs: the router's geographic detection."""
+"""The place that a document is about."""
 
 import json
 import time
@@ -19,7 +19,7 @@ def places() -> Places:
 
 
 def found(places: Places, document: Any) -> Geo:
-    return detect(Text.of(document), places, document)
+    return detect(Text.from_document(document), places, document)
 
 
 def _id(value: Any) -> str | None:
@@ -93,7 +93,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize(("text", "country"), AMBIGUOUS, ids=_id)
-def test_a_name_that_can_mean_several_things(places: Places, text: str, country: str | None) -> None:
+def test_an_ambiguous_name(places: Places, text: str, country: str | None) -> None:
     assert found(places, text).country == country
 
 
@@ -174,7 +174,7 @@ FIELDS = [
 
 
 @pytest.mark.parametrize(("document", "country"), FIELDS, ids=_id)
-def test_fields_that_say_it(places: Places, document: Any, country: str | None) -> None:
+def test_fields(places: Places, document: Any, country: str | None) -> None:
     assert found(places, document).country == country
 
 
@@ -212,7 +212,7 @@ PHRASES = [
 
 
 @pytest.mark.parametrize(("text", "country", "city"), PHRASES, ids=_id)
-def test_words_that_introduce_the_place(places: Places, text: str, country: str, city: str | None) -> None:
+def test_phrases_that_introduce_the_place(places: Places, text: str, country: str, city: str | None) -> None:
     geo = found(places, {"summary": text})
     assert geo.country == country
     if city:
@@ -292,7 +292,7 @@ def test_numbers_addresses_money_and_other_languages(
         assert geo.evidence[0].kind == kind
 
 
-def test_evidence_says_where_it_stands(places: Places) -> None:
+def test_evidence_has_its_position(places: Places) -> None:
     document = {"a": ["nothing", {"b/c": "It is headquartered in Oslo, Norway."}], "d": "Sweden, Denmark."}
     geo = found(places, document)
     best = geo.evidence[0]
@@ -301,25 +301,13 @@ def test_evidence_says_where_it_stands(places: Places) -> None:
 
 
 def test_evidence_is_short(places: Places) -> None:
-    names = (
-        "Paris",
-        "Berlin",
-        "Madrid",
-        "Rome",
-        "Vienna",
-        "Warsaw",
-        "Lisbon",
-        "Dublin",
-        "Oslo",
-        "Stockholm",
-        "Helsinki",
-    )
-    geo = found(places, ". ".join(f"Then to {name}" for name in names))
+    names = "Paris Berlin Madrid Rome Vienna Warsaw Lisbon Dublin Oslo Stockholm Helsinki"
+    geo = found(places, ". ".join(f"Then to {name}" for name in names.split()))
     assert len(geo.evidence) == 8
     assert geo.country is None
 
 
-def test_several_clues_make_it_surer(places: Places) -> None:
+def test_several_clues_give_more_confidence(places: Places) -> None:
     alone = found(places, {"t": "Sales rose. Lisbon is mentioned once here, among other things that do not matter."})
     more = found(places, {"t": "Sales rose in Portugal. Lisbon is mentioned, and the Portuguese market grew."})
     rivals = found(places, {"t": "Sales rose in Portugal, and in Finland they rose too, as in Poland."})
@@ -327,7 +315,7 @@ def test_several_clues_make_it_surer(places: Places) -> None:
     assert 0 <= rivals.confidence <= more.confidence <= 1
 
 
-def test_metadata_is_not_looked_at(places: Places) -> None:
+def test_metadata_is_ignored(places: Places) -> None:
     assert found(places, {"metadata": {"city": "Paris"}}).country is None
 
 
@@ -376,7 +364,7 @@ LONG = {
 
 @pytest.mark.parametrize("kind", sorted(LONG))
 def test_a_long_text_takes_bounded_time(places: Places, kind: str) -> None:
-    text = Text.of(LONG[kind])
+    text = Text.from_document(LONG[kind])
     started = time.process_time()
     detect(text, places, LONG[kind])
     assert time.process_time() - started < 1.5
@@ -384,16 +372,16 @@ def test_a_long_text_takes_bounded_time(places: Places, kind: str) -> None:
 
 def test_many_fields_take_bounded_time(places: Places) -> None:
     document = {"offices": [{"city": "Paris", "lat": 48.8, "lon": 2.3, "phone": "+33 1 23 45 67 89"}] * 10_000}
-    text = Text.of(document)
+    text = Text.from_document(document)
     started = time.process_time()
     assert detect(text, places, document).country == "FR"
     assert time.process_time() - started < 1.5
 
 
 def test_an_ordinary_document_takes_little_time(places: Places) -> None:
-    text = Text.of({"summary": PHRASES[0][0] * 8})
+    text = Text.from_document({"summary": PHRASES[0][0] * 8})
     detect(text, places)
     started = time.process_time()
     for _ in range(200):
         detect(text, places)
-    assert (time.process_time() - started) / 200 < 0.02, "it takes some 0.5 ms: only what grows without bound is meant"
+    assert (time.process_time() - started) / 200 < 0.02, "it takes about 0.5 ms; the bound is only for unbounded growth"

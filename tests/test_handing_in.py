@@ -10,13 +10,14 @@ import pytest
 from conftest import Fleet, Server, serve, wait_until
 from test_api import PROBLEM, Api, make_api, on_disk
 
+from llm_scheduler.api import document_writer
 from llm_scheduler.api.app import make_app
-from llm_scheduler.api.http import dropper, idempotency, uploads
-from llm_scheduler.ingest.spool.drop import Dropped, drop
+from llm_scheduler.api.http import idempotency, uploads
+from llm_scheduler.ingest.spool.drop import NewDocument, drop
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.store import ledger
+from llm_scheduler.jobs.store import ledger, ledger_queries
 
 __all__ = ["make_api"]  # a fixture
 KEY = {"Idempotency-Key": "order-17"}
@@ -66,12 +67,12 @@ def test_a_key_that_can_not_be_one_is_refused(served: Api, key: str) -> None:
 def test_of_requests_at_once_one_is_carried_out(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     arrived, go_on = threading.Event(), threading.Event()
 
-    def slow(watch: str, documents: list[Dropped]) -> None:
+    def slow(watch: str, documents: list[NewDocument]) -> None:
         arrived.set()
         go_on.wait(30)
         drop(watch, documents)
 
-    monkeypatch.setattr(dropper, "drop", slow)
+    monkeypatch.setattr(document_writer, "drop", slow)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(served.post, b"{}", **KEY)
         assert arrived.wait(30)
@@ -87,11 +88,11 @@ def test_what_a_dead_process_began_is_finished_once(served: Api, written: bool) 
     """It died between taking the key and saying that it had written: with or without having written."""
     body = b'{"n": 1}'
     fingerprint = idempotency.fingerprint_of([(body, None)])
-    reserved = served.site.ids.make(served.clock.at)
-    keys = idempotency.Idempotency(served.redis, "local")
+    reserved = served.api_context.ids.make(served.clock.at)
+    keys = idempotency.IdempotencyKeys(served.redis, "local")
     keys.reserve("order-17", fingerprint, [(reserved, None)], served.clock.at)
     if written:
-        drop(str(served.raw), [Dropped(reserved, body)])
+        drop(str(served.raw), [NewDocument(reserved, body)])
     served.clock.at += idempotency.LEASE_SECONDS - 1
     assert served.post(body, **KEY).status_code == 409
     served.clock.at += 2
@@ -100,10 +101,10 @@ def test_what_a_dead_process_began_is_finished_once(served: Api, written: bool) 
 
 
 def test_a_request_that_could_not_be_written_may_be_sent_again(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(watch: str, documents: list[Dropped]) -> None:
+    def full(watch: str, documents: list[NewDocument]) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dropper, "drop", full)
+    monkeypatch.setattr(document_writer, "drop", full)
     assert served.post(b"{}", **KEY).status_code == 507
     monkeypatch.undo()
     assert served.post(b"{}", **KEY).status_code == 202
@@ -156,18 +157,18 @@ def test_requests_that_come_together_share_a_sync(served: Api, monkeypatch: pyte
     groups: list[int] = []
     arrived, go_on = threading.Event(), threading.Event()
 
-    def counted(watch: str, documents: list[Dropped]) -> None:
+    def counted(watch: str, documents: list[NewDocument]) -> None:
         groups.append(len(documents))
         arrived.set()
         go_on.wait(30)
         drop(watch, documents)
 
-    monkeypatch.setattr(dropper, "drop", counted)
+    monkeypatch.setattr(document_writer, "drop", counted)
     with ThreadPoolExecutor(9) as pool:
         answers = [pool.submit(served.post, b"[0]")]
         assert arrived.wait(30)
         answers += [pool.submit(served.post, b"[%d]" % number) for number in range(1, 9)]
-        wait_until(lambda: len(served.site.dropper._waiting) == 8, "eight that wait for the first")
+        wait_until(lambda: len(served.api_context.writer._waiting) == 8, "eight that wait for the first")
         go_on.set()
         assert [each.result().status_code for each in answers] == [202] * 9
     assert groups == [1, 8]
@@ -178,19 +179,19 @@ def test_requests_that_come_together_share_a_sync(served: Api, monkeypatch: pyte
 def test_one_that_can_not_be_written_takes_no_other_with_it(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     arrived, go_on = threading.Event(), threading.Event()
 
-    def picky(watch: str, documents: list[Dropped]) -> None:
+    def picky(watch: str, documents: list[NewDocument]) -> None:
         arrived.set()
         go_on.wait(30)
         if any(each.raw == b"[13]" for each in documents):
             raise OSError(28, "No space left on device")
         drop(watch, documents)
 
-    monkeypatch.setattr(dropper, "drop", picky)
+    monkeypatch.setattr(document_writer, "drop", picky)
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(served.post, b"[0]")
         assert arrived.wait(30)
         answers = {number: pool.submit(served.post, b"[%d]" % number) for number in (12, 13, 14)}
-        wait_until(lambda: len(served.site.dropper._waiting) == 3, "three that wait for the first")
+        wait_until(lambda: len(served.api_context.writer._waiting) == 3, "three that wait for the first")
         go_on.set()
         assert first.result().status_code == 202
         assert {number: each.result().status_code for number, each in answers.items()} == {12: 202, 13: 507, 14: 202}
@@ -257,8 +258,10 @@ def test_jobs_are_found_by_what_is_known_of_them(served: Api) -> None:
 
 
 def test_a_search_ends_and_says_where(served: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "_SEEN_AT_ONCE", 10)
-    monkeypatch.setattr(ledger.page_of, "__kwdefaults__", {**ledger.page_of.__kwdefaults__, "most_seen": 20})
+    monkeypatch.setattr(ledger_queries, "_CHUNK", 10)
+    monkeypatch.setattr(
+        ledger_queries.page_of, "__kwdefaults__", {**ledger_queries.page_of.__kwdefaults__, "max_scanned": 20}
+    )
     needle = served.known(Status.DONE, source="needle.json")
     for _ in range(45):
         served.known(Status.DONE)

@@ -40,7 +40,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_owns_one_import_name(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"llm_scheduler"}
-    for name in ("jobs/worker/loop.py", "ingest/router/geo/places.bin", "api/dashboard/dashboard.css", "py.typed"):
+    for name in (
+        "jobs/worker/loop.py",
+        "ingest/router/geo/places.bin",
+        "api/dashboard/dashboard.css",
+        "api/cli/sample_texts.toml",
+        "py.typed",
+    ):
         assert f"llm_scheduler/{name}" in names
     assert not [name for name in names if "/router/build/" in name], "build inputs stay out"
 

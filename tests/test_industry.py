@@ -1,4 +1,4 @@
-"""The industry of a document: the lexicon, the model and its training, and both together."""
+"""The industry of a document: the lexicon, the model and its training, and the classifier."""
 
 import json
 import lzma
@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_scheduler.ingest.router.industry import (
-    Classifier,
-    Model,
-    ModelError,
+from llm_scheduler.ingest.router.build.base_model import DIVISION_TITLES
+from llm_scheduler.ingest.router.industry import lexicon as lexicons
+from llm_scheduler.ingest.router.industry.classifier import UNKNOWN_BELOW, Classifier
+from llm_scheduler.ingest.router.industry.linear_model import Model, ModelError, feature_text, features
+from llm_scheduler.ingest.router.industry.script import has_cjk, simplified
+from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
+from llm_scheduler.ingest.router.industry.trainer import (
+    Hyperparameters,
     Row,
     TrainingError,
     evaluate,
     read_rows,
+    score_answers,
     train,
 )
-from llm_scheduler.ingest.router.industry import lexicon as lexicons
-from llm_scheduler.ingest.router.industry.classifier import UNKNOWN_BELOW
-from llm_scheduler.ingest.router.industry.linear_model import features, written
-from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
-from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
-from llm_scheduler.ingest.router.industry.trainer import Effort, scores_of
 from llm_scheduler.ingest.router.text import Text
 
 PACKAGE = Path(lexicons.__file__).parent
@@ -37,7 +36,7 @@ def classifier() -> Classifier:
 
 
 def of(text: str) -> Text:
-    return Text.of({"about": text})
+    return Text.from_document({"about": text})
 
 
 # The taxonomy
@@ -47,7 +46,8 @@ def test_every_section_has_a_name_and_divisions() -> None:
     assert "".join(SECTIONS) == "ABCDEFGHIJKLMNOPQRSTU"
     assert {section_of(division) for division in DIVISIONS} == set(SECTIONS)
     assert len(DIVISIONS) == 88
-    assert all(name and name[0].isupper() for name in (*SECTIONS.values(), *DIVISIONS.values()))
+    assert all(name and name[0].isupper() for name in (*SECTIONS.values(), *DIVISION_TITLES.values()))
+    assert DIVISION_TITLES.keys() == DIVISIONS.keys()
 
 
 @pytest.mark.parametrize(
@@ -61,22 +61,22 @@ def test_a_code_lies_in_its_section(code: str, section: str | None) -> None:
     assert section_of(code) == section
 
 
-# Writing
+# Scripts
 
 
-def test_one_form_is_the_same_for_all_writings_and_as_long() -> None:
-    assert one_form("電機製造") == one_form("电机制造")
-    assert one_form("鉄道銀行") == one_form("鐵道銀行") == one_form("铁道银行")
+def test_simplified_is_the_same_for_all_scripts_and_as_long() -> None:
+    assert simplified("電機製造") == simplified("电机制造")
+    assert simplified("鉄道銀行") == simplified("鐵道銀行") == simplified("铁道银行")
     text = "台灣積體電路製造 Inc. 株式会社 ﾃｽﾄ"
-    assert len(one_form(text)) == len(text)
-    assert one_form("plain") == "plain"
+    assert len(simplified(text)) == len(text)
+    assert simplified("plain") == "plain"
     assert [has_cjk(text) for text in ("a銀", "カナ", "Ünïcode", "")] == [True, True, False, False]
 
 
 def test_features_are_words_pairs_and_characters() -> None:
     assert set(features("banks lend money")) == {"bank", "lend", "money", ("bank", "lend"), ("lend", "money")}
     assert {"银", "行", "银行"} <= set(features("銀行"))
-    assert {written(each) for each in features("abc 銀行")} >= {"abc", "银行"}
+    assert {feature_text(each) for each in features("abc 銀行")} >= {"abc", "银行"}
     assert list(features("1 2 ... !")) == []
 
 
@@ -101,20 +101,20 @@ def test_every_section_has_terms_in_every_language() -> None:
     assert short == []
 
 
-def test_no_term_speaks_for_two_sections_with_the_same_weight_in_a_language() -> None:
+def test_no_term_is_twice_in_a_language() -> None:
     seen: dict[tuple[str, str], lexicons.Term] = {}
     for language, term in terms():
-        other = seen.setdefault((language, one_form(term.text)), term)
+        other = seen.setdefault((language, simplified(term.text)), term)
         assert other is term, f"{term.text} is in {language} twice: {other.section} and {term.section}"
         assert term.text == term.text.strip()
-        assert len(term.text) > 1  # one character is a part of too many words
+        assert len(term.text) > 1  # one character is part of too many words
 
 
 def test_a_strong_term_is_in_one_section_only() -> None:
     strong: dict[str, str] = {}
     for _, term in terms():
         if term.weight == lexicons.WEIGHTS["strong"]:
-            assert strong.setdefault(one_form(term.text), term.section) == term.section, term.text
+            assert strong.setdefault(simplified(term.text), term.section) == term.section, term.text
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(
     ("section", "text"), [(section, text) for section, *texts in EXAMPLES for text in texts], ids=lambda each: each[:20]
 )
-def test_each_section_is_told_in_four_languages(classifier: Classifier, section: str, text: str) -> None:
+def test_each_section_is_found_in_four_languages(classifier: Classifier, section: str, text: str) -> None:
     said = classifier.classify(of(text))
     assert (said.section, said.label) == (section, SECTIONS[section])
     assert UNKNOWN_BELOW <= said.confidence <= 1
@@ -183,20 +183,20 @@ def test_each_section_is_told_in_four_languages(classifier: Classifier, section:
     ["", " ", "12345 67890", "asdf qwer zxcv", "Hello, how are you?", "Thank you very much!", "你好", "???",
      "こんにちは", "See you tomorrow", "謝謝大家", "株式会社", "有限公司", "xkqjz vvbbn", "\x00\x01", "Good morning"],
 )  # fmt: skip
-def test_what_is_about_no_business_is_unknown(classifier: Classifier, text: str) -> None:
+def test_a_text_about_no_industry_is_unknown(classifier: Classifier, text: str) -> None:
     said = classifier.classify(of(text))
     assert (said.section, said.division, said.label, said.evidence) == (None, None, None, [])
     assert said.confidence < UNKNOWN_BELOW
 
 
 def test_a_document_without_text_is_unknown(classifier: Classifier) -> None:
-    assert classifier.classify(Text.of({})).section is None
-    assert classifier.classify(Text.of([1, None, True])).section is None
+    assert classifier.classify(Text.from_document({})).section is None
+    assert classifier.classify(Text.from_document([1, None, True])).section is None
 
 
-def test_evidence_stands_where_it_says(classifier: Classifier) -> None:
+def test_evidence_has_its_position(classifier: Classifier) -> None:
     document = {"n": 7, "a": ["Nothing here.", {"b/c": "Wir: the ＢＡＮＫ holding company takes deposits, 銀行貸款"}]}
-    text = Text.of(document)
+    text = Text.from_document(document)
     said = classifier.classify(text)
     assert said.section == "K"
     assert 1 <= len(said.evidence) <= 6
@@ -209,13 +209,13 @@ def test_evidence_stands_where_it_says(classifier: Classifier) -> None:
     assert {"/a/1/b~1c"} == {each.pointer for each in said.evidence if each.kind == "term"}
 
 
-def test_the_division_is_said_where_it_is_sure(classifier: Classifier) -> None:
+def test_the_division_is_given_if_it_is_certain(classifier: Classifier) -> None:
     assert classifier.classify(of("growing of rice")).division == "01"
     assert classifier.classify(of("日本郵船")).division == "50"
     assert classifier.classify(of("dental practice activities")).division == "86"
 
 
-def test_a_document_does_not_change_what_is_said_of_the_next(classifier: Classifier) -> None:
+def test_a_document_does_not_change_the_next_answer(classifier: Classifier) -> None:
     texts = [of(text) for _, *texts in EXAMPLES for text in texts]
     alone = [Classifier.load().classify(text) for text in texts[:3]]
     first = [classifier.classify(text) for text in texts]
@@ -226,7 +226,7 @@ def test_a_document_does_not_change_what_is_said_of_the_next(classifier: Classif
     assert first[:3] == alone
 
 
-def test_a_long_document_is_looked_at_from_its_beginning(classifier: Classifier) -> None:
+def test_the_beginning_of_a_long_document_decides(classifier: Classifier) -> None:
     text = "A commercial bank that takes deposits and makes loans. " + "word " * 100_000
     assert classifier.classify(of(text)).section == "K"
 
@@ -243,7 +243,7 @@ def test_the_shipped_model_holds_up_on_texts_it_was_not_made_from(classifier: Cl
         assert sum(sure) / len(sure) >= 0.8
 
 
-def test_index_phrases_are_told(classifier: Classifier) -> None:
+def test_phrases_of_an_index_are_classified(classifier: Classifier) -> None:
     for text, section in [
         ("retail sale of shoes", "G"),
         ("manufacture of basic iron", "C"),
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         {"weights": arrays["weights"][:-1]},
         {"weights": arrays["weights"].astype(np.float64)},
         {"labels": np.frombuffer(b"one", dtype=np.uint8)},
-        {"taxonomy": np.frombuffer(b"isic", dtype=np.uint8)},  # whose labels these are not
+        {"taxonomy": np.frombuffer(b"isic", dtype=np.uint8)},  # these are not ISIC labels
         {"temperature": np.array([0.0], dtype=np.float32)},
         {"bias": np.full_like(arrays["bias"], np.nan)},
     ):
@@ -346,7 +346,7 @@ def test_own_labels_are_learned_saved_and_loaded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_lexicon_has_no_part_in_own_labels(tmp_path: Path) -> None:
+def test_the_lexicon_is_not_used_for_own_labels(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     train(OWN, "own").save(path)
     said = Classifier.load(path).classify(of("commercial bank, savings accounts"))
@@ -365,10 +365,12 @@ def test_the_same_rows_make_the_same_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_sections_and_divisions_are_learned_together() -> None:
     rows = [
-        Row(f"{name} of {word}", division) for division, name in DIVISIONS.items() for word in ("one", "two", "six")
+        Row(f"{name} of {word}", division)
+        for division, name in DIVISION_TITLES.items()
+        for word in ("one", "two", "six")
     ]
     rows += [Row("lending money and keeping deposits", "K"), Row("idle talk and gossip", "-")] * 5
-    model = train(rows, "isic", Effort(rare=1))
+    model = train(rows, "isic", Hyperparameters(min_texts=1))
     assert {"64", "-"} <= set(model.labels)
     assert "K" not in model.labels
     scores = evaluate(model, rows)
@@ -392,18 +394,18 @@ def test_confidence_is_the_share_that_is_right() -> None:
 
 
 def test_confidence_follows_the_curve_of_a_model() -> None:
-    model = replace(train(OWN, "own"), said=(0.0, 0.5, 0.5, 1.0), true=(0.0, 0.2, 0.4, 0.8))
+    model = replace(train(OWN, "own"), predicted=(0.0, 0.5, 0.5, 1.0), actual=(0.0, 0.2, 0.4, 0.8))
     assert [round(model.confidence(chance), 6) for chance in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.1, 0.4, 0.6, 0.8]
 
 
-def test_scores_are_counted_as_they_should() -> None:
-    scores = scores_of(["a", "a", "b", "b"], ["a", "b", "b", None], [1.0, 1.0, 1.0, 0.0])
+def test_scores_are_right() -> None:
+    scores = score_answers(["a", "a", "b", "b"], ["a", "b", "b", None], [1.0, 1.0, 1.0, 0.0])
     assert scores.accuracy == 0.5
     assert (scores.labels["a"].precision, scores.labels["a"].recall) == (1.0, 0.5)
     assert (scores.labels["b"].precision, scores.labels["b"].f1) == (0.5, 0.5)
     assert scores.ece == pytest.approx(0.25)
     with pytest.raises(TrainingError, match="no row"):
-        scores_of([], [], [])
+        score_answers([], [], [])
 
 
 @pytest.mark.parametrize("ending", ["", ".xz"])

@@ -20,9 +20,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_intake_strict import HOSTILE, texts, values
 
-from llm_scheduler.jobs.intake import Limits, Mending, Quality, Reading, Refused, read, split, words
+from llm_scheduler.jobs.intake import (
+    IntakeLimits,
+    IntakeRejection,
+    Quality,
+    ReadDocument,
+    RepairOptions,
+    read,
+    split,
+    words,
+)
 
-LIMITS = Limits(max_bytes=16 * 1024 * 1024, max_depth=200)
+LIMITS = IntakeLimits(max_bytes=16 * 1024 * 1024, max_depth=200)
 _LINES = (Path(__file__).parent / "data" / "intake_cases.jsonl").read_text(encoding="utf-8")
 CASES = [json.loads(line) for line in _LINES.split("\n") if line]
 FAMILIES = sorted({case["family"] for case in CASES})
@@ -39,13 +48,13 @@ GIVEN_UP = {
     "ref-html-div",
 }
 
-Outcome = Reading | Refused
+Outcome = ReadDocument | IntakeRejection
 
 
 def outcome(raw: bytes) -> Outcome:
     try:
         return read(raw, LIMITS)
-    except Refused as refusal:
+    except IntakeRejection as refusal:
         return refusal
 
 
@@ -74,7 +83,7 @@ def is_beginning(got: Any, whole: Any) -> bool:
 
 
 def fits(found: Outcome, expected: dict[str, Any]) -> bool:
-    if isinstance(found, Refused):
+    if isinstance(found, IntakeRejection):
         return any(found.code.value == code.partition(":")[0] for code in expected.get("refused", ()))
     if "refused" in expected:
         return False
@@ -90,7 +99,7 @@ def verdict(case: dict[str, Any]) -> str:
         each = expected.get("documents", [expected])
         if len(each) == len(found) and all(fits(one, other) for one, other in zip(found, each, strict=True)):
             return "right"
-    published = [one for one in found if isinstance(one, Reading) and one.quality is not Quality.TRUNCATED]
+    published = [one for one in found if isinstance(one, ReadDocument) and one.quality is not Quality.TRUNCATED]
     return "wrong" if published else "refused"
 
 
@@ -132,7 +141,7 @@ def test_a_text_cut_at_any_byte_is_truncated_or_refused(number: int, indent: int
     raw = json.dumps(whole, ensure_ascii=False, indent=indent).encode()
     for end in range(len(raw)):
         found = outcome(raw[:end])
-        if isinstance(found, Reading):
+        if isinstance(found, ReadDocument):
             assert found.quality is Quality.TRUNCATED, raw[:end]
             assert is_beginning(exactly(found.text), exactly(json.dumps(whole))), raw[:end]
     assert read(raw, LIMITS).quality is Quality.VALID
@@ -168,7 +177,7 @@ def test_a_mutation_never_yields_words_that_were_not_there(document: dict[str, A
             + text[at + gone :]
         )
     found = outcome(text.encode())
-    if isinstance(found, Reading) and found.quality is not Quality.VALID:
+    if isinstance(found, ReadDocument) and found.quality is not Quality.VALID:
         # With a quote missing, what looks like an escape or a comment may be text.
         as_text = re.sub(r"[\\#/]", " ", text)
         joined = text.replace("\\\n", "")  # a line that goes on in the next, as JSON5 has it
@@ -224,7 +233,7 @@ def test_gzip_is_unpacked_up_to_a_limit() -> None:
         (b"\x1f\x8b" + b"x" * 30, "binary:gzip"),
         (gzip.compress(b"") * 2000, "binary:gzip"),
     ):
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(IntakeRejection) as caught:
             read(raw, LIMITS)
         assert caught.value.name == code
 
@@ -232,9 +241,11 @@ def test_gzip_is_unpacked_up_to_a_limit() -> None:
 def test_what_may_be_mended_has_a_limit() -> None:
     broken = b"{'a': '" + b"x" * 1000 + b"'}"
     assert read(broken, LIMITS).quality is Quality.REPAIRED
-    with pytest.raises(Refused, match="repair_max_bytes"):
-        read(broken, LIMITS, Mending(max_bytes=1000))
-    assert read(b"```json\n" + json.dumps({"a": "x" * 1000}).encode() + b"\n```", LIMITS, Mending(max_bytes=0)).value
+    with pytest.raises(IntakeRejection, match="repair_max_bytes"):
+        read(broken, LIMITS, RepairOptions(max_bytes=1000))
+    assert read(
+        b"```json\n" + json.dumps({"a": "x" * 1000}).encode() + b"\n```", LIMITS, RepairOptions(max_bytes=0)
+    ).value
 
 
 # Nothing holds it up
@@ -265,12 +276,12 @@ CHOSEN = [*SLOW, *HOSTILE] if os.environ.get("LLM_TEST_HOSTILE") else list(SLOW)
 _ALONE = """
 import re, sys, time
 from pathlib import Path
-from llm_scheduler.jobs.intake import Limits, Refused, read, split
+from llm_scheduler.jobs.intake import IntakeLimits, IntakeRejection, read, split
 raw = Path(sys.argv[1]).read_bytes()
 began = time.process_time()
 try:
-    print(read(raw, Limits(16 << 20, 200)).quality.value)
-except Refused as refusal:
+    print(read(raw, IntakeLimits(16 << 20, 200)).quality.value)
+except IntakeRejection as refusal:
     print(refusal.name)
 print(time.process_time() - began, re.search(r"VmHWM:\\s+([0-9]+)", Path("/proc/self/status").read_text())[1])
 """
@@ -302,7 +313,7 @@ def test_no_text_holds_up_whoever_splits_it(name: str) -> None:
     raw = {**HOSTILE, **SLOW}[name]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_utime
     for file in ("a.json", "a.jsonl"):
-        with contextlib.suppress(Refused):  # more documents than a file may hold
+        with contextlib.suppress(IntakeRejection):  # more documents than a file may hold
             assert split(raw, file, LIMITS)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before < 10
 
@@ -312,7 +323,7 @@ def test_no_text_holds_up_whoever_splits_it(name: str) -> None:
 def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
     began = time.monotonic()
     found = outcome(raw)
-    if isinstance(found, Reading):
+    if isinstance(found, ReadDocument):
         json.loads(found.text)
     else:
         assert found.message

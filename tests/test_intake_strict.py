@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_scheduler.jobs.codes import Code
-from llm_scheduler.jobs.intake import Limits, Refused
+from llm_scheduler.jobs.intake import IntakeLimits, IntakeRejection
 from llm_scheduler.jobs.intake.strict import read
 
-LIMITS = Limits(max_bytes=16 * 1024 * 1024, max_depth=200)
+LIMITS = IntakeLimits(max_bytes=16 * 1024 * 1024, max_depth=200)
 FULL = LIMITS.max_bytes
 
 
-def refused(raw: bytes, limits: Limits = LIMITS) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refused(raw: bytes, limits: IntakeLimits = LIMITS) -> IntakeRejection:
+    with pytest.raises(IntakeRejection) as caught:
         read(raw, limits)
     return caught.value
 
@@ -76,10 +76,10 @@ def test_any_value_in_any_legal_writing_comes_back_with_its_text(data: st.DataOb
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_whatever_arrives_is_read_or_refused(raw: bytes) -> None:
-    found: bytes | Refused
+    found: bytes | IntakeRejection
     try:
         found, _ = read(raw, LIMITS)
-    except Refused as refusal:
+    except IntakeRejection as refusal:
         found = refusal
     if isinstance(found, bytes):
         json.loads(found)
@@ -141,7 +141,7 @@ def test_depth_is_counted_exactly(value: Any, limit: int) -> None:
         return 1 + max(map(depth, inner), default=0) if isinstance(inner, list) else 0
 
     raw = msgspec.json.encode(value)
-    limits = Limits(FULL, limit)
+    limits = IntakeLimits(FULL, limit)
     if depth(value) > limit:
         assert refused(raw, limits).code is Code.TOO_DEEP
     else:
@@ -150,7 +150,7 @@ def test_depth_is_counted_exactly(value: Any, limit: int) -> None:
 
 def test_brackets_in_strings_do_not_count() -> None:
     raw = b'["' + b"[" * 500 + b'\\"' + b"{" * 500 + b'"]'
-    assert read(raw, Limits(FULL, 1))[0] == raw
+    assert read(raw, IntakeLimits(FULL, 1))[0] == raw
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_what_is_no_text_is_called_by_its_name(raw: bytes, code: str, words: str
 
 
 def test_the_size_is_looked_at_first() -> None:
-    assert refused(b"\x00" * 11, Limits(10, 5)).code is Code.TOO_LARGE
-    assert read(b"[123456]", Limits(8, 5))[1] == [123456]
+    assert refused(b"\x00" * 11, IntakeLimits(10, 5)).code is Code.TOO_LARGE
+    assert read(b"[123456]", IntakeLimits(8, 5))[1] == [123456]
 
 
 HOSTILE = {

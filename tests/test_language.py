@@ -1,12 +1,12 @@
-"""The language of a text: by script, by words, among those that may be expected."""
+"""The language of a text: by its script, or by its words among the expected languages."""
 
 import time
 
 import pytest
 
-from llm_scheduler.ingest.router.language import LOOKED_AT, Languages
+from llm_scheduler.ingest.router.language import SAMPLE_CHARACTERS, LanguageDetector
 
-LANGUAGES = Languages()
+LANGUAGES = LanguageDetector()
 
 
 @pytest.mark.parametrize(
@@ -36,19 +36,19 @@ def test_languages(text: str, code: str | None) -> None:
     assert LANGUAGES.detect(text).code == code
 
 
-def test_only_what_may_be_expected_is_found() -> None:
-    few = Languages(["en", "de"])
+def test_only_expected_languages_are_found() -> None:
+    few = LanguageDetector(["en", "de"])
     assert few.detect("La facture est à payer vendredi").code in ("en", "de", None)
     assert few.detect("株式会社の決算").code is None
-    assert Languages(["ja"]).detect("Die Rechnung").code is None
+    assert LanguageDetector(["ja"]).detect("Die Rechnung").code is None
 
 
 def test_an_unknown_language_is_named() -> None:
     with pytest.raises(ValueError, match="no language is called xx"):
-        Languages(["en", "xx"])
+        LanguageDetector(["en", "xx"])
 
 
-def test_a_long_text_is_no_burden() -> None:
+def test_a_long_text_is_fast() -> None:
     began = time.process_time()
-    assert LANGUAGES.detect("слово " * 2_000_000).code == LANGUAGES.detect(("слово " * 100)[:LOOKED_AT]).code
+    assert LANGUAGES.detect("слово " * 2_000_000).code == LANGUAGES.detect(("слово " * 100)[:SAMPLE_CHARACTERS]).code
     assert time.process_time() - began < 0.5

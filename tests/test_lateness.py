@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import KEYS, Fleet, account, wait_until
 from redis import Redis
 from test_scheduler import HandClock
 
@@ -18,7 +18,6 @@ from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.scheduler import late_documents
 from llm_scheduler.jobs.store import alerts, batches, ledger, submission
 from llm_scheduler.jobs.store.alerts import Event
-from llm_scheduler.jobs.store.submission import SCHEDULE
 
 LEVELS = ["high", "low"]
 
@@ -32,11 +31,11 @@ def join(redis: Redis, status: Status, at: float, count: int = 1, queue: str = "
 
 
 def told(redis: Redis) -> list[Event]:
-    return [alerts.decode(fields[alerts.FIELD.encode()]) for _, fields in redis.xrange(alerts.STREAM)]
+    return [alerts.decode(fields[alerts.FIELD.encode()]) for _, fields in redis.xrange(KEYS.events)]
 
 
 def look(redis: Redis, now: float, limit: float = 60, levels: list[str] = LEVELS) -> None:
-    late_documents.look(redis, levels, limit, HandClock(now), logging.getLogger("test"))
+    late_documents.check_late(redis, levels, limit, HandClock(now), logging.getLogger("test"))
 
 
 def test_an_alert_is_raised_once_kept_up_to_date_and_cleared_once(
@@ -66,7 +65,7 @@ def test_an_alert_is_raised_once_kept_up_to_date_and_cleared_once(
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [("WARNING", event.message)]
     assert alerts.standing(redis)["queue_timeout:low"].details["oldest_seconds"] == 85.0, "as of the last look"
 
-    everyone = redis.zrange("llm:ledger:queued:low", 0, -1)
+    everyone = redis.zrange(KEYS.status_set("queued", "low"), 0, -1)
     ledger.move(redis, Status.STARTED, 1080, [(member.decode(), {}) for member in everyone])
     for now in (1081, 1086):
         look(redis, now)
@@ -147,19 +146,20 @@ def test_an_alert_is_told_once_however_many_look(redis_server: Any, redis: Redis
 def test_the_stream_is_bounded_and_an_unreadable_alert_hides_no_other(redis: Redis) -> None:
     with redis.pipeline(transaction=False) as pipeline:
         for number in range(12_000):
-            alerts.tell(pipeline, Event(kind="noise", at=float(number), message="中"))
+            alerts.raise_alert(pipeline, f"noise{number}", Event(kind="noise", at=float(number), message="中"))
         pipeline.execute()
-    assert 10_000 <= redis.xlen(alerts.STREAM) < 10_500
+    redis.delete(KEYS.alerts)
+    assert 10_000 <= redis.xlen(KEYS.events) < 10_500
     assert told(redis)[-1] == Event(kind="noise", at=11_999.0, message="中")
-    redis.hset(alerts.ALERTS, mapping={"a": "garbage", b"\xff": alerts.encode(told(redis)[0]), "c": "{}"})
+    redis.hset(KEYS.alerts, mapping={"a": "garbage", b"\xff": alerts.encode(told(redis)[0]), "c": "{}"})
     assert alerts.raise_alert(redis, "z", Event(kind="k", at=1.0, message="m"))
     assert list(alerts.standing(redis)) == ["z"]
 
 
 ATTENTIVE = """
-import llm_scheduler.jobs.scheduler.loop
-llm_scheduler.jobs.scheduler.loop.LOOK_FOR_LATE_EVERY = 0.2
-llm_scheduler.jobs.scheduler.loop.main()
+import llm_scheduler.jobs.scheduler.scheduler
+llm_scheduler.jobs.scheduler.scheduler.LATE_CHECK_SECONDS = 0.2
+llm_scheduler.jobs.scheduler.scheduler.main()
 """
 
 
@@ -181,7 +181,7 @@ def test_a_queue_without_a_worker_in_a_fleet(fleet: Fleet, redis: Redis, monkeyp
     [alert] = json.loads(subprocess.run([*status, "--json"], capture_output=True, text=True).stdout)["alerts"]
     assert (alert["kind"], alert["details"]["queue"]) == ("queue_timeout", "medium")
     fleet.kill("scheduler")
-    redis.delete("rq:scheduler_lock")
+    redis.delete(KEYS.scheduler_lock)
     before = alerts.standing(redis)["queue_timeout:medium"].details["oldest_seconds"]
     fleet.start("scheduler")
     wait_until(
@@ -193,4 +193,4 @@ def test_a_queue_without_a_worker_in_a_fleet(fleet: Fleet, redis: Redis, monkeyp
     assert [event.kind for event in told(redis)] == ["queue_timeout", "queue_timeout_over"]
     account(fleet, {"a": b'{"n": 1}'})
     assert not fleet.reports()
-    assert redis.zcard(SCHEDULE) == 0
+    assert redis.zcard(KEYS.schedule) == 0

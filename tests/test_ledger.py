@@ -4,13 +4,14 @@ import pytest
 from redis import Redis
 
 from llm_scheduler.jobs.document import FINAL, Status, new_id
-from llm_scheduler.jobs.store import ledger
+from llm_scheduler.jobs.store import ledger, ledger_queries
+from llm_scheduler.jobs.store.load import read_load
 
 LEVELS = ["high", "medium", "low"]
 
 
 def in_flight(redis: Redis) -> tuple[int, int]:
-    load = ledger.load(redis, LEVELS)
+    load = read_load(redis, LEVELS)
     return load.documents, load.bytes
 
 
@@ -49,7 +50,7 @@ def test_a_final_status_stays(redis: Redis, final: Status) -> None:
 
 def test_a_document_nobody_has_told_of_is_ignored(redis: Redis) -> None:
     assert ledger.move(redis, Status.STARTED, 1, [(new_id(1), {"attempts": 1})]) == 0
-    assert redis.keys("llm:*") == []
+    assert redis.keys("*") == []
     assert ledger.get(redis, new_id(1)) is None
     assert ledger.known(redis, [new_id(1)]) == [(None, None)]
 
@@ -80,7 +81,7 @@ def test_pages_are_newest_first_and_outlive_changes_of_status(redis: Redis) -> N
     seen: list[str] = []
     cursor: str | None = None
     while True:
-        page = ledger.page(redis, LEVELS, limit=3, cursor=cursor)
+        page = ledger_queries.page(redis, LEVELS, limit=3, cursor=cursor)
         seen += [entry.id for entry in page.entries]
         cursor = page.cursor
         # All that has been seen and the next to come change status between two pages.
@@ -88,9 +89,12 @@ def test_pages_are_newest_first_and_outlive_changes_of_status(redis: Redis) -> N
         if cursor is None:
             break
     assert seen == newest
-    assert len(ledger.page(redis, LEVELS, wanted=ledger.Wanted(priority="low"), limit=50).entries) == 10
-    assert ledger.page(redis, LEVELS, wanted=ledger.Wanted(status=Status.DONE)).entries == []
-    whole = ledger.page(redis, LEVELS, limit=20)
+    assert (
+        len(ledger_queries.page(redis, LEVELS, wanted=ledger_queries.DocumentFilter(priority="low"), limit=50).entries)
+        == 10
+    )
+    assert ledger_queries.page(redis, LEVELS, wanted=ledger_queries.DocumentFilter(status=Status.DONE)).entries == []
+    whole = ledger_queries.page(redis, LEVELS, limit=20)
     assert (len(whole.entries), whole.cursor) == (20, None), "the last page says so"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import LEVELS, Fleet, Server
+from conftest import KEYS, LEVELS, Fleet, Server
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -19,20 +19,22 @@ from redis.exceptions import ConnectionError as LostConnection
 from test_api import Api, ToldClock
 from test_docs import rows
 
-from llm_scheduler.api.endpoints import metrics
-from llm_scheduler.ingest.collector import Collector, Entry
-from llm_scheduler.ingest.spool.claims import Claim, Seen
-from llm_scheduler.ingest.spool.commit import Committed
+from llm_scheduler.api.state import metric_families
+from llm_scheduler.ingest.collector import Collector
+from llm_scheduler.ingest.outcome_reader import OutcomeEntry
+from llm_scheduler.ingest.spool.claims import Claim, FileStamp
+from llm_scheduler.ingest.spool.commit import CommitResult
 from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.document import Route, Status, new_id
-from llm_scheduler.jobs.process.heartbeat import Said, key
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.heartbeat import HeartbeatRecord
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 from llm_scheduler.jobs.process.vitals import HostVitals
 from llm_scheduler.jobs.store import alerts, commands, counters, ledger, outcomes, producers
-from llm_scheduler.jobs.store.counters import BOUNDS, Ends, Times
+from llm_scheduler.jobs.store.counters import BOUNDS, Durations, OutcomeCounts
 from llm_scheduler.jobs.store.outcomes import Outcome
-from llm_scheduler.jobs.store.producers import Came
+from llm_scheduler.jobs.store.producers import ProducerCount
 
 NOON = 1_800_000_000.0 - 1_800_000_000.0 % 60
 
@@ -41,7 +43,7 @@ def ended(queue: str = "high", code: str = "", seconds: float = 0.0, attempts: i
     return Outcome(
         kind="rejected" if code else "done",
         id=new_id(NOON),
-        claim="group",
+        group="group",
         attempts=attempts,
         completed_at=NOON,
         route=Route(priority=queue, queue=queue, handler="default", reasons=[]),
@@ -50,21 +52,21 @@ def ended(queue: str = "high", code: str = "", seconds: float = 0.0, attempts: i
     )
 
 
-def ends(*outcomes: Outcome, age: float = 1.0) -> Ends:
-    made = Ends()
+def ends(*outcomes: Outcome, age: float = 1.0) -> OutcomeCounts:
+    made = OutcomeCounts()
     for each in outcomes:
         made.add(each, Status.REJECTED if each.code else Status.DONE, age)
     return made
 
 
-def count(redis: Redis, now: float, made: Ends) -> None:
+def count(redis: Redis, now: float, made: OutcomeCounts) -> None:
     with redis.pipeline() as pipeline:
-        counters.ended(pipeline, now, made, None)
+        counters.count_ended(pipeline, now, made, None)
         pipeline.execute()
 
 
-def totals(redis: Redis) -> dict[str, counters.Tally]:
-    return counters.of(redis.hgetall(counters.TOTALS), LEVELS)  # type: ignore[arg-type]
+def totals(redis: Redis) -> dict[str, counters.QueueCounters]:
+    return counters.parse(redis.hgetall(KEYS.totals), LEVELS)  # type: ignore[arg-type]
 
 
 # Tallies
@@ -82,7 +84,7 @@ def test_what_ended_is_counted_by_queue_code_and_time(redis: Redis) -> None:
     count(redis, NOON, made)
     found = totals(redis)
     high = found["high"]
-    assert (high.done, high.refused, high.cancelled, high.received) == (3, 3, 0, 0)
+    assert (high.done, high.rejected_total, high.cancelled, high.received) == (3, 3, 0, 0)
     assert high.rejected == {"binary": 1, "schema": 1, counters.OTHER: 1}
     assert high.error_rate == 0.5
     assert (found["medium"].cancelled, found["medium"].finished, found["medium"].processing.count) == (1, 1, 0)
@@ -96,7 +98,7 @@ def test_what_ended_is_counted_by_queue_code_and_time(redis: Redis) -> None:
 
 
 def test_percentiles_lie_in_the_right_bucket() -> None:
-    times = Times()
+    times = Durations()
     assert (times.mean, times.percentile(50)) == (None, None)
     times.buckets[BOUNDS.index(0.1)] = 90  # from 0.05 to 0.1
     times.buckets[BOUNDS.index(10.0)] = 9
@@ -114,17 +116,17 @@ def test_a_group_whose_acknowledgement_was_lost_is_counted_once(
 ) -> None:
     fleet = Fleet(tmp_path / "spool", redis_server)
     fleet.temp.mkdir()
-    collector = Collector(fleet.config(), redis, ToldClock(), Stop(), logging.getLogger("llm.collector"))
+    collector = Collector(Runtime(fleet.config(), redis, ToldClock(), Stop(), logging.getLogger("llm.collector")))
     done, refused, late = ended(seconds=0.5), ended(code="schema"), ended("low")
-    first: Any = redis.xadd(outcomes.stream("high"), {"o": outcomes.encode([done, refused, late])})
-    second: Any = redis.xadd(outcomes.stream("low"), {"o": outcomes.encode([])})
-    entries = [Entry(outcomes.stream("high"), first, []), Entry(outcomes.stream("low"), second, [])]
+    first: Any = redis.xadd(KEYS.outcomes("high"), {"o": outcomes.encode([done, refused, late])})
+    second: Any = redis.xadd(KEYS.outcomes("low"), {"o": outcomes.encode([])})
+    entries = [OutcomeEntry(KEYS.outcomes("high"), first, []), OutcomeEntry(KEYS.outcomes("low"), second, [])]
     came = ToldClock().now() - 3
-    claim = Claim(id=done.id, source="a.json", watch=str(fleet.raw), seen=Seen(1, 1, 1), received_at=came)
+    claim = Claim(id=done.id, source="a.json", watch=str(fleet.raw), stamp=FileStamp(1, 1, 1), received_at=came)
     committed = [
-        Committed(done, Status.DONE, claim),
-        Committed(refused, Status.REJECTED, claim),
-        Committed(late, Status.DONE),
+        CommitResult(done, Status.DONE, claim),
+        CommitResult(refused, Status.REJECTED, claim),
+        CommitResult(late, Status.DONE),
     ]
     execute = Pipeline.execute
     answers = 0
@@ -138,12 +140,12 @@ def test_a_group_whose_acknowledgement_was_lost_is_counted_once(
         return answer
 
     monkeypatch.setattr(Pipeline, "execute", lost)
-    collector._acknowledge(entries, committed)
+    collector._acknowledger.run(entries, committed)
     assert answers == 2, "it was told again"
     high, _, low = (totals(redis)[level] for level in LEVELS)
-    assert (high.done, high.refused, low.done) == (1, 1, 0)
+    assert (high.done, high.rejected_total, low.done) == (1, 1, 0)
     assert high.arrival_to_done.seconds == pytest.approx(3)
-    assert redis.xlen(outcomes.stream("high")) == redis.xlen(outcomes.stream("low")) == 0
+    assert redis.xlen(KEYS.outcomes("high")) == redis.xlen(KEYS.outcomes("low")) == 0
 
 
 def test_only_what_is_new_is_received(redis: Redis) -> None:
@@ -152,9 +154,9 @@ def test_only_what_is_new_is_received(redis: Redis) -> None:
     for each, status in zip(ids, (Status.RECEIVED, Status.QUEUED, Status.DONE), strict=False):
         ledger.move(redis, status, NOON, [(each, fields)])
     with redis.pipeline() as pipeline:
-        counters.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
+        counters.count_received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
         ledger.move(pipeline, Status.QUEUED, NOON, [(each, fields) for each in ids])
-        counters.received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
+        counters.count_received(pipeline, NOON, {"high": ids[:4], "low": ids[4:]})
         pipeline.execute()
     found = totals(redis)
     assert (found["high"].received, found["low"].received) == (2, 2), "one came through the API, one from the folder"
@@ -163,10 +165,10 @@ def test_only_what_is_new_is_received(redis: Redis) -> None:
 def test_a_look_back_goes_on_to_a_full_minute_and_no_further(redis: Redis) -> None:
     for back, documents in ((0, 1), (60, 10), (120, 100), (3600, 1000), (24 * 3600, 10_000), (24 * 3600 + 60, 100_000)):
         count(redis, NOON - back + 59, ends(*[ended()] * documents))
-    sums = {seconds: counters.lately(redis, LEVELS, NOON + 30, seconds) for seconds in (60, 3600, 24 * 3600, 10**9)}
+    sums = {seconds: counters.recent(redis, LEVELS, NOON + 30, seconds) for seconds in (60, 3600, 24 * 3600, 10**9)}
     assert [found.queues["high"].done for found in sums.values()] == [11, 1111, 11111, 11111]
     assert (sums[60].since, sums[60].seconds) == (NOON - 60, 90)
-    assert 24 * 3600 < redis.ttl(f"llm:minute:{int(NOON // 60)}") <= 26 * 3600  # type: ignore[operator]
+    assert 24 * 3600 < redis.ttl(KEYS.minute(int(NOON // 60))) <= 26 * 3600  # type: ignore[operator]
 
 
 # The API
@@ -199,22 +201,26 @@ def furnish(served: Api) -> None:
     redis, now = served.redis, served.clock.now()
     count(redis, now, ends(ended(seconds=0.2), ended(seconds=3), ended("low", code="schema", seconds=0.1), age=2))
     with redis.pipeline() as pipeline:
-        counters.received(pipeline, now, {"high": [new_id(now) for _ in range(5)]})
-        producers.count(pipeline, now, {Came("shop", "gpt", "valid"): 3, Came("shop", "", "empty"): 1}, 1)
+        counters.count_received(pipeline, now, {"high": [new_id(now) for _ in range(5)]})
+        producers.count(
+            pipeline, now, {ProducerCount("shop", "gpt", "valid"): 3, ProducerCount("shop", "", "empty"): 1}, 1
+        )
         pipeline.execute()
     waiting = [new_id(now - 90), new_id(now - 30)]
     ledger.move(redis, Status.QUEUED, now - 90, [(waiting[0], {"priority": "high"})])
     ledger.move(redis, Status.BATCHED, now - 30, [(waiting[1], {"priority": "high"})])
-    redis.rpush("llm:batch:high", "x")
-    redis.zadd("rq:scheduler:scheduled_jobs", {"flush-high": now - 1, "a-r1": now - 2, "b-r1": now + 60})
+    redis.rpush(KEYS.batch("high"), "x")
+    redis.zadd(KEYS.schedule, {"flush-high": now - 1, "a-r1": now - 2, "b-r1": now + 60})
     commands.pause(redis, "low")
-    redis.sadd("rq:workers", "rq:worker:w")
+    redis.sadd(KEYS.workers, KEYS.worker("w"))
     vitals = b'{"at":1,"cpu":12.5,"memory":40.0,"load":0.5}'
     said = {"birth": "2027", "hostname": "one", "queues": "high", "state": "busy", "llm_version": "0", "vitals": vitals}
-    redis.hset("rq:worker:w", mapping=said)  # type: ignore[arg-type]
+    redis.hset(KEYS.worker("w"), mapping=said)  # type: ignore[arg-type]
     alerts.raise_alert(redis, "queue_timeout:high", alerts.Event(kind="queue_timeout", at=now, message="late"))
-    word = Said(1, "two", "working", "", now, __version__, HostVitals(at=now, cpu=50, disk_free=10, disk_total=100))
-    redis.set(key("ingest"), msgspec.json.encode(word))
+    word = HeartbeatRecord(
+        1, "two", "working", "", now, __version__, HostVitals(at=now, cpu=50, disk_free=10, disk_total=100)
+    )
+    redis.set(KEYS.heartbeat("ingest"), msgspec.json.encode(word))
 
 
 def test_everything_is_measured(served: Api) -> None:
@@ -286,10 +292,10 @@ def test_who_asks_for_openmetrics_gets_it(served: Api) -> None:
 def test_the_page_has_every_metric_and_no_other(served: Api) -> None:
     """By its name, its type and its labels."""
     furnish(served)
-    say_disk = Said(
+    say_disk = HeartbeatRecord(
         1, "two", "working", "", served.clock.now(), __version__, HostVitals(disk_free=1, disk_total=2, load=1)
     )
-    served.redis.set(key("collector"), msgspec.json.encode(say_disk))
+    served.redis.set(KEYS.heartbeat("collector"), msgspec.json.encode(say_disk))
     page = {
         name: (cells[0], set(re.findall("`([a-z]+)`", cells[1])))
         for name, cells in rows("monitoring.md").items()
@@ -325,20 +331,22 @@ def test_metrics_are_there_while_redis_is_not(served: Api, redis_server: Server)
 def test_labels_are_few_whatever_is_counted(served: Api) -> None:
     redis, now = served.redis, served.clock.now()
     with redis.pipeline() as pipeline:
-        counts = {Came(f"producer {number:03}", f"m{number % 2}", "valid"): 500 - number for number in range(200)}
-        counts[Came("x" * 5000, "", "empty")] = 1000
-        counts[Came("", "", "empty")] = 999
+        counts = {
+            ProducerCount(f"producer {number:03}", f"m{number % 2}", "valid"): 500 - number for number in range(200)
+        }
+        counts[ProducerCount("x" * 5000, "", "empty")] = 1000
+        counts[ProducerCount("", "", "empty")] = 999
         producers.count(pipeline, now, counts, 1)
         pipeline.execute()
-    redis.sadd("rq:workers", *(f"rq:worker:{number}" for number in range(metrics.MAX_HOSTS + 50)))
-    for number in range(metrics.MAX_HOSTS + 50):
+    redis.sadd(KEYS.workers, *(KEYS.worker(number) for number in range(metric_families.MAX_HOSTS + 50)))
+    for number in range(metric_families.MAX_HOSTS + 50):
         vitals = f'{{"at":1,"cpu":{number / 10}}}'
         said = {"birth": "2027", "hostname": f"h{number:03}", "queues": f"q{number}", "state": f"s{number}"}
-        redis.hset(f"rq:worker:{number}", mapping={**said, "vitals": vitals})
+        redis.hset(KEYS.worker(number), mapping={**said, "vitals": vitals})
     for number in range(100):
-        redis.hset(counters.TOTALS, f"done:q{number}", 1)
-        redis.hset(counters.TOTALS, f"rejected:high:code{number}", 1)
-        redis.hset(counters.TOTALS, f"invented:q{number}:x", 1)
+        redis.hset(KEYS.totals, f"done:q{number}", 1)
+        redis.hset(KEYS.totals, f"rejected:high:code{number}", 1)
+        redis.hset(KEYS.totals, f"invented:q{number}:x", 1)
         alerts.raise_alert(redis, f"a{number}", alerts.Event(kind=f"k{number}", at=now, message=""))
     found = scraped(served)
     assert len(found) < 1000
@@ -347,18 +355,18 @@ def test_labels_are_few_whatever_is_counted(served: Api) -> None:
         return {sample.removeprefix(f"{name} "): value for sample, value in found.items() if sample.startswith(name)}
 
     documents = labelled("scheduler_producer_documents")
-    assert len(documents) == metrics.MAX_PRODUCERS + 1
+    assert len(documents) == metric_families.MAX_PRODUCERS + 1
     assert documents["x" * 100] == 1000
     assert documents["(unnamed)"] == 999
     assert documents["producer 047"] == 453
     assert documents["(other)"] == sum(500 - number for number in range(48, 200))
     hosts = labelled("scheduler_cpu_usage")
-    assert len(hosts) == metrics.MAX_HOSTS + 1
-    assert hosts["(other)"] == (metrics.MAX_HOSTS + 49) / 10, "the one that is nearest to its limit"
+    assert len(hosts) == metric_families.MAX_HOSTS + 1
+    assert hosts["(other)"] == (metric_families.MAX_HOSTS + 49) / 10, "the one that is nearest to its limit"
     assert labelled("scheduler_tasks_total")["(other) done"] == 100
     assert labelled("scheduler_rejected_documents_total")["(other) high"] == 100
-    assert labelled("scheduler_workers")["(other) (other)"] == metrics.MAX_HOSTS + 50
-    assert len(labelled("scheduler_alerts")) == metrics.MAX_KINDS
+    assert labelled("scheduler_workers")["(other) (other)"] == metric_families.MAX_HOSTS + 50
+    assert len(labelled("scheduler_alerts")) == metric_families.MAX_KINDS
 
 
 def test_stats_of_a_window(served: Api) -> None:
@@ -368,7 +376,7 @@ def test_stats_of_a_window(served: Api) -> None:
     count(redis, NOON, ends(ended("low", code="binary:png", attempts=0)))
     count(redis, NOON - 290, ends(*[ended()] * 95))
     with redis.pipeline() as pipeline:
-        counters.received(pipeline, NOON, {"low": [new_id(NOON)]})
+        counters.count_received(pipeline, NOON, {"low": [new_id(NOON)]})
         pipeline.execute()
     found = served.get("/stats?window=1m")
     assert (found["received"], found["done"], found["rejected"], found["cancelled"]) == (1, 3, 2, 0)

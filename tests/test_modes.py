@@ -1,7 +1,7 @@
 """`processing.mode`: who is submitted at once and who waits for company."""
 
 import pytest
-from conftest import Fleet, mostly_slow, wait_until
+from conftest import KEYS, Fleet, mostly_slow, wait_until
 from redis import Redis
 
 HIGH = b'{"content": "this is urgent"}'
@@ -25,6 +25,6 @@ def test_who_waits_for_company(fleet: Fleet, redis: Redis, mode: str, queued: se
     fleet.start("ingest")
     wait_until(lambda: fleet.ledger_total("queued", "batched") == 2, "both documents submitted")
     levels = ("high", "medium", "low")
-    assert {level for level in levels if redis.llen(f"rq:queue:{level}")} == queued
-    assert {level for level in levels if redis.llen(f"llm:batch:{level}")} == batched
-    assert {level for level in levels if redis.zscore("rq:scheduler:scheduled_jobs", f"flush-{level}")} == batched
+    assert {level for level in levels if redis.llen(KEYS.queue(level))} == queued
+    assert {level for level in levels if redis.llen(KEYS.batch(level))} == batched
+    assert {level for level in levels if redis.zscore(KEYS.schedule, f"flush-{level}")} == batched

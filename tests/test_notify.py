@@ -15,7 +15,7 @@ from conftest import Fleet, Server, mostly_slow, wait_until
 
 from llm_scheduler.jobs.process.journal import JournalHandler
 from llm_scheduler.jobs.process.sd_notify import Notify
-from llm_scheduler.jobs.worker.supervisor import Pulse
+from llm_scheduler.jobs.worker.pulse import Pulse
 
 WATCHDOG = {"WATCHDOG_USEC": "600000"}
 
@@ -91,25 +91,25 @@ def test_a_worker_lives_while_its_handler_takes_its_time(fleet: Fleet, manager: 
 
 def test_a_worker_promises_by_when_its_loop_comes_round() -> None:
     pulse = Pulse()
-    assert pulse.promised == 0, "it imports its handlers"
-    pulse.promise(time.monotonic() + 30, "Waits for a job of höchst")
-    assert pulse.promised > time.monotonic() + 29
-    assert pulse.words == "Waits for a job of höchst"
-    pulse.promise(time.monotonic() - 1)
-    assert pulse.promised < time.monotonic()
-    assert pulse.words == "Waits for a job of höchst"
-    pulse.promise(0, "x" * 1000)
-    assert pulse.words == "x" * 400
+    assert pulse.deadline == 0, "it imports its handlers"
+    pulse.set_deadline(time.monotonic() + 30, "Waits for a job of höchst")
+    assert pulse.deadline > time.monotonic() + 29
+    assert pulse.activity == "Waits for a job of höchst"
+    pulse.set_deadline(time.monotonic() - 1)
+    assert pulse.deadline < time.monotonic()
+    assert pulse.activity == "Waits for a job of höchst"
+    pulse.set_deadline(0, "x" * 1000)
+    assert pulse.activity == "x" * 400
     pulse.close()
 
 
 @pytest.mark.slow
 def test_a_stopped_loop_feeds_no_watchdog(fleet: Fleet, manager: Manager) -> None:
-    """The worker's own process hangs, and its keeper, whom systemd watches, doesn't."""
+    """The worker's own process hangs, and its supervisor, whom systemd watches, doesn't."""
     fleet.start("medium", env={"NOTIFY_SOCKET": manager.address, **WATCHDOG})
     wait_until(lambda: manager.beats() > 3, "a worker that lives")
-    keeper = fleet.running["medium"].pid
-    worker = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(keeper)]).split()[0])
+    supervisor = fleet.running["medium"].pid
+    worker = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(supervisor)]).split()[0])
     os.kill(worker, signal.SIGSTOP)
     wait_until(lambda: any("s late" in line for line in manager.hear()), "word of a loop that is late", 60)
     manager.said.clear()
@@ -133,22 +133,22 @@ def test_what_a_handler_starts_has_nothing_to_say(fleet: Fleet, manager: Manager
 
 def test_the_watchdog_of_another_process_is_not_ours(manager: Manager) -> None:
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}
-    notify = Notify.of(environ, Told())
+    notify = Notify.from_environment(environ, Told())
     assert environ == {}
     for _ in range(5):
-        notify.turn("works")
+        notify.alive("works")
     assert manager.hear().count("WATCHDOG=1") == 1, "with the first word, and then once a minute"
     assert manager.said.count("STATUS=works") == 1
 
 
 def test_without_systemd_nothing_is_sent() -> None:
-    notify = Notify.of({}, Told())
-    notify.turn("works")
+    notify = Notify.from_environment({}, Told())
+    notify.alive("works")
     notify.stopping()
 
 
 def test_nobody_who_listens_is_no_trouble(tmp_path: Path) -> None:
-    Notify(str(tmp_path / "nobody"), 1.0, Told()).turn("works")
+    Notify(str(tmp_path / "nobody"), 1.0, Told()).alive("works")
 
 
 class Told:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, account, mostly_slow, wait_until
+from conftest import KEYS, Fleet, account, mostly_slow, wait_until
 from redis import Redis
 
-from llm_scheduler.jobs.crash import Evidence, evidence_of, last_lines, verdict
+from llm_scheduler.jobs.crash import CrashReport, crash_report, last_lines, verdict
 from llm_scheduler.jobs.store import ledger
 
 HANDLERS = """
@@ -55,15 +55,18 @@ def handle(document, context):
 IMPATIENT = """
 import os, sys
 from llm_scheduler.jobs.process import liveness
-from llm_scheduler.jobs.scheduler import loop as scheduler
-from llm_scheduler.jobs.worker import loop, reaper, runner, supervisor
-runner.GRACE_SECONDS = 0.3
+from llm_scheduler.jobs.scheduler import scheduler
+from llm_scheduler.jobs.worker import reaper, worker
+from llm_scheduler.jobs.worker.hang_guard import HangGuard
+from llm_scheduler.jobs.worker.lease import Lease
+from llm_scheduler.jobs.worker.pulse import Pulse
+HangGuard.GRACE_SECONDS = 0.3
 if "short" in os.environ.get("TEST_WORKER", ""):
-    supervisor.BEAT_SECONDS, supervisor.LEASE_SECONDS, reaper.GRACE_SECONDS = 0.3, 1, 0.3
+    Pulse.BEAT_SECONDS, Lease.SECONDS, reaper.GRACE_SECONDS = 0.3, 1, 0.3
 if "elsewhere" in os.environ.get("TEST_WORKER", "") and sys.argv[1] == "medium":
     liveness.here = lambda: "another machine"
 if sys.argv[1] == "medium":
-    loop.main()
+    worker.main()
 else:
     del sys.argv[1]  # it has no name for itself
     scheduler.main()
@@ -96,7 +99,7 @@ POISONS = {
 
 @pytest.mark.parametrize("kind", mostly_slow(POISONS))
 def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis, kind: str) -> None:
-    """Without a scheduler: the keeper alone gives the work back."""
+    """Without a scheduler: the supervisor alone gives the work back."""
     poisoned.configure(
         processing={
             "mode": "batch",
@@ -134,8 +137,8 @@ def test_one_poisonous_document_in_a_job_of_fifty(poisoned: Fleet, redis: Redis,
     entry = ledger.get(redis, report["id"])
     assert entry is not None
     assert entry.message == report["message"][:500]
-    assert (redis.zcard("rq:wip:medium"), redis.llen("rq:queue:medium:intermediate")) == (0, 0)
-    assert poisoned.running["medium"].poll() is None, "its keeper has lived through all of it"
+    assert (redis.zcard(KEYS.begun("medium")), redis.llen(KEYS.intermediate("medium"))) == (0, 0)
+    assert poisoned.running["medium"].poll() is None, "its supervisor has lived through all of it"
 
 
 @pytest.mark.slow
@@ -170,7 +173,7 @@ def test_a_regular_expression_that_never_ends_costs_no_worker(poisoned: Fleet) -
 def test_a_worker_that_holds_the_interpreter_lock_keeps_its_lease(
     poisoned: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three seconds deep in C, with a lease of one second and a grace of a third: its keeper speaks for it."""
+    """Three seconds deep in C, with a lease of one second and a grace of a third: its supervisor speaks for it."""
     monkeypatch.setenv("TEST_WORKER", "short")
     poisoned.drop("lock.json", b'{"kind": "lock"}')
     poisoned.start("ingest", "collector", "scheduler", "medium")
@@ -184,7 +187,7 @@ def test_a_worker_that_holds_the_interpreter_lock_keeps_its_lease(
 
 def worker_pid(redis: Redis) -> int | None:
     """The process that has the document in hand."""
-    for key in redis.smembers("rq:workers:medium"):
+    for key in redis.smembers(KEYS.workers_of("medium")):
         state, pid = redis.hmget(key.decode(), "state", "pid")  # type: ignore[union-attr]
         if state == b"busy" and pid:
             return int(pid)
@@ -229,19 +232,21 @@ def has_ended(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("helped_by", ["its successor", "the reaper"])
-def test_keeper_and_worker_die_together(poisoned: Fleet, redis: Redis, helped_by: str) -> None:
+def test_supervisor_and_worker_die_together(poisoned: Fleet, redis: Redis, helped_by: str) -> None:
     pid = in_hand(poisoned, redis, *(["scheduler"] if helped_by == "the reaper" else []))
     if helped_by == "the reaper":
         poisoned.start("medium.2")
-        wait_until(lambda: redis.scard("rq:workers:medium") == 2, "another worker")
+        wait_until(lambda: redis.scard(KEYS.workers_of("medium")) == 2, "another worker")
     poisoned.kill("medium")
     killed = time.monotonic()
-    wait_until(lambda: has_ended(pid), "the end of the worker, whose keeper was killed", 5)
+    wait_until(lambda: has_ended(pid), "the end of the worker, whose supervisor was killed", 5)
     gone = time.monotonic() - killed
     if helped_by == "its successor":
         poisoned.start("medium")
     seconds = elsewhere(poisoned, killed)
-    print(f"from kill -9 of the keeper: worker gone {gone:.2f} s, document in hand with {helped_by} {seconds:.2f} s")
+    print(
+        f"from kill -9 of the supervisor: worker gone {gone:.2f} s, document in hand with {helped_by} {seconds:.2f} s"
+    )
     assert seconds < 10
 
 
@@ -252,7 +257,7 @@ def test_the_document_of_a_machine_that_is_gone(poisoned: Fleet, redis: Redis, m
     in_hand(poisoned, redis)
     monkeypatch.setenv("TEST_WORKER", "")
     poisoned.start("scheduler", "medium.2")
-    wait_until(lambda: redis.scard("rq:workers:medium") == 2 and redis.exists("rq:scheduler_lock"), "the others")
+    wait_until(lambda: redis.scard(KEYS.workers_of("medium")) == 2 and redis.exists(KEYS.scheduler_lock), "the others")
     poisoned.kill("medium")
     seconds = elsewhere(poisoned, time.monotonic())
     print(f"from the end of a machine: {seconds:.1f} s")
@@ -264,7 +269,7 @@ def test_a_crash_while_redis_is_away_is_handed_back_when_it_is_there_again(poiso
     pid = in_hand(poisoned, redis)
     poisoned.server.kill()
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: "died of SIGKILL" in poisoned.log("medium"), "the keeper's word", 10)
+    wait_until(lambda: "died of SIGKILL" in poisoned.log("medium"), "the supervisor's word", 10)
     poisoned.server.start()
     wait_until(lambda: begun(poisoned, 2), "the document in hand again", 20)
     poisoned.wait_finished(1)
@@ -274,8 +279,8 @@ def test_a_crash_while_redis_is_away_is_handed_back_when_it_is_there_again(poiso
 # Words
 
 
-def evidence(code: int, said: bytes = b"", **changes: Any) -> Evidence:
-    return evidence_of("w", "2026-11-23T00:00:00.000Z", code, 143_000_000, said)
+def evidence(code: int, said: bytes = b"", **changes: Any) -> CrashReport:
+    return crash_report("w", "2026-11-23T00:00:00.000Z", code, 143_000_000, said)
 
 
 def test_what_ends_mean() -> None:

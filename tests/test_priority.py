@@ -1,4 +1,4 @@
-"""The guide's priority rules, and that no document can make them slow."""
+"""The priority of a document, and that no document makes finding it slow."""
 
 import re
 import sys
@@ -10,8 +10,8 @@ import pytest
 from conftest import QUIET
 
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.ingest.router.priority import PriorityRules
-from llm_scheduler.ingest.router.text import plain
+from llm_scheduler.ingest.router.priority import PriorityMatcher
+from llm_scheduler.ingest.router.text import normalized
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.config.model import PriorityRules as Keywords
 from llm_scheduler.jobs.config.model import Queue, Routing
@@ -22,18 +22,18 @@ DEFAULT = Config(intelligent_routing=QUIET)
 
 def decide(document: Any, levels: list[str] | None = None, **keywords: list[str]) -> tuple[str, str]:
     rules = Keywords(**keywords)
-    return PriorityRules(levels or LEVELS, rules.urgent_keywords, rules.low_priority_keywords).decide(document)
+    return PriorityMatcher(levels or LEVELS, rules.urgent_keywords, rules.low_priority_keywords).find(document)
 
 
 def level(document: Any, levels: list[str] | None = None, **keywords: list[str]) -> str:
     return decide(document, levels, **keywords)[0]
 
 
-def said(word: object) -> dict[str, Any]:
+def with_level(word: object) -> dict[str, Any]:
     return {"metadata": {"priority": word}}
 
 
-# What the document says of itself
+# metadata.priority
 
 
 @pytest.mark.parametrize(
@@ -45,47 +45,38 @@ def said(word: object) -> dict[str, Any]:
     ],
 )
 def test_metadata_priority(word: str, expected: str) -> None:
-    found, reason = decide({"content": "nothing", **said(word)})
+    found, reason = decide({"content": "nothing", **with_level(word)})
     assert found == expected
     assert reason == f"metadata.priority is {word.strip()!r}"
 
 
 def test_metadata_wins_over_the_text() -> None:
-    assert level({"content": "URGENT emergency", **said("low")}) == "low"
-    assert level({"content": "just a test", **said("urgent")}) == "high"
-    assert level({"content": "urgent", **said("normal")}) == "medium"
+    assert level({"content": "URGENT emergency", **with_level("low")}) == "low"
+    assert level({"content": "just a test", **with_level("urgent")}) == "high"
+    assert level({"content": "urgent", **with_level("normal")}) == "medium"
 
 
 @pytest.mark.parametrize(
     "document",
     [
-        *(
-            said("whatever"),
-            said(""),
-            said(" "),
-            said(1),
-            said(None),
-            said(["high"]),
-            said({"high": "high"}),
-            said(True),
-        ),
+        *map(with_level, ("whatever", "", " ", 1, None, ["high"], {"high": "high"}, True)),
         *({"metadata": "high"}, {"metadata": ["high"]}, {"metadata": None}, {"priority": "low"}, {"metadata": {}}),
-        *({}, [], "", 0, None, True, 1.5, {"x": said("high")}, [said("high")]),
+        *({}, [], "", 0, None, True, 1.5, {"x": with_level("high")}, [with_level("high")]),
     ],
 )
-def test_what_says_nothing_is_medium_by_default(document: Any) -> None:
+def test_the_default_is_medium(document: Any) -> None:
     assert decide(document) == ("medium", "no rule applied: the default")
 
 
-def test_what_says_nothing_useful_is_decided_by_its_text() -> None:
-    assert level({"content": "urgent", **said("whatever")}) == "high"
-    assert level({"content": "urgent", **said(7)}) == "high"
+def test_keywords_decide_if_metadata_has_no_level() -> None:
+    assert level({"content": "urgent", **with_level("whatever")}) == "high"
+    assert level({"content": "urgent", **with_level(7)}) == "high"
 
 
 def test_metadata_is_not_the_text() -> None:
     assert level({"metadata": {"source": "test", "note": "urgent"}, "content": "plain"}) == "medium"
     assert level({"metadata": "urgent"}) == "medium"
-    assert level({"content": {"a": ["plain"]}, "metadata": {"note": "urgent"}}) == "medium", "wherever it stands"
+    assert level({"content": {"a": ["plain"]}, "metadata": {"note": "urgent"}}) == "medium", "at any position"
     assert level({"x": {"metadata": {"note": "urgent"}}}) == "high", "only the document's own metadata is left out"
     assert level([{"metadata": {"note": "urgent"}}]) == "high"
 
@@ -100,28 +91,10 @@ def test_keys_are_not_the_text() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(
-            "urgent",
-            "URGENT",
-            "Urgent!",
-            "(urgent)",
-            "so:urgent,",
-            "an urgent thing",
-            "urgent-ish",
-            "'urgent'",
-            "x\nurgent\n",
-        ),
-        *(
-            "這是緊急通知",
-            "緊急",
-            "请立即处理",
-            "至急お願いします",
-            "URGENT緊急",
-            "これはurgentです",
-            "處理ASAP謝謝",
-            "asap.",
-        ),
-        *("emergency", "critical", "do it immediately", "urgent。", "“urgent”", "https://x/urgent/y"),
+        *("urgent", "URGENT", "Urgent!", "(urgent)", "so:urgent,", "an urgent thing", "urgent-ish", "'urgent'"),
+        *("x\nurgent\n", "這是緊急通知", "緊急", "请立即处理", "至急お願いします", "URGENT緊急", "これはurgentです"),
+        *("處理ASAP謝謝", "asap.", "emergency", "critical", "do it immediately", "urgent。", "“urgent”"),
+        "https://x/urgent/y",
     ],
 )
 def test_urgent_keywords(text: str) -> None:
@@ -143,21 +116,10 @@ def test_low_priority_keywords(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("latest", "contest", "testing", "tested", "tests", "attest", "democracy", "samples", "drafty", "demographic"),
-        *(
-            "urgently",
-            "insurgent",
-            "resurgent",
-            "criticality",
-            "hypercritical",
-            "asaph",
-            "my_test",
-            "test_1",
-            "test1",
-            "1test",
-        ),
-        *("étest", "testé", "ßtest", "тest", "protéstest", "Latest News", "LATEST", "tốtest", "ńtest", "test\u0301"),
-        *("latestnews", "t e s t", "urgen", "rgent", "", " ", "緊 急", "測 試"),
+        *("latest", "contest", "testing", "tested", "tests", "attest", "democracy", "samples", "drafty"),
+        *("demographic", "urgently", "insurgent", "resurgent", "criticality", "hypercritical", "asaph", "my_test"),
+        *("test_1", "test1", "1test", "étest", "testé", "ßtest", "тest", "protéstest", "Latest News", "LATEST"),
+        *("tốtest", "ńtest", "test\u0301", "latestnews", "t e s t", "urgen", "rgent", "", " ", "緊 急", "測 試"),
     ],
 )
 def test_only_whole_words(text: str) -> None:
@@ -176,7 +138,7 @@ def test_urgent_wins_over_low() -> None:
     assert level(["test", "測試", "緊急"]) == "high"
 
 
-def test_any_shape_has_a_text() -> None:
+def test_text_is_found_at_any_depth() -> None:
     assert level("urgent") == "high"
     assert level(["x", {"y": ["z", "urgent"]}]) == "high"
     assert level({"a": {"b": {"c": {"d": "a test"}}}}) == "low"
@@ -197,7 +159,7 @@ def test_own_keywords() -> None:
 
 
 @pytest.mark.parametrize("text", ["te\u200bst", "ｔｅｓｔ", "\u202dtest\u202c", "a te\u00adst"])
-def test_what_nobody_sees_hides_no_keyword(text: str) -> None:
+def test_invisible_characters_hide_no_keyword(text: str) -> None:
     assert level(text) == "low"
 
 
@@ -207,14 +169,14 @@ def test_the_longest_keyword_is_the_reason() -> None:
 
 
 def test_every_case_of_every_letter_counts() -> None:
-    """The quick look for a keyword passes over nothing that the pattern would have found."""
+    """The quick search misses no keyword that the pattern finds."""
     for character in map(chr, range(sys.maxunicode + 1)):
         for other in {character.lower(), character.upper(), character.casefold()} - {character}:
-            if re.fullmatch(re.escape(plain(other)), plain(character), re.IGNORECASE):
+            if re.fullmatch(re.escape(normalized(other)), normalized(character), re.IGNORECASE):
                 assert level(f"一{character}一", urgent_keywords=[f"一{other}一"]) == "high", (character, other)
     for text in ("KRİTİK", "krıtık", "ﬅop ﬆop", "ſtop", "30 K"):
         for keyword in ("kritik", "ﬆop", "STOP", "30 k"):
-            found = re.search(re.escape(plain(keyword)), plain(text), re.IGNORECASE)
+            found = re.search(re.escape(normalized(keyword)), normalized(text), re.IGNORECASE)
             expected = "high" if found else "medium"
             assert level(f"一{text}一", urgent_keywords=[keyword]) == expected, (text, keyword)
 
@@ -233,46 +195,46 @@ def test_every_case_of_every_letter_counts() -> None:
     ],
 )
 def test_other_levels(levels: list[str], high: str, medium: str, low: str) -> None:
-    assert level(said("urgent"), levels) == level(said("HIGH"), levels) == level("urgent", levels) == high
-    assert level(said("normal"), levels) == level({}, levels) == medium
-    assert level(said("test"), levels) == level(said("low"), levels) == level("a test", levels) == low
+    assert level(with_level("urgent"), levels) == level(with_level("HIGH"), levels) == level("urgent", levels) == high
+    assert level(with_level("normal"), levels) == level({}, levels) == medium
+    assert level(with_level("test"), levels) == level(with_level("low"), levels) == level("a test", levels) == low
     for each in levels:
-        assert level(said(each.upper()), levels) == each
+        assert level(with_level(each.upper()), levels) == each
 
 
-def test_a_level_called_like_a_synonym_is_meant_itself() -> None:
+def test_a_level_with_the_name_of_a_synonym_wins() -> None:
     levels = ["high", "normal", "test", "low"]
-    assert level(said("normal"), levels) == "normal"
-    assert level(said("Test"), levels) == "test"
+    assert level(with_level("normal"), levels) == "normal"
+    assert level(with_level("Test"), levels) == "test"
 
 
 # The router
 
 
-def test_the_router_says_queue_handler_and_why() -> None:
-    route = Router(DEFAULT).route({"content": "urgent"})
+def test_the_router_gives_queue_handler_and_reason() -> None:
+    route = Router(DEFAULT).decide({"content": "urgent"}).route
     assert (route.priority, route.queue, route.handler) == ("high", "high", "default")
     assert route.reasons == ["urgent keyword 'urgent' in the text"]
-    assert Router(DEFAULT).route(None).priority == "medium"
+    assert Router(DEFAULT).decide(None).priority == "medium"
 
 
 def test_without_intelligent_routing_only_metadata_counts() -> None:
     router = Router(Config(intelligent_routing=Routing(enabled=False)))
-    assert router.route({"content": "urgent"}).priority == "medium"
-    assert router.route(said("test")).priority == "low"
+    assert router.decide({"content": "urgent"}).priority == "medium"
+    assert router.decide(with_level("test")).priority == "low"
 
 
 def test_the_router_knows_the_configured_levels() -> None:
     router = Router(Config(queue=Queue(priority_levels=["one", "two"]), intelligent_routing=QUIET))
-    assert router.route(said("low")).queue == "two"
+    assert router.decide(with_level("low")).route.queue == "two"
 
 
 def test_a_reason_quotes_little() -> None:
-    _, reason = decide(said("high" + " " * 10_000))
+    _, reason = decide(with_level("high" + " " * 10_000))
     assert len(reason) < 100
 
 
-# Speed: ingest is one thread, so what is slow here holds up everybody
+# Speed: ingest has one thread, so a slow document delays all others
 
 MEGABYTES = 10_000_000
 
@@ -292,10 +254,10 @@ MEGABYTES = 10_000_000
         pytest.param(lambda: {"metadata": {"priority": "x" * MEGABYTES}}, id="long priority"),
     ],
 )
-def test_ten_megabytes_are_no_burden(make: Callable[[], Any]) -> None:
-    rules, document = Router(DEFAULT), make()
+def test_ten_megabytes_are_fast(make: Callable[[], Any]) -> None:
+    router, document = Router(DEFAULT), make()
     began = time.process_time()
-    assert rules.route(document).priority == "medium"
+    assert router.decide(document).route.priority == "medium"
     spent = time.process_time() - began
     print(f"{spent * 1000:.1f} ms")
     assert spent < 0.25

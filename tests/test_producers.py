@@ -4,15 +4,15 @@ import json
 import time
 from collections import Counter
 
-from conftest import Fleet, wait_until
+from conftest import KEYS, Fleet, wait_until
 from redis import Redis
 
-from llm_scheduler.ingest.item_count import Baselines
+from llm_scheduler.ingest.item_count import ItemCounts
 from llm_scheduler.jobs.document import Route
 from llm_scheduler.jobs.receipt import Repair
 from llm_scheduler.jobs.store import producers
 from llm_scheduler.jobs.store.outcomes import Outcome, Read
-from llm_scheduler.jobs.store.producers import Came, Share
+from llm_scheduler.jobs.store.producers import ProducerCount, Share
 
 NOON = 1_790_000_000.0
 
@@ -21,7 +21,7 @@ def outcome(read: Read | None = None, code: str = "") -> Outcome:
     return Outcome(
         kind="rejected" if code else "done",
         id="1" * 26,
-        claim="1" * 26,
+        group="1" * 26,
         attempts=1,
         completed_at=NOON,
         route=Route(priority="low", queue="low", handler="default", reasons=[]),
@@ -31,13 +31,15 @@ def outcome(read: Read | None = None, code: str = "") -> Outcome:
 
 
 def test_what_is_counted_of_an_outcome() -> None:
-    assert producers.came(outcome(), "a.json") == Came("", "", "valid")
-    assert producers.came(outcome(), "crm/monday/a.json") == Came("crm", "", "valid")
+    assert producers.classify(outcome(), "a.json") == ProducerCount("", "", "valid")
+    assert producers.classify(outcome(), "crm/monday/a.json") == ProducerCount("crm", "", "valid")
     repairs = [Repair("unwrap", "fence"), Repair("slip", "x")]
     repaired = Read(quality="repaired", producer="erp", model="m-1", repairs=repairs)
-    assert producers.came(outcome(repaired), "crm/a.json") == Came("erp", "m-1", "repaired:x")
-    assert producers.came(outcome(Read(quality="truncated", producer="a\x1fb")), "x") == Came("a b", "", "truncated")
-    assert producers.came(outcome(code="binary:png"), "a.png") == Came("", "", "binary:png")
+    assert producers.classify(outcome(repaired), "crm/a.json") == ProducerCount("erp", "m-1", "repaired:x")
+    assert producers.classify(outcome(Read(quality="truncated", producer="a\x1fb")), "x") == ProducerCount(
+        "a b", "", "truncated"
+    )
+    assert producers.classify(outcome(code="binary:png"), "a.png") == ProducerCount("", "", "binary:png")
 
 
 def test_shares_are_of_whole_days_and_bounded(redis: Redis) -> None:
@@ -45,9 +47,9 @@ def test_shares_are_of_whole_days_and_bounded(redis: Redis) -> None:
     day = 86400
     with redis.pipeline() as pipeline:
         for cause, number in (("valid", 6), ("repaired:fence", 2), ("handler_failed", 2)):
-            producers.count(pipeline, NOON, Counter({Came("crm", "m", cause): number}), 30)
-        producers.count(pipeline, NOON, Counter({Came("erp", "", "empty"): 1}), 30)
-        producers.count(pipeline, NOON - day, Counter({Came("crm", "m", "truncated"): 10}), 30)
+            producers.count(pipeline, NOON, Counter({ProducerCount("crm", "m", cause): number}), 30)
+        producers.count(pipeline, NOON, Counter({ProducerCount("erp", "", "empty"): 1}), 30)
+        producers.count(pipeline, NOON - day, Counter({ProducerCount("crm", "m", "truncated"): 10}), 30)
         producers.count(pipeline, NOON, Counter(), 30)
         pipeline.execute()
     assert producers.shares(redis, NOON) == [
@@ -56,34 +58,36 @@ def test_shares_are_of_whole_days_and_bounded(redis: Redis) -> None:
     ]
     assert producers.shares(redis, NOON, 2)[0].documents == 20
     assert producers.shares(redis, NOON + day) == []
-    assert all(0 < redis.ttl(key) <= 31 * day for key in redis.keys("llm:producers:*"))
+    assert all(0 < redis.ttl(key) <= 31 * day for key in redis.keys(KEYS.producers("*")))
     with redis.pipeline() as pipeline:
-        producers.count(pipeline, NOON, Counter({Came(f"p{number}", "", "empty"): 1 for number in range(3000)}), 30)
+        producers.count(
+            pipeline, NOON, Counter({ProducerCount(f"p{number}", "", "empty"): 1 for number in range(3000)}), 30
+        )
         pipeline.execute()
     assert len(producers.shares(redis, NOON)) <= 2001
     assert sum(share.documents for share in producers.shares(redis, NOON)) == 3011
 
 
 def test_an_answer_too_short_to_be_true_is_warned_of() -> None:
-    guard = Baselines(0.2)
+    guard = ItemCounts(0.2)
     usual = outcome(Read(producer="crm", count=50))
     short = outcome(Read(producer="crm", count=9))
-    assert guard.looked_at(short) is short, "nothing is known of the producer yet"
+    assert guard.check(short) is short, "nothing is known of the producer yet"
     for _ in range(30):
-        assert guard.looked_at(usual) is usual
-    read = guard.looked_at(short).read
+        assert guard.check(usual) is usual
+    read = guard.check(short).read
     assert read is not None
     assert [warned.code for warned in read.warnings] == ["few_items"]
     assert "9 entries; those of crm have about" in read.warnings[0].message
     for read in (Read(producer="erp", count=1), Read(producer="crm", count=11), Read(count=0), None):
         each = outcome(read)
-        assert guard.looked_at(each) is each
-    off = Baselines(0)
+        assert guard.check(each) is each
+    off = ItemCounts(0)
     for _ in range(30):
-        off.looked_at(usual)
-    assert off.looked_at(short) is short
+        off.check(usual)
+    assert off.check(short) is short
     for number in range(1500):
-        guard.looked_at(outcome(Read(producer=f"p{number}", count=1)))
+        guard.check(outcome(Read(producer=f"p{number}", count=1)))
     assert len(guard._usual) == 1000
 
 

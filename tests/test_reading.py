@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 from llm_scheduler.api.cli import app
 from llm_scheduler.jobs.config import ConfigError, Intake, Processing, load
 from llm_scheduler.jobs.document import Payload, Route
-from llm_scheduler.jobs.intake import Refused
+from llm_scheduler.jobs.intake import IntakeRejection
 from llm_scheduler.jobs.schemas import Schema, SchemaProblem
-from llm_scheduler.jobs.worker.reader import Reader, longest_list, told
+from llm_scheduler.jobs.worker.reader import Reader, intake_report, longest_list
 
 run = CliRunner().invoke
 ROUTE = Route(priority="medium", queue="medium", handler="default", reasons=[])
@@ -33,7 +33,7 @@ def payload(raw: bytes, route: Route = ROUTE) -> Payload:
 def code_of(reader: Reader, raw: bytes, route: Route = ROUTE) -> str:
     try:
         return reader.read(payload(raw, route)).quality.value
-    except Refused as refusal:
+    except IntakeRejection as refusal:
         return refusal.name
 
 
@@ -44,7 +44,7 @@ def test_truncated_documents_do_not_pass_by_default() -> None:
         "repaired": "repaired",
         "truncated": "truncated",
     }
-    with pytest.raises(Refused, match=r"intake\.accept is valid, repaired.*ends too early") as caught:
+    with pytest.raises(IntakeRejection, match=r"intake\.accept is valid, repaired.*ends too early") as caught:
         reader.read(payload(TEXTS["truncated"]))
     assert caught.value.position is not None
     assert caught.value.position.offset == len(TEXTS["truncated"])
@@ -52,7 +52,7 @@ def test_truncated_documents_do_not_pass_by_default() -> None:
 
 def test_what_passes_is_the_configurations_or_the_routes() -> None:
     reader = Reader(Processing(), Intake(accept=["valid"]))
-    with pytest.raises(Refused, match="non_standard_quotes") as caught:
+    with pytest.raises(IntakeRejection, match="non_standard_quotes") as caught:
         reader.read(payload(TEXTS["repaired"]))
     assert caught.value.name == "not_accepted"
     lenient = replace(ROUTE, accept=["valid", "repaired", "truncated"])
@@ -65,7 +65,7 @@ def test_a_schema_names_every_problem_with_its_place() -> None:
     reader = Reader(Processing(), Intake(schema="person", schemas={"person": "x"}), schemas)
     assert reader.read(payload(TEXTS["valid"])).warnings == ()
     raw = b'{"tags": [1, "two", 3, {"a/b": 1}]}'
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(IntakeRejection) as caught:
         reader.read(payload(raw))
     assert caught.value.name == "schema"
     for words in ("the schema person", "/: ", '"name" is a required property', "/tags/1: ", "/tags/3: "):
@@ -116,8 +116,8 @@ def test_the_configuration_names_what_is_wrong_with_schemas(tmp_path: Path) -> N
 
 def test_a_plainly_valid_document_costs_nothing_to_tell_of() -> None:
     reader = Reader(Processing(), Intake())
-    assert told(reader.read(payload(b'{"a": [1, 2]}'))) is None
-    said = told(reader.read(payload(b'{"metadata": {"source": " crm ", "model": "m"}, "a": [1, 2]}')))
+    assert intake_report(reader.read(payload(b'{"a": [1, 2]}'))) is None
+    said = intake_report(reader.read(payload(b'{"metadata": {"source": " crm ", "model": "m"}, "a": [1, 2]}')))
     assert said is not None
     assert (said.producer, said.model, said.count, said.document) == ("crm", "m", 2, b"")
     assert longest_list({"a": 1}) == -1

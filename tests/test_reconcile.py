@@ -1,282 +1,180 @@
-"""Reconcile: every claim is brought to an end by somebody, and what is in good hands is left there."""
+"""The account of a spool: all that is right is found right, and whatever is wrong is found, and named."""
 
-import logging
-from collections.abc import Callable
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import Fleet, account, wait_until
+from click.testing import Result
+from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
-from redis.connection import AbstractConnection
+from typer.testing import CliRunner
 
-from llm_scheduler.ingest.finder import Finder
-from llm_scheduler.ingest.recovery import PATIENCE_SECONDS, Reconcile
-from llm_scheduler.ingest.router import Router
-from llm_scheduler.ingest.splitter import Splitter
-from llm_scheduler.ingest.spool import Claims, Folders
-from llm_scheduler.ingest.submitter import Submitted, Submitter
-from llm_scheduler.jobs.document import Status
-from llm_scheduler.jobs.store import batches, ledger, outcomes
-from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.store.submission import SCHEDULE
-
-LOG = logging.getLogger("test")
-
-LEVELS = ["high", "medium", "low"]
-LATER = 30.0  # the time from one look to the next
-
-
-class HandClock:
-    at = 1_800_000_000.0
-
-    def now(self) -> float:
-        return self.at
-
-    def monotonic(self) -> float:
-        return self.at
-
-
-class Ground:
-    """A spool and its claims, without any daemon; reconciled by hand."""
-
-    def __init__(self, fleet: Fleet, redis: Redis) -> None:
-        self.fleet = fleet
-        self.redis = redis
-        self.clock = HandClock()
-        self.fleet.temp.mkdir(exist_ok=True)
-        self.reconcile = self.made()
-
-    def made(self) -> Reconcile:
-        """Reconcile as a new ingest has it, with the configuration of now."""
-        config = self.fleet.config()
-        claims = Claims(config.directories.temp_directory)
-        submitter = Submitter(config, self.redis, self.clock)
-        splitter = Splitter(Folders.of(config.directories), claims)
-        return Reconcile(config, self.redis, claims, Router(config), submitter, splitter, self.clock, LOG)
-
-    def claim(self, count: int, level: str = "medium", together: int = 1) -> list[str]:
-        """`count` documents of `level`, claimed and submitted in jobs of `together`; their ids."""
-        config = self.fleet.config()
-        finder = Finder(config.processing, self.clock, lambda document_id: False)
-        for number in range(count):
-            self.fleet.drop(f"{level}{number}.json", b'{"metadata": {"priority": "%s"}}' % level.encode())
-        ready = [finder.look(str(self.fleet.raw), f"{level}{number}.json") for number in range(count)]
-        group, claims = Claims(config.directories.temp_directory).take(
-            [each.found for each in ready if each is not None], self.clock.now()
-        )
-        assert len(claims) == count
-        router, submitter = Router(config), Submitter(config, self.redis, self.clock)
-        documents = [Submitted(group, each, b"{}", router.route({"metadata": {"priority": level}})) for each in claims]
-        queued = {level: 10**6 if together > 1 else 0}
-        load = ledger.Load(in_flight={}, queued=queued, bytes=0, pace={level: 0.25 / together})
-        submitter.submit(documents, load)
-        return [each.id for each in claims]
-
-    def looks(self, *after: float) -> list[int]:
-        """How many are submitted at a look after each of these times."""
-        found = []
-        for seconds in after:
-            self.clock.at += seconds
-            found.append(self.reconcile.run())
-        return found
-
-    def documents(self, queue: str) -> list[str]:
-        """The documents on `queue`, by the jobs there."""
-        names = [name.decode() for name in self.redis.lrange(f"rq:queue:{queue}", 0, -1)]
-        jobs = [job for job in DocumentJob.fetch_many(names, connection=self.redis) if job]
-        return [payload.id for job in jobs for payload in job.payloads]
-
-    def take_job(self) -> str:
-        """The first job of the queue, taken from there by nobody."""
-        return self.redis.lpop("rq:queue:medium").decode()
+from llm_scheduler.api.cli import app
+from llm_scheduler.ingest.reconcile import Reconciler, Reconciliation
 
 
 @pytest.fixture
-def ground(fleet: Fleet, redis: Redis) -> Ground:
-    return Ground(fleet, redis)
+def spool(fleet: Fleet) -> Fleet:
+    """Two that are done, one that is rejected, and two that came in one file; everything stands still."""
+    fleet.drop("a.json", b'{"a": 1}')
+    fleet.drop("sub/b.json", b'{"b": 1}')
+    fleet.drop("bad.json", b'{"a": nonsense nonsense')
+    fleet.drop("two.jsonl", b'{"line": 1}\n{"line": 2}\n')
+    fleet.start("ingest", "collector", "medium")
+    fleet.wait_finished(5)
+    wait_until(lambda: fleet.ledger_total("done", "rejected") == 6, "the ledger knows")
+    fleet.stop()
+    return fleet
 
 
-def between(ground: Ground) -> None:
-    ground.redis.lmove("rq:queue:medium", "rq:queue:medium:intermediate", "LEFT", "RIGHT")
+def taken(fleet: Fleet, redis: Redis | None, *, verify: bool = True, record: bool = False) -> Reconciliation:
+    return Reconciler(fleet.config(), redis, verify=verify, record=record, sleep=lambda _: None).run()
 
 
-def begun(ground: Ground) -> None:
-    ground.redis.zadd("rq:wip:medium", {f"{ground.take_job()}:e1": 9e9})
+def problems(account: Reconciliation) -> dict[str, str]:
+    return {problem.kind: os.path.basename(problem.where) for problem in account.problems}
 
 
-def scheduled(ground: Ground) -> None:
-    ground.redis.zadd(SCHEDULE, {ground.take_job(): 9e9})
+def report_of(fleet: Fleet, name: str) -> dict[str, Any]:
+    return json.loads((fleet.errors / f"{name}.error.json").read_bytes())
 
 
-def nothing(ground: Ground) -> None:
-    pass
+def test_what_is_right_is_found_right(spool: Fleet, redis: Redis) -> None:
+    spool.drop("waits.json", b"1")
+    account = taken(spool, redis)
+    assert account.is_balanced, account.problems
+    assert (account.waiting, account.in_flight, account.done, account.rejected) == (1, 0, 4, 1)
+    assert account.taken_apart == 1
+    assert (account.unsubmitted, account.unrecorded, account.removed) == (0, 0, 0)
+    offline = taken(spool, None)
+    assert offline.is_balanced
+    assert (offline.done, offline.rejected) == (4, 1)
 
 
-# In good hands
+def test_what_was_taken_away_on_purpose_is_no_problem(spool: Fleet, redis: Redis) -> None:
+    (spool.processed / "a.json").unlink()  # by whoever wanted the result
+    (spool.archive / "sub/b.json").unlink()  # by its age
+    account = taken(spool, redis)
+    assert account.is_balanced, account.problems
+    assert (account.done, account.results_taken, account.originals_removed) == (3, 1, 1)
+    assert account.removed == 1, "Redis knows of one whose result is gone"
 
 
-@pytest.mark.parametrize("place", [nothing, between, begun, scheduled])
-def test_what_somebody_will_bring_to_an_end_is_left_alone(ground: Ground, place: Callable[[Ground], None]) -> None:
-    ground.claim(3, together=3)
-    place(ground)
-    assert ground.looks(0, LATER, LATER, LATER) == [0, 0, 0, 0]
+def test_an_original_without_its_report(spool: Fleet, redis: Redis) -> None:
+    (spool.errors / "bad.json.error.json").unlink()
+    assert problems(taken(spool, redis)) == {"no_report": "bad.json"}
 
 
-def test_a_backlog_is_not_submitted_twice_and_costs_few_round_trips(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ground.fleet.configure(processing={"mode": "batch", "batch_size": 50, "batch_timeout": 3600})
-    ground.claim(170, "low")
-    ground.claim(230, "medium")
-    ground.fleet.configure(processing={"mode": "real_time"})
-    ground.claim(100, "high")
-    before = ground.documents("high"), ground.documents("medium"), ground.redis.llen(batches.key("low"))
-    sent: list[object] = []
-    send = AbstractConnection.send_packed_command
-    monkeypatch.setattr(
-        AbstractConnection, "send_packed_command", lambda *words, **more: sent.append(words) or send(*words, **more)
-    )
-    assert ground.looks(0, LATER, LATER, LATER) == [0, 0, 0, 0]
-    assert 0 < len(sent) <= 4 * (1 + 2 * 3), "one for all, and two for each of the three groups of claims"
-    assert before == (ground.documents("high"), ground.documents("medium"), ground.redis.llen(batches.key("low")))
+def test_a_report_without_its_original(spool: Fleet, redis: Redis) -> None:
+    (spool.errors / "bad.json").unlink()
+    assert problems(taken(spool, redis)) == {"no_original": "bad.json.error.json"}
 
 
-def test_a_large_batch_names_all_of_its_members(ground: Ground) -> None:
-    ground.fleet.configure(processing={"mode": "batch", "batch_size": 1000, "batch_timeout": 3600})
-    ids = ground.claim(250)
-    pipeline = ground.redis.pipeline()
-    batches.members(pipeline, "medium")
-    batches.members(pipeline, "high")
-    assert pipeline.execute() == [[each.encode() for each in ids], []]
+def test_a_document_with_two_ends(spool: Fleet, redis: Redis) -> None:
+    shutil.copy(spool.processed / "a.json", spool.processed / "copy.json")
+    assert set(problems(taken(spool, redis))) == {"twice"}
 
 
-# In nobody's hands
+def test_an_original_that_became_another(spool: Fleet, redis: Redis) -> None:
+    (spool.archive / "a.json").write_bytes(b'{"a": 2}')
+    assert problems(taken(spool, redis)) == {"other_content": "a.json"}
+    assert taken(spool, redis, verify=False).is_balanced, "only who reads it can tell"
 
 
-def gone_from_the_queue(ground: Ground) -> None:
-    """The job is there still, and on no list."""
-    ground.take_job()
+@pytest.mark.parametrize("running", mostly_slow([False, True]))
+def test_a_claim_that_is_gone(spool: Fleet, redis: Redis, *, running: bool) -> None:
+    spool.drop("lost.json", b"1")
+    spool.start("ingest", "collector")
+    wait_until(lambda: len(spool.in_flight()) == 1, "it is claimed")
+    wait_until(lambda: spool.ledger_total("queued") == 1, "it is enqueued")
+    if not running:
+        spool.stop()
+    account = taken(spool, redis)
+    assert account.is_balanced, account.problems
+    assert account.in_flight == 1
+    (claim,) = spool.in_flight()
+    claim.unlink()
+    found = taken(spool, redis).problems
+    assert [problem.kind for problem in found] == ["no_claim"]
+    assert "Restore it from a backup" in found[0].message
 
 
-def a_name_without_a_job(ground: Ground) -> None:
-    ground.redis.delete(*ground.redis.keys("rq:job:*"))
+def test_what_redis_forgot_is_told_to_it(spool: Fleet, redis: Redis) -> None:
+    shown = ["status", "priority", "source", "handler", "error", "quality", "attempts", "queue", "received_at"]
+    before = {each["id"]: {name: each.get(name) for name in shown} for each in told_of_all(spool)}
+    (whole,) = [each for each, told in before.items() if told["source"] == "two.jsonl"]
+    del before[whole]  # what it was is not written anywhere; its documents are
+    assert len(before) == 5
+    redis.flushall()
+    account = taken(spool, redis)
+    assert account.is_balanced, "the disk is the record"
+    assert (account.unrecorded, account.recorded) == (5, 0)
+    assert taken(spool, redis, record=True).recorded == 5
+    again = taken(spool, redis, record=True)
+    assert (again.unrecorded, again.recorded) == (0, 0)
+    after = {each["id"]: {name: each.get(name) for name in shown} for each in told_of_all(spool)}
+    assert after == before
 
 
-def failed(ground: Ground) -> None:
-    """RQ's own registry of failed jobs is the end of a job, and none of its documents'."""
-    ground.redis.zadd("rq:failed:medium", {ground.take_job(): 9e9})
+def told_of_all(fleet: Fleet) -> list[dict[str, Any]]:
+    done = CliRunner().invoke(app, ["--config", str(fleet.config_path), "tasks", "--json"])
+    listed: list[dict[str, Any]] = json.loads(done.stdout)
+    return listed
 
 
-@pytest.mark.parametrize("lose", [gone_from_the_queue, a_name_without_a_job, failed])
-def test_what_is_in_nobodys_hands_is_submitted_again_once(ground: Ground, lose: Callable[[Ground], None]) -> None:
-    ids = ground.claim(3, together=3)
-    lose(ground)
-    assert ground.looks(0, 5, LATER) == [0, 0, 3]
-    assert ground.documents("medium") == ids
-    assert ground.looks(LATER, LATER) == [0, 0]
-
-
-def test_only_the_missing_members_of_a_batch_are_submitted_again(ground: Ground) -> None:
-    ground.fleet.configure(processing={"mode": "batch", "batch_timeout": 3600})
-    ground.reconcile = ground.made()
-    ids = ground.claim(6)
-    ground.claim(2, "low")
-    members = ground.redis.lrange(batches.key("medium"), 0, -1)
-    for lost in (0, 3):
-        ground.redis.lrem(batches.key("medium"), 1, members[lost])
-    assert ground.looks(0, LATER, LATER) == [0, 2, 0]
-    assert {each[:26].decode() for each in ground.redis.lrange(batches.key("medium"), 0, -1)} == set(ids)
-    assert ground.redis.llen(batches.key("medium")) == 6
-
-
-def test_what_has_moved_since_it_was_missed_is_looked_at_again(ground: Ground) -> None:
-    """It was on its way from one place to another when each of two looks was taken."""
-    (document_id,) = ground.claim(1)
-    ground.take_job()
-    assert ground.looks(0) == [0]
-    ledger.move(ground.redis, Status.RETRYING, 1, [(document_id, {"rq_job_id": "another"})])
-    assert ground.looks(LATER) == [0]
-    assert ground.looks(LATER) == [1]
-
-
-def test_outcomes_that_wait_for_the_collector_are_waited_for(ground: Ground) -> None:
-    """Or all that was done while the collector was stopped would be done again at each look."""
-    ids = ground.claim(3)
-    ground.redis.delete("rq:queue:medium")
-    told = ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
-    assert ground.looks(0, LATER, LATER) == [0, 0, 0]
-    milliseconds = int(told.partition(b"-")[0])
-    ground.redis.xdel(outcomes.stream("medium"), told)
-    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "later"}, id=f"{milliseconds + 3_600_000}-0")
-    assert ground.looks(1) == [3], "what waits now was told of later"
-    assert ground.documents("medium") == ids
-
-
-def test_an_outcome_that_can_never_be_committed_holds_nothing_up_for_ever(ground: Ground) -> None:
-    ground.claim(1)
-    ground.redis.delete("rq:queue:medium")
-    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
-    assert ground.looks(0, PATIENCE_SECONDS - 1, 2) == [0, 0, 1]
-
-
-# Levels that are no more
-
-
-def waits_in_a_batch(ground: Ground) -> None:
-    ground.fleet.configure(processing={"mode": "batch", "batch_timeout": 3600})
-
-
-@pytest.mark.parametrize("place", [nothing, between, begun, scheduled, waits_in_a_batch])
-def test_what_waits_at_a_level_that_is_no_more_is_routed_anew_at_once(
-    ground: Ground, place: Callable[[Ground], None]
-) -> None:
-    if place is waits_in_a_batch:
-        place(ground)
-    ids = ground.claim(3, together=3)
-    if place is not waits_in_a_batch:
-        place(ground)
-    if place is scheduled:
-        ledger.move(ground.redis, Status.RETRYING, 1, [(each, {}) for each in ids])
-    ground.redis.xadd(outcomes.stream("medium"), {outcomes.FIELD: "x"})
-    ground.fleet.configure(queue={"priority_levels": ["urgent", "rest"]}, processing={"mode": "real_time"})
-    ground.reconcile = ground.made()
-    assert ground.looks(0) == [3]
-    assert ground.documents("urgent") == ids, "medium is the first of two"
-    entries = ledger.entries(ground.redis, ids)
-    assert {(each.queue, each.priority, each.status) for each in entries if each} == {("urgent", "urgent", "queued")}
-    assert None not in entries
-    assert ledger.load(ground.redis, LEVELS).documents == 0
-    assert ground.redis.keys("*medium*") == [], "nobody would ever look at it"
-    assert {name.decode() for name in ground.redis.keys("rq:job:*")} == {
-        f"rq:job:{name.decode()}" for name in ground.redis.lrange("rq:queue:urgent", 0, -1)
-    }
-    assert ground.looks(LATER, LATER) == [0, 0]
-
-
-def test_a_finished_document_of_a_level_that_is_no_more_is_no_orphan(ground: Ground) -> None:
-    """The collector is just taking its claim away."""
-    ids = ground.claim(1)
-    ledger.move(ground.redis, Status.DONE, 1, [(ids[0], {})])
-    ground.fleet.configure(queue={"priority_levels": ["high", "low"]})
-    ground.reconcile = ground.made()
-    assert ground.looks(0) == [0]
+def test_a_claim_that_redis_does_not_know(fleet: Fleet, redis: Redis) -> None:
+    fleet.drop("a.json", b"1")
+    fleet.start("ingest", "collector")
+    wait_until(lambda: fleet.ledger_total("queued") == 1, "it is enqueued")
+    fleet.stop()
+    redis.flushall()
+    account = taken(fleet, redis)
+    assert account.is_balanced
+    assert (account.in_flight, account.unsubmitted) == (1, 1)
 
 
 @pytest.mark.slow
-def test_a_level_is_removed_while_documents_wait_there(fleet: Fleet, redis: Redis) -> None:
-    """Some on the queue, some in the batch."""
-    levels = ("high", "medium", "low")
-    content = '{"metadata": {"priority": "%s"}, "n": %d}'
-    dropped = {f"{number}.json": (content % (levels[number % 3], number)).encode() for number in range(9)}
-    fleet.configure(processing={"mode": "batch", "batch_timeout": 3600, "batch_size": 2}).start("ingest")
-    for name, raw in dropped.items():
-        fleet.drop(name, raw)
-    wait_until(lambda: fleet.ledger_total("batched", "queued") == 9, "all submitted")
-    wait_until(lambda: fleet.ledger_total("batched") == 3, "one of each left in a batch")
-    fleet.stop("ingest")
-    fleet.configure(queue={"priority_levels": ["high", "low"]}, processing={"batch_timeout": 1})
-    fleet.start("ingest", "collector", "scheduler", "high", "low")
-    fleet.wait_finished(len(dropped), deadline=20)
-    account(fleet, dropped)
-    assert {result["priority"] for result in fleet.results()} == {"high", "low"}
-    assert redis.keys("llm:batch:*") == []
-    assert not redis.exists("rq:queue:medium")
+def test_while_everything_moves(fleet: Fleet, redis: Redis) -> None:
+    """Taken again and again while documents stream: nothing is called wrong that is not."""
+    fleet.start()
+    number = 0
+
+    def drop_some() -> None:
+        nonlocal number
+        for _ in range(100):
+            fleet.drop(f"{number}.json", b'{"number": %d}' % number if number % 10 else b"{nonsense nonsense")
+            number += 1
+
+    drop_some()
+    fleet.wait_finished(100)
+    while number < 500:
+        drop_some()
+        account = taken(fleet, redis)
+        assert account.is_balanced, account.problems
+    fleet.wait_finished(number)
+    account = taken(fleet, redis)
+    assert (account.done, account.rejected) == (450, 50)
+
+
+@pytest.mark.slow
+def test_at_the_prompt(spool: Fleet) -> None:
+    def reconcile(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["--config", str(spool.config_path), "reconcile", *arguments])
+
+    done = reconcile("--verify")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Everything is accounted for."
+    done = reconcile("--offline", "--json")
+    assert json.loads(done.stdout)["balanced"] is True
+    assert reconcile("--offline", "--record").exit_code == 2
+    Path(spool.errors / "bad.json").unlink()
+    done = reconcile("--offline")
+    assert done.exit_code == 1
+    assert "no_original" in done.stdout
+    assert "1 problem: not everything is accounted for." in done.stdout
+    done = reconcile("--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["account"]["problems"][0]["kind"] == "no_original"

@@ -1,4 +1,4 @@
-"""The whole router, everything on: what a result says of a document's place, industry and language; hostile texts."""
+"""The whole router with all signals: place, industry and language in a result, and hostile texts."""
 
 import json
 import time
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from conftest import Fleet
 
-from llm_scheduler.ingest.router import Asked, Router
+from llm_scheduler.ingest.router import Router
 from llm_scheduler.jobs.config import Config, Routing, Rule, Security, Then
 from llm_scheduler.jobs.sealing import new_key
 
@@ -20,7 +20,7 @@ def router() -> Router:
     return Router(Config(), everything=True)
 
 
-def test_a_result_says_where_a_document_is_from(fleet: Fleet) -> None:
+def test_a_result_has_the_signals_of_its_document(fleet: Fleet) -> None:
     fleet.settings["intelligent_routing"] = {"industry_classification": True, "language_detection": True}
     fleet.configure(
         routes=[{"name": "home", "when": {"==": [{"var": "geo.country"}, "TW"]}, "then": {"priority": "high"}}]
@@ -44,19 +44,19 @@ def test_a_result_says_where_a_document_is_from(fleet: Fleet) -> None:
     assert routes["none.json"]["reasons"] == ["no rule applied: the default"]
 
 
-def test_signals_are_found_when_a_rule_asks_for_them_or_the_configuration_does() -> None:
+def test_signals_are_found_if_a_rule_reads_them_or_the_configuration_says_so() -> None:
     document = {"a": CHENNAI}
 
     def found(rule: dict[str, Any] | None = None, **settings: bool) -> tuple[str, str, str]:
         rules = [Rule(name="a", when=rule, then=Then(tags=["a"]))] if rule else []
-        route = Router(Config(intelligent_routing=Routing(**settings), routes=rules)).route(document)
+        route = Router(Config(intelligent_routing=Routing(**settings), routes=rules)).decide(document).route
         return route.country, route.industry, route.language
 
     assert found() == ("", "", "")
     assert found({"==": [{"var": "a"}, 1]}) == ("", "", "")
     assert found({"==": [{"var": "geo.country"}, "IN"]}) == ("IN", "", "")
     assert found({"==": [{"var": "language"}, "en"]}) == ("", "", "en")
-    assert found({"var": {"cat": ["a", "b"]}}) == ("IN", "K64", "en"), "nobody knows what it asks for"
+    assert found({"var": {"cat": ["a", "b"]}}) == ("IN", "K64", "en"), "it may read any of them"
     assert found(industry_classification=True) == ("", "K64", "")
     assert found({"==": [{"var": "geo.country"}, "IN"]}, geo_detection=False) == ("", "", "")
     assert found(enabled=False, geo_detection=True) == ("", "", "")
@@ -64,18 +64,18 @@ def test_signals_are_found_when_a_rule_asks_for_them_or_the_configuration_does()
 
 def test_one_by_one_or_in_a_group_the_route_is_the_same(router: Router) -> None:
     documents: list[Any] = [{"a": TAIWAN}, {"a": CHENNAI}, None, 1, [], {"a": ["x", {"b": "Paris, Texas"}]}]
-    asked = [Asked(document, "a/b.json", 7) for document in documents]
-    assert router.routes(asked) == [router.route(*each) for each in asked]
-    assert router.routes([]) == []
-    explained = router.explained(asked)
-    assert [each.route.country for each in explained] == ["TW", "IN", "", "", "", "US"]
-    assert max(len(each.signals.geo.evidence) for each in explained) > 1
+    decisions = [router.decide(document, "a/b.json", 7) for document in documents]
+    router.complete(decisions)
+    assert [each.route for each in decisions] == [router.decide(each, "a/b.json", 7).route for each in documents]
+    router.complete([])
+    assert [each.route.country for each in decisions] == ["TW", "IN", "", "", "", "US"]
+    assert max(len(each.signals.geo.evidence) for each in decisions) > 1
 
 
-def test_sensitive_fields_have_no_place() -> None:
+def test_sensitive_fields_are_ignored() -> None:
     security = Security(encryption_enabled=True, encryption_key=new_key(), encrypt_sensitive_fields=["address"])
     shut = Router(Config(security=security), everything=True)
-    assert shut.route({"address": "12 Main Street, Austin, TX", "text": "fine"}).country == ""
+    assert shut.decide({"address": "12 Main Street, Austin, TX", "text": "fine"}).route.country == ""
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_sensitive_fields_have_no_place() -> None:
     }.items(),
     ids=lambda pair: pair[0],
 )
-def test_ten_megabytes_of_anything_are_no_burden(router: Router, text: tuple[str, str]) -> None:
-    """A quarter of this is what a quiet machine takes; what grows with the square would take minutes."""
+def test_ten_megabytes_of_anything_are_fast(router: Router, text: tuple[str, str]) -> None:
+    """A quiet machine takes a quarter of the bound; a quadratic cost would take minutes."""
     whole = text[1] * (10_000_000 // len(text[1]))
     document = [whole[start : start + 10_000] for start in range(0, len(whole), 10_000)]
     for each in (whole, document):
         began = time.process_time()
-        router.route(each)
+        assert router.decide(each).route
         assert time.process_time() - began < 2
 
 
-def test_a_fault_of_a_detector_leaves_the_rest(
+def test_other_signals_are_found_if_a_detector_fails(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*arguments: Any) -> Any:
@@ -114,6 +114,6 @@ def test_a_fault_of_a_detector_leaves_the_rest(
     rule = Rule(name="a", then=Then(tags=["yes"]))
     faulty = Router(Config(routes=[rule]), everything=True)
     monkeypatch.setattr(faulty._detectors, "_geo", broken)
-    route = faulty.route({"a": CHENNAI})
+    route = faulty.decide({"a": CHENNAI}).route
     assert (route.country, route.language, route.tags) == ("", "en", ["yes"])
-    assert "could not be looked at" in caplog.text
+    assert "A detector failed" in caplog.text

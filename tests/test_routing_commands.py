@@ -1,4 +1,4 @@
-"""`llmctl explain`, `llmctl router ...` and `python -m ingest.router.batch`, as people and programs use them."""
+"""`llmctl explain`, `llmctl router ...` and `python -m llm_scheduler.ingest.router.batch`."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_explain_a_file(tmp_path: Path) -> None:
     assert (answer["geo"]["country"], answer["industry"]["section"], answer["language"]) == (None, None, None)
 
 
-def test_explain_tells_every_clue_as_json_too(tmp_path: Path) -> None:
+def test_explain_prints_every_clue_as_json(tmp_path: Path) -> None:
     config = written(tmp_path / "c.json", intelligent_routing={})
     file = tmp_path / "bank.json"
     file.write_text('{"about": "A bank that offers microfinance. It is based in Chennai, India."}')
@@ -58,7 +58,7 @@ def test_explain_tells_every_clue_as_json_too(tmp_path: Path) -> None:
     assert answer["industry"]["evidence"][0]["pointer"] == "/about"
 
 
-def test_explain_what_is_not_there(tmp_path: Path) -> None:
+def test_explain_a_missing_file(tmp_path: Path) -> None:
     shown = run(app, ["--config", written(tmp_path / "c.json"), "explain", "nothing.json"])
     assert shown.exit_code == 1
     assert "nothing.json: No such file" in shown.output
@@ -94,17 +94,17 @@ def test_rehearse(tmp_path: Path, folders: dict[str, Any]) -> None:
         (archive / "day" / f"{number}.json").write_text(json.dumps({"kind": kind}))
     shown = run(app, ["--config", now, "router", "rehearse", then])
     assert shown.exit_code == 0, shown.output
-    assert "2 documents of 5 would go another way." in shown.output
+    assert "The route of 2 documents of 5 would change." in shown.output
     assert "rule 'bills'" in shown.output
     found = json.loads(run(app, ["--config", now, "router", "rehearse", then, "--last", "2", "--json"]).stdout)
     assert (found["documents"], [change["source"] for change in found["changes"]]) == (2, ["day/3.json"])
     assert found["changes"][0]["fields"]["priority"] == ["medium", "high"]
     same = run(app, ["--config", then, "router", "rehearse", then])
-    assert "0 documents of 5 would go another way." in same.output
+    assert "The route of 0 documents of 5 would change." in same.output
     assert sorted(path.name for path in archive.rglob("*.json")) == [f"{number}.json" for number in range(5)]
 
 
-def test_rehearse_says_what_is_wrong(tmp_path: Path, folders: dict[str, Any]) -> None:
+def test_errors_of_rehearse(tmp_path: Path, folders: dict[str, Any]) -> None:
     now = written(tmp_path / "now.json", directories=folders)
     bad = written(tmp_path / "bad.json", routes=[{"name": "a", "when": {"=": []}}])
     shown = run(app, ["--config", now, "router", "rehearse", bad])

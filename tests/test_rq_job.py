@@ -5,7 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
-from conftest import Fleet, account, wait_until
+from conftest import KEYS, Fleet, account, wait_until
 from redis import Redis
 
 from llm_scheduler.jobs.document import Payload, Route, new_id
@@ -60,17 +60,17 @@ def test_jobs_put_into_redis_by_hand_run_nothing(fleet: Fleet, redis: Redis) -> 
     fleet.start("ingest", "collector", "scheduler", "high")
     jobs = hostile(marker)
     for number, fields in enumerate(jobs.values()):
-        redis.hset(f"rq:job:evil{number}", mapping=fields)
-        redis.rpush("rq:queue:high", f"evil{number}")
-    redis.set("rq:job:string", b"no hash at all")
-    redis.rpush("rq:queue:high", "string", "absent", b"\xff\xfe")
+        redis.hset(KEYS.job(f"evil{number}"), mapping=fields)
+        redis.rpush(KEYS.queue("high"), f"evil{number}")
+    redis.set(KEYS.job("string"), b"no hash at all")
+    redis.rpush(KEYS.queue("high"), "string", "absent", b"\xff\xfe")
     document = b'{"n": 1, "metadata": {"priority": "high"}}'
     fleet.drop("good.json", document)
     fleet.wait_finished(1, deadline=30)
     account(fleet, {"good": document})
-    wait_until(lambda: not redis.llen("rq:queue:high"), "an empty queue")
+    wait_until(lambda: not redis.llen(KEYS.queue("high")), "an empty queue")
     # Unreadable ones wait between queue and worker until the reaper has dropped them.
-    wait_until(lambda: not redis.llen("rq:queue:high:intermediate"), "nothing half taken", 20)
+    wait_until(lambda: not redis.llen(KEYS.intermediate("high")), "nothing half taken", 20)
     assert not marker.exists()
     assert fleet.running["high"].poll() is None, "the worker lives"
     assert fleet.running["scheduler"].poll() is None, "the scheduler lives"
@@ -90,7 +90,7 @@ def test_only_the_one_function_is_a_jobs_function(redis: Redis) -> None:
     stored = DocumentJob.fetch("j", connection=redis)
     assert stored.payloads == [payload]
     assert stored.func.__name__ == "run_documents"
-    raw = redis.hget("rq:job:j", "data")
+    raw = redis.hget(KEYS.job("j"), "data")
     import zlib
 
     assert json.loads(zlib.decompress(raw))[0] == "jobs.run.run_documents", "JSON, and no pickle"
@@ -110,6 +110,6 @@ def test_callbacks_never_come_out_of_redis(redis: Redis) -> None:
     job = DocumentJob.carrying("j", [], "high", redis)
     job.save()
     names = ("success", "failure", "stopped")
-    redis.hset("rq:job:j", mapping={f"{name}_callback_name": "os.getcwd" for name in names})
+    redis.hset(KEYS.job("j"), mapping={f"{name}_callback_name": "os.getcwd" for name in names})
     stored = DocumentJob.fetch("j", connection=redis)
     assert [getattr(stored, f"{name}_callback") for name in names] == [None, None, None]

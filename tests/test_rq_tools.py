@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import Fleet, wait_until
+from conftest import KEYS, Fleet, wait_until
 from redis import Redis
 
 from llm_scheduler.jobs.process.connection import connect
@@ -37,13 +37,13 @@ def busy(fleet: Fleet) -> Iterator[Fleet]:
         wait_until(lambda: _state(redis) == "busy", "a busy worker")
         for number in range(3):
             fleet.drop(f"{number}.json", b'{"n": %d, "metadata": {"priority": "high"}}' % number)
-        wait_until(lambda: redis.llen("rq:queue:high") >= 1, "jobs that wait")
+        wait_until(lambda: redis.llen(KEYS.queue("high")) >= 1, "jobs that wait")
     yield fleet
     (fleet.folder / "slow").unlink()
 
 
 def _state(redis: Redis) -> str:
-    for name in redis.smembers("rq:workers"):
+    for name in redis.smembers(KEYS.workers):
         state = redis.hget(name, "state")
         if isinstance(state, bytes):
             return state.decode()

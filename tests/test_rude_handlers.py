@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import Fleet, account, mostly_slow, wait_until
+from conftest import KEYS, Fleet, account, mostly_slow, wait_until
 from redis import Redis
 
 HANDLERS = """
@@ -58,7 +58,7 @@ def test_a_worker_stops_when_asked_whatever_its_handlers_have_done(rude: Fleet, 
     rude.start("ingest", "collector", "medium")
     rude.wait_finished(1)
     stop_in_time(rude)
-    assert redis.scard("rq:workers:medium") == 0, "it has said goodbye"
+    assert redis.scard(KEYS.workers_of("medium")) == 0, "it has said goodbye"
     assert ("its process goes on" in rude.log("medium")) == (kind == "thread")
     assert "died" not in rude.log("medium")
 

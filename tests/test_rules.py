@@ -1,4 +1,4 @@
-"""Rules of `routes`: refused with their place when they are wrong, asked in order, and heard by everything behind."""
+"""Rules of `routes`: errors name their place, rules apply in order, and workers follow the route."""
 
 import json
 import time
@@ -57,17 +57,17 @@ def equal(name: str, value: Any) -> dict[str, Any]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_wrong_rule_is_refused_with_its_place(tmp_path: Path, rule: dict[str, Any], key: str, said: str) -> None:
+def test_the_error_for_a_wrong_rule_names_its_place(tmp_path: Path, rule: dict[str, Any], key: str, said: str) -> None:
     found = problems(tmp_path, rule)
     assert [place for place, _ in found] == [key], found
     assert said in found[0][1]
 
 
-def test_two_rules_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_rules_with_one_name_are_an_error(tmp_path: Path) -> None:
     assert [key for key, _ in problems(tmp_path, {"name": "a"}, {"name": "b"}, {"name": "a"})] == ["routes.2.name"]
 
 
-def test_right_rules_are_taken(tmp_path: Path) -> None:
+def test_right_rules_are_accepted(tmp_path: Path) -> None:
     whole = {
         "name": "invoices of Taiwan",
         "when": {"and": [equal("geo.country", "TW"), {"in": ["invoice", {"lower": {"var": "document.kind"}}]}]},
@@ -77,7 +77,7 @@ def test_right_rules_are_taken(tmp_path: Path) -> None:
     assert problems(tmp_path, whole) == []
 
 
-def test_rules_are_asked_in_order_later_ones_override_and_tags_add_up() -> None:
+def test_rules_apply_in_order_later_ones_override_and_tags_add_up() -> None:
     asked = router(
         Rule(name="big", when={">": [{"var": "size"}, 10]}, then=Then(priority="low", tags=["big", "x"])),
         Rule(name="kind", when=equal("kind", "invoice"), then=Then(handler="invoices", tags=["x", "bill"])),
@@ -85,7 +85,7 @@ def test_rules_are_asked_in_order_later_ones_override_and_tags_add_up() -> None:
         Rule(name="last", when=equal("document.kind", "invoice"), then=Then(priority="high", queue="low"), stop=True),
         Rule(name="behind", then=Then(priority="medium")),
     )
-    route = asked.route({"kind": "invoice"}, "a/b.json", 11)
+    route = asked.decide({"kind": "invoice"}, "a/b.json", 11).route
     assert (route.priority, route.queue, route.handler, route.tags) == ("high", "low", "invoices", ["big", "x", "bill"])
     assert route.reasons == [
         "no rule applied: the default",
@@ -93,8 +93,8 @@ def test_rules_are_asked_in_order_later_ones_override_and_tags_add_up() -> None:
         "rule 'kind': handler invoices, tags x, bill",
         "rule 'last': priority high, queue low",
     ]
-    assert asked.level({"kind": "invoice"}, "a/b.json", 11) == "high"
-    assert asked.route({"kind": "else"}, "", 1).priority == "medium"
+    assert asked.decide({"kind": "invoice"}, "a/b.json", 11).priority == "high"
+    assert asked.decide({"kind": "else"}, "", 1).priority == "medium"
 
 
 @pytest.mark.parametrize(
@@ -118,48 +118,48 @@ def test_rules_are_asked_in_order_later_ones_override_and_tags_add_up() -> None:
     ],
     ids=lambda value: json.dumps(value)[:40],
 )
-def test_what_a_condition_may_look_at(when: dict[str, Any], applies: bool) -> None:
+def test_what_a_condition_may_read(when: dict[str, Any], applies: bool) -> None:
     document = {
         "kind": "invoice",
         "size": "own",
         "items": [{"n": 1}, {"n": 2}],
         "metadata": {"source": "gpt", "priority": "urgent"},
     }
-    route = router(Rule(name="a", when=when, then=Then(tags=["yes"]))).route(document, "a/b.json", 7)
+    route = router(Rule(name="a", when=when, then=Then(tags=["yes"]))).decide(document, "a/b.json", 7).route
     assert (route.tags == ["yes"]) is applies, route.reasons
 
 
 @pytest.mark.parametrize("document", [None, 1, "text", [1, 2], {"document": 3}, {"a": 10**400}])
-def test_rules_stand_any_document(document: Any) -> None:
-    route = router(Rule(name="a", when=equal("kind", 1)), Rule(name="b", then=Then(tags=["b"]))).route(document)
+def test_rules_work_with_any_document(document: Any) -> None:
+    route = router(Rule(name="a", when=equal("kind", 1)), Rule(name="b", then=Then(tags=["b"]))).decide(document).route
     assert route.tags == ["b"]
 
 
-def test_a_condition_that_cannot_be_asked_says_so_and_the_next_one_is() -> None:
+def test_a_failed_condition_is_a_reason_and_the_next_rule_applies() -> None:
     asked = router(Rule(name="a", when={"+": [{"var": "kind"}, 1]}), Rule(name="b", then=Then(tags=["b"])))
-    route = asked.route({"kind": "x"})
+    route = asked.decide({"kind": "x"}).route
     assert route.tags == ["b"]
-    assert route.reasons[1].startswith("rule 'a' could not be asked: ")
+    assert route.reasons[1].startswith("rule 'a' failed: ")
 
 
 def test_no_document_makes_a_rule_take_long() -> None:
     squares = {"reduce": [{"var": "n"}, {"+": [{"var": "accumulator"}, {"reduce": [{"var": "n"}, 1, 0]}]}, 0]}
     asked = router(Rule(name="squares", when=squares), Rule(name="b", then=Then(tags=["b"])))
     began = time.process_time()
-    route = asked.route({"n": list(range(100_000))})
+    route = asked.decide({"n": list(range(100_000))}).route
     assert time.process_time() - began < 1
     assert route.tags == ["b"]
     assert "budget" in route.reasons[1]
 
 
-def test_sensitive_fields_decide_nothing() -> None:
+def test_rules_do_not_see_sensitive_fields() -> None:
     security = Security(encryption_enabled=True, encryption_key=new_key(), encrypt_sensitive_fields=["ssn"])
     rule = Rule(name="a", when={"!!": {"var": "ssn"}}, then=Then(tags=["seen"]))
-    assert router(rule).route({"ssn": "1"}).tags == ["seen"]
-    assert router(rule, security=security).route({"ssn": "1"}).tags == []
+    assert router(rule).decide({"ssn": "1"}).route.tags == ["seen"]
+    assert router(rule, security=security).decide({"ssn": "1"}).route.tags == []
 
 
-def test_the_whole_path_goes_by_the_rules(fleet: Fleet) -> None:
+def test_the_whole_path_follows_the_rules(fleet: Fleet) -> None:
     (fleet.folder / "kinds.py").write_text(
         "def invoices(document, context):\n    return {'by': context.handler, 'tags': context.tags}\n"
     )

@@ -13,7 +13,8 @@ from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Payload, Route, new_id, pack_body
 from llm_scheduler.jobs.handler import Context, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import Outcome, encode
-from llm_scheduler.jobs.worker.runner import Again, OutOfMemory, Ran, Runner, backoff
+from llm_scheduler.jobs.worker.failure import OutOfMemory
+from llm_scheduler.jobs.worker.runner import JobResult, Retry, Runner, backoff
 
 
 class HandClock:
@@ -40,21 +41,21 @@ def run(
     payloads: list[Payload] | None = None,
     stopping: Callable[[], bool] = lambda: False,
     **processing: Any,
-) -> Ran:
+) -> JobResult:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
     runner = Runner(settings, {"default": handler}, HandClock(), stopping, logging.getLogger("test"))
     return runner.run(payloads or [payload()], "job-1")
 
 
-def outcome_of(ran: Ran) -> Outcome:
-    assert (len(ran.outcomes), ran.again, ran.left) == (1, [], [])
+def outcome_of(ran: JobResult) -> Outcome:
+    assert (len(ran.outcomes), ran.retries, ran.not_begun) == (1, [], [])
     encode(ran.outcomes)  # it has to be able to travel
     return ran.outcomes[0]
 
 
-def again_of(ran: Ran) -> Again:
-    assert (ran.outcomes, len(ran.again), ran.left) == ([], 1, [])
-    return ran.again[0]
+def again_of(ran: JobResult) -> Retry:
+    assert (ran.outcomes, len(ran.retries), ran.not_begun) == ([], 1, [])
+    return ran.retries[0]
 
 
 def test_done_with_the_handlers_result() -> None:
@@ -178,7 +179,7 @@ def test_the_time_limit_is_a_documents_own_and_is_tried_again() -> None:
 
     ran = run(handle, [payload(b"0"), payload(b"1"), payload(b"0")], worker_timeout=0.25)
     assert [outcome.kind for outcome in ran.outcomes] == ["done", "done"]
-    assert [again.reason[:8] for again in ran.again] == ["timeout:"]
+    assert [again.reason[:8] for again in ran.retries] == ["timeout:"]
     time.sleep(0.3)  # no alarm is left behind: it would end this process
 
 
@@ -212,7 +213,7 @@ def test_a_request_to_stop_is_heeded_between_two_documents() -> None:
     ran = run(lambda document, context: seen.append(document), payloads, lambda: len(seen) >= 2)
     assert seen == [0, 1]
     assert [outcome.id for outcome in ran.outcomes] == [each.id for each in payloads[:2]]
-    assert ran.left == payloads[2:]
+    assert ran.not_begun == payloads[2:]
 
 
 def test_backoff_doubles_within_bounds() -> None:

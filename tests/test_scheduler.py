@@ -11,7 +11,7 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
-from conftest import Fleet, Server, account, wait_until
+from conftest import KEYS, Fleet, Server, account, wait_until
 from msgspec.structs import replace
 from redis import Redis
 
@@ -20,11 +20,11 @@ from llm_scheduler.jobs.config import Config, Processing
 from llm_scheduler.jobs.config.model import Monitoring
 from llm_scheduler.jobs.document import Payload, Route, Status, new_id
 from llm_scheduler.jobs.process import liveness
-from llm_scheduler.jobs.process.startup import Stop
-from llm_scheduler.jobs.scheduler.loop import DocumentScheduler
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
+from llm_scheduler.jobs.scheduler.scheduler import DocumentScheduler
 from llm_scheduler.jobs.store import batches, ledger, submission
 from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.store.submission import SCHEDULE
 
 LOCK = DocumentScheduler.scheduler_lock_key
 
@@ -58,15 +58,14 @@ def schedule(redis: Redis, at: float) -> str:
 def scheduler(
     redis: Redis, clock: HandClock, name: str = "one", monitoring: Monitoring | None = None
 ) -> DocumentScheduler:
-    made = DocumentScheduler(
-        Config(monitoring=monitoring or Monitoring()), redis, clock, Stop(), logging.getLogger("test")
-    )
+    config = Config(monitoring=monitoring or Monitoring())
+    made = DocumentScheduler(Runtime(config, redis, clock, Stop(), logging.getLogger("test")))
     made.name = name
     return made
 
 
 def queue(redis: Redis) -> list[str]:
-    return [name.decode() for name in redis.lrange("rq:queue:low", 0, -1)]
+    return [name.decode() for name in redis.lrange(KEYS.queue("low"), 0, -1)]
 
 
 def test_a_retry_is_delivered_once_and_not_early(redis: Redis) -> None:
@@ -79,8 +78,8 @@ def test_a_retry_is_delivered_once_and_not_early(redis: Redis) -> None:
     for each in (one, other, one):
         each.enqueue_jobs()
     assert queue(redis) == [job_id]
-    assert redis.zcard(SCHEDULE) == 0
-    assert redis.hget(f"rq:job:{job_id}", "status") == b"queued"
+    assert redis.zcard(KEYS.schedule) == 0
+    assert redis.hget(KEYS.job(job_id), "status") == b"queued"
 
 
 def test_a_delivery_brings_no_cancelled_document_back(redis: Redis) -> None:
@@ -101,13 +100,13 @@ def test_a_delivery_brings_no_cancelled_document_back(redis: Redis) -> None:
 
 def test_what_cannot_be_read_stops_nothing_else(redis: Redis) -> None:
     clock = HandClock(1000)
-    redis.hset("rq:job:pickled", mapping={"data": b"x", "d0": pickle.dumps("x"), "created_at": "2026"})
-    redis.set("rq:job:string", "x")
-    redis.zadd(SCHEDULE, {"pickled": 1, "string": 2, "gone": 3, b"\xff\xfe": 4, "negative": -5})
+    redis.hset(KEYS.job("pickled"), mapping={"data": b"x", "d0": pickle.dumps("x"), "created_at": "2026"})
+    redis.set(KEYS.job("string"), "x")
+    redis.zadd(KEYS.schedule, {"pickled": 1, "string": 2, "gone": 3, b"\xff\xfe": 4, "negative": -5})
     job_id = schedule(redis, 999)
     scheduler(redis, clock).enqueue_jobs()
     assert queue(redis) == [job_id]
-    left = dict(redis.zrange(SCHEDULE, 0, -1, withscores=True))
+    left = dict(redis.zrange(KEYS.schedule, 0, -1, withscores=True))
     assert left == {b"pickled": 1060, b"string": 1060, b"\xff\xfe": 1060}, "put off, and what is gone is forgotten"
 
 
@@ -126,14 +125,14 @@ def test_the_lock_has_one_owner_until_it_runs_out(redis: Redis) -> None:
 def ended_process() -> str:
     """A process of this machine that has lived, as the lock says it."""
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    known = liveness.known_as(process.pid)
+    known = liveness.identity(process.pid)
     process.communicate(b"\n")
     return known
 
 
 def test_only_who_is_known_to_be_dead_loses_the_lock_before_its_time(redis: Redis) -> None:
     one = scheduler(redis, HandClock(1000))
-    here, known, gone = liveness.here(), liveness.known_as(os.getpid()), ended_process()
+    here, known, gone = liveness.here(), liveness.identity(os.getpid()), ended_process()
     for holder in ("somebody", f"other {here} {known}", f"other elsewhere/1 {gone}", f"other {here} ", f"other {here}"):
         redis.set(LOCK, holder, px=60_000)
         assert not one.acquire_lock(), f"{holder} may live"
@@ -164,12 +163,12 @@ def test_a_lost_schedule_of_a_batch_is_put_back(redis: Redis) -> None:
     with redis.pipeline() as pipeline:
         batches.add(pipeline, "low", [payload()], Processing(batch_timeout=30), 1000)
         pipeline.execute()
-    redis.delete(SCHEDULE)
+    redis.delete(KEYS.schedule)
     clock = HandClock(1000.1)
     one = scheduler(redis, clock)
     one.tick()
     one.tick()
-    assert redis.zscore(SCHEDULE, "flush-low") == pytest.approx(1000.2)
+    assert redis.zscore(KEYS.schedule, "flush-low") == pytest.approx(1000.2)
     clock.at = 1400
     one.tick()
     assert len(queue(redis)) == 1
@@ -179,7 +178,7 @@ def test_a_shorter_batch_timeout_holds_for_a_batch_that_waits_already(redis: Red
     with redis.pipeline() as pipeline:
         batches.add(pipeline, "low", [payload()], Processing(batch_timeout=3600), 1000)
         pipeline.execute()
-    assert redis.zscore(SCHEDULE, "flush-low") == 4600
+    assert redis.zscore(KEYS.schedule, "flush-low") == 4600
     one = scheduler(redis, HandClock(1100))  # started anew, with the default: two seconds of idleness
     one.tick()
     one.tick()
@@ -187,10 +186,10 @@ def test_a_shorter_batch_timeout_holds_for_a_batch_that_waits_already(redis: Red
 
 
 def test_a_batch_that_breaks_the_script_stops_nothing_else(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
-    redis.rpush("llm:batch:high", "x", "y")
-    redis.hset("llm:batch:high:times", "first", "never")
-    redis.set("llm:batch:medium", "not a list")
-    redis.zadd(SCHEDULE, {"flush-high": 1, "flush-medium": 1})
+    redis.rpush(KEYS.batch("high"), "x", "y")
+    redis.hset(KEYS.batch_times("high"), "first", "never")
+    redis.set(KEYS.batch("medium"), "not a list")
+    redis.zadd(KEYS.schedule, {"flush-high": 1, "flush-medium": 1})
     job_id = schedule(redis, 999)
     clock = HandClock(1000)
     one = scheduler(redis, clock)
@@ -205,7 +204,7 @@ def test_a_batch_that_breaks_the_script_stops_nothing_else(redis: Redis, caplog:
 
 def test_a_flush_does_not_wait_behind_a_thousand_jobs(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the lock is renewed between two loads of them."""
-    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop.DELIVER_AT_ONCE", 20)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.delivery.MAX_JOBS", 20)
     clock = HandClock(5000)
     for number in range(50):
         schedule(redis, 1000 + number)
@@ -214,14 +213,14 @@ def test_a_flush_does_not_wait_behind_a_thousand_jobs(redis: Redis, monkeypatch:
         pipeline.execute()
     one = scheduler(redis, clock)
     assert [one.tick() for _ in range(3)] == [True, True, False]
-    assert (len(queue(redis)), redis.llen("rq:queue:high")) == (50, 1)
+    assert (len(queue(redis)), redis.llen(KEYS.queue("high"))) == (50, 1)
     schedule(redis, 1)
     with redis.pipeline() as pipeline:
         batches.add(pipeline, "high", [payload()], Processing(batch_timeout=30), 4000)
         pipeline.execute()
-    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop.DELIVER_AT_ONCE", 0)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.delivery.MAX_JOBS", 0)
     one.tick()
-    assert redis.llen("rq:queue:high") == 2, "the flush comes first"
+    assert redis.llen(KEYS.queue("high")) == 2, "the flush comes first"
 
 
 def test_batch_timeout_holds_within_a_second(fleet: Fleet, redis: Redis) -> None:
@@ -255,7 +254,7 @@ def test_no_schedule_is_lost_or_done_twice_under_kill_9(fleet: Fleet, redis: Red
 def with_lock(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Let schedulers have a lock that runs out after `seconds`."""
     (fleet.folder / "with_lock.py").write_text(
-        f"from llm_scheduler.jobs.scheduler import loop\nloop.LOCK_SECONDS = {seconds}\nloop.main()\n"
+        f"from llm_scheduler.jobs.scheduler import scheduler\nscheduler.LOCK_SECONDS = {seconds}\nscheduler.main()\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(fleet.folder))
     monkeypatch.setitem(Fleet.MODULES, "scheduler", ("with_lock",))
@@ -317,17 +316,17 @@ def test_a_holder_that_is_frozen_and_wakes_up_doubles_nothing(
             batches.add(pipeline, "low", waiting, processing, now)
             for one in retried:
                 submission.enqueue_at(pipeline, redis, f"{one.id}-r1", one, now)
-            before = redis.llen("rq:queue:low")
+            before = redis.llen(KEYS.queue("low"))
             pipeline.execute()
         batched += [one.id for one in waiting]
         retries += [f"{one.id}-r1" for one in retried]
-        wait_until(lambda before=before: redis.llen("rq:queue:low") > before + 10, "delivery", 20, every=0.001)
+        wait_until(lambda before=before: redis.llen(KEYS.queue("low")) > before + 10, "delivery", 20, every=0.001)
         owner = wait_until(lambda: redis.get(LOCK), "a holder of the lock")
         frozen.append(int(owner.split()[0].rsplit(b"-", 2)[1]))
         os.kill(frozen[-1], signal.SIGSTOP)
         wait_until(lambda owner=owner: redis.get(LOCK) not in (None, owner), "a takeover", 20)
         os.kill(frozen[-1], signal.SIGCONT)
-    wait_until(lambda: not redis.zcard(SCHEDULE) and not redis.exists("llm:batch:low"), "everything done", 30)
+    wait_until(lambda: not redis.zcard(KEYS.schedule) and not redis.exists(KEYS.batch("low")), "everything done", 30)
     assert set(frozen) == {process.pid for process in fleet.running.values()}, "each of them was frozen"
     assert fleet.stop() == {"another": 0, "scheduler": 0}
     names = queue(redis)
@@ -351,9 +350,9 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
     wait_until(lambda: queue(redis), "the delivery", 20)
     assert 1 <= time.time() - now < 5
     assert queue(redis) == [due]
-    assert {member.decode() for member in redis.zrange(SCHEDULE, 0, -1)} == {"flush-high", later}
-    wait_until(lambda: redis.exists("rq:job:flush-high"), "the registered schedule")
-    for key, name in ((f"rq:job:{due}", "enqueued_at"), ("rq:job:flush-high", "created_at")):
+    assert {member.decode() for member in redis.zrange(KEYS.schedule, 0, -1)} == {"flush-high", later}
+    wait_until(lambda: redis.exists(KEYS.job("flush-high")), "the registered schedule")
+    for key, name in ((KEYS.job(due), "enqueued_at"), (KEYS.job("flush-high"), "created_at")):
         moment = datetime.fromisoformat(redis.hget(key, name).decode())
         assert moment.utcoffset() == timedelta(0)
         assert abs(moment.timestamp() - now) < 60
@@ -361,7 +360,7 @@ def test_times_are_utc_wherever_the_scheduler_runs(fleet: Fleet, redis: Redis, z
 
 def test_finished_documents_are_forgotten_by_count_and_age(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest 40 that ended, and of them those of the last two days; what has not ended stays, however old."""
-    monkeypatch.setattr("llm_scheduler.jobs.scheduler.loop._TRIM_CHUNK", 5)
+    monkeypatch.setattr("llm_scheduler.jobs.scheduler.maintenance._TRIM_CHUNK", 5)
     day = 86400.0
     old = [_ended(redis, at) for at in (1.0, 2.0, 3.0)]
     new = [_ended(redis, 10 * day + number) for number in range(50)]
@@ -394,7 +393,7 @@ def test_flushall_and_an_outage_are_survived(fleet: Fleet, redis_server: Server,
     wait_until(lambda: "unreachable" in fleet.log("scheduler"), "word of the outage", 20)
     redis_server.start()
     schedule(redis, time.time())
-    wait_until(lambda: len(queue(redis)) >= 1 and not redis.zcard(SCHEDULE), "work after the outage", 20)
+    wait_until(lambda: len(queue(redis)) >= 1 and not redis.zcard(KEYS.schedule), "work after the outage", 20)
     assert fleet.running["scheduler"].poll() is None
     wait_until(lambda: "is back" in fleet.log("scheduler"), "a word of its end")
     assert fleet.stop("scheduler") == {"scheduler": 0}
@@ -406,7 +405,7 @@ def test_batches_in_a_fleet_outlive_flushall(fleet: Fleet, redis: Redis) -> None
     fleet.configure(processing={"mode": "batch", "batch_timeout": 2})
     fleet.start("ingest", "collector", "scheduler", "medium")
     fleet.drop("a.json", b'{"n": 1}')
-    wait_until(lambda: redis.llen("llm:batch:medium"), "a waiting batch")
+    wait_until(lambda: redis.llen(KEYS.batch("medium")), "a waiting batch")
     redis.flushall()
     fleet.wait_finished(1, deadline=40)
     account(fleet, {"a": b'{"n": 1}'})

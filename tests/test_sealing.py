@@ -16,8 +16,8 @@ from llm_scheduler.api.cli import app
 from llm_scheduler.ingest.spool.originals import is_sealed, read_original
 from llm_scheduler.jobs.config import ConfigError, Security, load
 from llm_scheduler.jobs.config.encryption import is_key, split_keys
-from llm_scheduler.jobs.crash import evidence_of
-from llm_scheduler.jobs.intake import Limits, Mending, read
+from llm_scheduler.jobs.crash import crash_report
+from llm_scheduler.jobs.intake import IntakeLimits, RepairOptions, read
 from llm_scheduler.jobs.sealing import Seal, Sealing, WrongKey, masked, new_key, opened
 from llm_scheduler.jobs.sealing.fields import Fields
 
@@ -155,7 +155,7 @@ def test_what_a_message_quotes_is_hidden() -> None:
 
 def test_receipts_quote_nothing_of_a_value() -> None:
     raw = b"{'name': 'Zebulon-4711', \"b\": 1,}"
-    reading = read(raw, Limits(10**6, 100), Mending(10**6))
+    reading = read(raw, IntakeLimits(10**6, 100), RepairOptions(10**6))
     assert SECRET in str(reading.repairs)
     shut = sealing("name").sealed_reading(reading)
     assert SECRET not in str(shut)
@@ -170,11 +170,11 @@ Current thread 0x00007f (most recent call first):
   File "handlers.py", line 20 in careless
   File "{SECRET}
 """.encode()
-    lines = evidence_of("w", "now", -6, 1, said, quotes=False).last_lines
+    lines = crash_report("w", "now", -6, 1, said, quotes=False).last_lines
     assert SECRET not in str(lines)
     assert '  File "handlers.py", line 20 in careless' in lines
-    assert SECRET in str(evidence_of("w", "now", -6, 1, said).last_lines)
-    assert evidence_of("w", "now", -9, 1, f"{SECRET}\n".encode(), quotes=False).last_lines == []
+    assert SECRET in str(crash_report("w", "now", -6, 1, said).last_lines)
+    assert crash_report("w", "now", -9, 1, f"{SECRET}\n".encode(), quotes=False).last_lines == []
 
 
 def secret_fleet(fleet: Fleet, **security: Any) -> Fleet:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Fleet, Server, account, wait_until
+from conftest import KEYS, Fleet, Server, account, wait_until
 from msgspec import convert
 from redis import Redis
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import ConnectionError as LostConnection
 
 from llm_scheduler.api.local.embedded_server import program
-from llm_scheduler.api.state.health import look
-from llm_scheduler.ingest.recovery import Reconcile
+from llm_scheduler.api.state.health import read_health
+from llm_scheduler.ingest.recovery import Recovery
 from llm_scheduler.ingest.router import Router
 from llm_scheduler.ingest.splitter import Splitter
 from llm_scheduler.ingest.spool import Claims, Folders
@@ -32,8 +32,9 @@ from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config, ConfigError, load
 from llm_scheduler.jobs.config.mask import masked
 from llm_scheduler.jobs.config.sentinel_address import sentinel_address
-from llm_scheduler.jobs.process.connection import AWAY, connect, explain, master_of
-from llm_scheduler.jobs.store import batches, ledger
+from llm_scheduler.jobs.process.connection import AWAY, connect, explain
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 
 SERVICE = "papers"
 LONG = "LLM_TEST_OUTAGE" in os.environ  # set by `make test-long`
@@ -243,8 +244,8 @@ def test_who_cannot_be_asked_is_passed_over_and_the_words_say_so(watched: Watche
     began = time.monotonic()
     client.set("a", 1)
     assert time.monotonic() - began < 10, "a frozen sentinel is not waited for as long as a server is"
-    assert master_of(client) == ("127.0.0.1", watched.servers[0].port)
-    health = look(Config(), client, SystemClock())
+    assert client.connection_pool.master_address == ("127.0.0.1", watched.servers[0].port)
+    health = read_health(Config(), client, SystemClock())
     assert (health.status, health.redis.reachable) == ("ok", True)
     client.close()
 
@@ -261,7 +262,7 @@ def test_who_cannot_be_asked_is_passed_over_and_the_words_say_so(watched: Watche
     with pytest.raises(AWAY) as caught:
         client.ping()
     assert "Connection refused" in explain(caught.value)
-    health = look(Config(), client, SystemClock())
+    health = read_health(Config(), client, SystemClock())
     assert (health.status, health.redis.reachable) == ("degraded", False)
     client.close()
 
@@ -437,12 +438,13 @@ def _claimed(fleet: Fleet, redis: Redis, mode: str) -> dict[str, bytes]:
 LOG = logging.getLogger("test")
 
 
-def reconcile(fleet: Fleet, redis: Redis, clock: HandClock) -> Reconcile:
+def reconcile(fleet: Fleet, redis: Redis, clock: HandClock) -> Recovery:
     config = fleet.config()
     claims = Claims(config.directories.temp_directory)
     submitter = Submitter(config, redis, clock)
     splitter = Splitter(Folders.of(config.directories), claims)
-    return Reconcile(config, redis, claims, Router(config), submitter, splitter, clock, LOG)
+    runtime = Runtime(config, redis, clock, Stop(), LOG)
+    return Recovery(runtime, claims, Router(config), submitter, splitter)
 
 
 def forget(redis: Redis, *patterns: str) -> None:
@@ -453,7 +455,7 @@ def forget(redis: Redis, *patterns: str) -> None:
 def test_a_submission_that_was_lost_is_made_again_at_once(
     fleet: Fleet, redis: Redis, claimed: dict[str, bytes]
 ) -> None:
-    forget(redis, ledger.key("*"), "llm:ledger:*", "rq:job:*", "rq:queue:*")
+    forget(redis, KEYS.record("*"), KEYS.status_set("*", "*"), KEYS.job("*"), KEYS.queue("*"))
     looks = reconcile(fleet, redis, HandClock())
     assert looks.run() == len(claimed)
     assert looks.run() == 0
@@ -466,7 +468,7 @@ def test_a_submission_that_was_lost_is_made_again_at_once(
 def test_jobs_that_were_lost_are_made_again_after_a_grace(
     fleet: Fleet, redis: Redis, claimed: dict[str, bytes]
 ) -> None:
-    forget(redis, "rq:job:*", "rq:queue:*")
+    forget(redis, KEYS.job("*"), KEYS.queue("*"))
     clock = HandClock()
     looks = reconcile(fleet, redis, clock)
     assert looks.run() == 0, "the outcomes may be on their way"
@@ -480,13 +482,13 @@ def test_jobs_that_were_lost_are_made_again_after_a_grace(
 @pytest.mark.parametrize("lost", [6, 2])
 def test_members_of_a_batch_that_were_lost_are_submitted_again(fleet: Fleet, redis: Redis, lost: int) -> None:
     dropped = _claimed(fleet, redis, "batch")
-    assert len(redis.lpop(batches.key("medium"), lost) or ()) == lost
+    assert len(redis.lpop(KEYS.batch("medium"), lost) or ()) == lost
     clock = HandClock()
     looks = reconcile(fleet, redis, clock)
     assert looks.run() == 0
     clock.at += 30
     assert looks.run() == lost
-    assert redis.llen(batches.key("medium")) == len(dropped)
+    assert redis.llen(KEYS.batch("medium")) == len(dropped)
 
 
 @pytest.mark.slow
@@ -498,7 +500,7 @@ def test_a_job_whose_end_was_lost_is_run_again_although_its_worker_lives(fleet: 
     fleet.drop("a.json", dropped["a.json"])
     wait_until(lambda: fleet.ledger_total("started") == 1, "the job to be begun")
     before_its_end = Moment(redis)
-    wait_until(lambda: redis.keys("llm:outcomes*"), "the worker to tell of its end")
+    wait_until(lambda: redis.keys(KEYS.outcomes("*")), "the worker to tell of its end")
     before_its_end.put_back(redis)
     fleet.start("collector")
     fleet.wait_finished(1, deadline=15)

@@ -11,14 +11,15 @@ from conftest import Fleet, mostly_slow, wait_until
 from redis import Redis
 
 from llm_scheduler.ingest.daemon import Ingest
-from llm_scheduler.ingest.splitter import Splitter, parts_of
+from llm_scheduler.ingest.splitter import Splitter
 from llm_scheduler.ingest.spool import Claim, Claims, Folders
-from llm_scheduler.ingest.spool.claims import Seen
+from llm_scheduler.ingest.spool.claims import FileStamp
 from llm_scheduler.jobs import intake
 from llm_scheduler.jobs.clock import SystemClock
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 
-LIMITS = intake.Limits(1 << 20, 100)
+LIMITS = intake.IntakeLimits(1 << 20, 100)
 
 
 def chat(custom_id: str, *contents: str, finish: str = "stop") -> str:
@@ -116,7 +117,7 @@ def test_the_lines_of_a_batch_are_named_by_their_ids(fleet: Fleet) -> None:
     ],
 )
 def test_what_is_taken_apart(name: str, raw: bytes, count: int) -> None:
-    assert len(parts_of(raw, name, LIMITS, 10)) == count
+    assert len(intake.parts_of(raw, name, LIMITS, 10)) == count
 
 
 def test_too_many_documents_are_refused_as_a_whole(fleet: Fleet) -> None:
@@ -146,7 +147,7 @@ def test_a_kill_at_any_step_takes_a_file_apart_once(fleet: Fleet, redis: Redis, 
 
     stop = Stop()
     with pytest.raises(Killed):
-        Ingest(config, redis, SystemClock(), stop, logging.getLogger("test"), at).run()
+        Ingest(Runtime(config, redis, SystemClock(), stop, logging.getLogger("test")), at).run()
     fleet.start()
     settled(fleet, 3)
     assert sorted(json.loads(content)["document"]["n"] for content in files(fleet.processed).values()) == [1, 2, 3]
@@ -174,8 +175,10 @@ def test_a_path_that_gets_too_long_below_temp_holds_nothing_up(fleet: Fleet) -> 
     (fleet.temp / group).mkdir()
     (fleet.temp / group / document_id).write_bytes(b'{"n": 1}\n')
     deep = "/".join(["d" * 200] * 20)[: 4090 - len(str(fleet.raw))].rstrip("/")
-    claim = Claim(id=document_id, source=f"{deep}/a.jsonl", watch=str(fleet.raw), seen=Seen(1, 9, 1), received_at=1.0)
-    root = Splitter(folders, Claims(folders.temp)).take_apart(group, claim, [b'{"n": 1}'])
+    claim = Claim(
+        id=document_id, source=f"{deep}/a.jsonl", watch=str(fleet.raw), stamp=FileStamp(1, 9, 1), received_at=1.0
+    )
+    root = Splitter(folders, Claims(folders.temp)).split(group, claim, [b'{"n": 1}'])
     assert list(files(Path(root))) == ["a.jsonl/000001.json"]
     assert b'{"n": 1}\n' in [path.read_bytes() for path in fleet.archive.rglob("*") if path.is_file()]
 

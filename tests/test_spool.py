@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from llm_scheduler.ingest.finder import is_ignored
-from llm_scheduler.ingest.spool import Claims, Folders, Found, SpoolLock, Trouble, explain
-from llm_scheduler.ingest.spool.claims import Claim, Seen, put_back
-from llm_scheduler.ingest.spool.commit import SIDECAR, Commit, Committed
-from llm_scheduler.ingest.spool.file_io import read_whole
-from llm_scheduler.ingest.spool.renames import NAME_BYTES, rename_new, with_id
+from llm_scheduler.ingest.spool import Candidate, Claims, FolderError, Folders, SpoolLock, explain
+from llm_scheduler.ingest.spool.claims import Claim, FileStamp, return_to_watch
+from llm_scheduler.ingest.spool.commit import Commit, CommitResult
+from llm_scheduler.ingest.spool.file_io import read_whole, rename_new
+from llm_scheduler.ingest.spool.names import NAME_BYTES, REPORT_SUFFIX, with_id
+from llm_scheduler.ingest.spool.watch_files import is_ignored
 from llm_scheduler.jobs.config import Directories
 from llm_scheduler.jobs.document import Route, Status, new_id
 from llm_scheduler.jobs.faults import no_faults
@@ -49,26 +49,26 @@ class Spool:
         self.folders.prepare()
         self.claims = Claims(self.folders.temp)
 
-    def put(self, source: str, content: bytes = b'{"n": 1}', watch: int = 0) -> Found:
+    def put(self, source: str, content: bytes = b'{"n": 1}', watch: int = 0) -> Candidate:
         """Drop a file and see it as the finder does."""
         path = os.path.join(self.folders.watch[watch], source)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         Path(path).write_bytes(content)
-        return Found(
+        return Candidate(
             watch=self.folders.watch[watch],
             source=source,
             id=new_id(NOW),
-            seen=Seen.of(os.lstat(path)),
+            stamp=FileStamp.of(os.lstat(path)),
             received_at=NOW,
             sha256=hashlib.sha256(content).hexdigest(),
         )
 
-    def claim(self, *found: Found) -> tuple[str, list[Claim]]:
+    def claim(self, *found: Candidate) -> tuple[str, list[Claim]]:
         return self.claims.take(list(found), NOW)
 
     def commit(
         self, outcomes: list[Outcome], at: Callable[[str], None] = no_faults, sync: Callable[[str], None] | None = None
-    ) -> list[Committed]:
+    ) -> list[CommitResult]:
         return Commit(self.folders, Claims(self.folders.temp), at, sync or (lambda _: None)).group(outcomes)
 
     def names(self, folder: str) -> list[str]:
@@ -91,7 +91,7 @@ def done(group: str, claim_id: str, result: bytes = b'{"r":1}') -> Outcome:
     return Outcome(
         kind="done",
         id=claim_id,
-        claim=group,
+        group=group,
         attempts=1,
         completed_at=NOW + 1,
         route=Route(priority="medium", queue="medium", handler="default", reasons=["because"]),
@@ -103,7 +103,7 @@ def rejected(group: str, claim_id: str) -> Outcome:
     return Outcome(
         kind="rejected",
         id=claim_id,
-        claim=group,
+        group=group,
         attempts=1,
         completed_at=NOW + 1,
         route=Route(priority="medium", queue="medium", handler="default", reasons=["because"]),
@@ -155,7 +155,7 @@ def test_a_rename_never_overwrites(tmp_path: Path) -> None:
 def test_a_rename_never_overwrites_where_the_system_call_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llm_scheduler.ingest.spool.renames._renameat2", None)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.file_io._renameat2", None)
     test_a_rename_never_overwrites(tmp_path)
 
 
@@ -182,7 +182,7 @@ def test_a_second_name_of_one_inode_is_not_lost_by_a_rename(tmp_path: Path) -> N
         ),
     ],
 )
-@pytest.mark.parametrize("room", [0, len(SIDECAR)])
+@pytest.mark.parametrize("room", [0, len(REPORT_SUFFIX)])
 def test_a_name_with_an_id_is_legal_and_seen(tmp_path: Path, name: str, room: int) -> None:
     suffix = os.path.splitext(name)[1]
     folder, made = os.path.split(with_id(f"sub/{name}", ID, room))
@@ -207,7 +207,7 @@ def test_a_claim_is_a_rename_and_a_line_of_the_manifest(spool: Spool) -> None:
         spool.put("sub/文 件.json", b"[2]", watch=1),
         spool.put("bad\udcff.json", b"[3]"),
     ]
-    inodes = [each.seen.inode for each in found]
+    inodes = [each.stamp.inode for each in found]
     group, claims = spool.claim(*found)
     assert [claim.id for claim in claims] == [each.id for each in found]
     assert spool.names("raw") == spool.names("raw 2") == []
@@ -394,16 +394,16 @@ def test_put_back_goes_beside_a_newcomer(spool: Spool) -> None:
     found = spool.put("sub/a.json", b"[1]")
     group, _ = spool.claim(found)
     spool.put("sub/a.json", b"[2]")
-    path = put_back(spool.claims.path(group, found.id), found.watch, found.source, found.id)
+    path = return_to_watch(spool.claims.path(group, found.id), found.watch, found.source, found.id)
     assert Path(path).name == f"a.{found.id}.json"
     assert Path(path).read_bytes() == b"[1]"
     assert (spool.watch / "sub" / "a.json").read_bytes() == b"[2]"
     second = spool.put("second", b"[3]")
-    path = put_back(second.path, found.watch, found.source, found.id)
+    path = return_to_watch(second.path, found.watch, found.source, found.id)
     assert Path(path).parent == spool.watch
     third = spool.put("third", b"[4]")
     with pytest.raises(FileExistsError):
-        put_back(third.path, found.watch, found.source, found.id)
+        return_to_watch(third.path, found.watch, found.source, found.id)
     assert Path(third.path).read_bytes() == b"[4]"
 
 
@@ -412,7 +412,7 @@ def test_put_back_where_a_folder_of_its_path_has_become_a_file(spool: Spool) -> 
     group, _ = spool.claim(found)
     shutil.rmtree(spool.watch / "sub")
     (spool.watch / "sub").write_bytes(b"[2]")
-    path = put_back(spool.claims.path(group, found.id), found.watch, found.source, found.id)
+    path = return_to_watch(spool.claims.path(group, found.id), found.watch, found.source, found.id)
     assert Path(path) == spool.watch / f"a.{found.id}.json"
 
 
@@ -523,13 +523,13 @@ def test_a_second_arrival_gets_its_id_in_its_name_in_both_folders(spool: Spool) 
 
 def test_a_report_never_takes_the_place_of_an_original(spool: Spool) -> None:
     """A broken document may itself be called like another one's report."""
-    odd = spool.put(f"a.json{SIDECAR}", b"{odd")
+    odd = spool.put(f"a.json{REPORT_SUFFIX}", b"{odd")
     group, _ = spool.claim(odd)
     spool.commit([rejected(group, odd.id)])
     plain = spool.put("a.json", b"{plain")
     group, _ = spool.claim(plain)
     spool.commit([rejected(group, plain.id)])
-    assert (spool.folder / "errors" / f"a.json{SIDECAR}").read_bytes() == b"{odd"
+    assert (spool.folder / "errors" / f"a.json{REPORT_SUFFIX}").read_bytes() == b"{odd"
     originals = [path.read_bytes() for path in (spool.folder / "errors").iterdir()]
     assert b"{plain" in originals
     assert len(originals) == 4
@@ -545,7 +545,9 @@ def test_a_file_and_a_folder_of_one_name(spool: Spool, kind: Callable[[str, str]
             (spool.watch / os.path.dirname(source)).rmdir()
         assert spool.commit([kind(group, found.id)])[0].claim is not None
     place = "archive" if kind is done else "errors"
-    held = [(spool.folder / place / name).read_bytes() for name in spool.names(place) if not name.endswith(SIDECAR)]
+    held = [
+        (spool.folder / place / name).read_bytes() for name in spool.names(place) if not name.endswith(REPORT_SUFFIX)
+    ]
     assert sorted(held) == sorted(contents.values())
     assert len(spool.names("processed" if kind is done else "errors")) == (4 if kind is done else 8)
 
@@ -565,11 +567,11 @@ def test_names_of_full_length(spool: Spool, name: str, kind: Callable[[str, str]
         group, _ = spool.claim(found)
         assert spool.commit([kind(group, found.id)])[0].claim is not None
     originals, reports = ("archive", "processed") if kind is done else ("errors", "errors")
-    held = [each for each in spool.names(originals) if not each.endswith(SIDECAR)]
+    held = [each for each in spool.names(originals) if not each.endswith(REPORT_SUFFIX)]
     assert sorted((spool.folder / originals / each).read_bytes() for each in held) == [b"[0]", b"[1]"]
-    shown = [each for each in spool.names(reports) if kind is done or each.endswith(SIDECAR)]
+    shown = [each for each in spool.names(reports) if kind is done or each.endswith(REPORT_SUFFIX)]
     assert len(shown) == 2
-    assert sorted(each.removesuffix(SIDECAR) for each in shown) == held, "a report is beside its original"
+    assert sorted(each.removesuffix(REPORT_SUFFIX) for each in shown) == held, "a report is beside its original"
     assert not any(is_ignored(os.path.basename(each)) for each in held + shown), "hidden from whoever looks"
     if kind is done:
         assert name in held
@@ -615,13 +617,13 @@ def test_a_name_that_is_taken_between_plan_and_place_is_not_overwritten(spool: S
     for kind, place in ((done, "processed"), (done, "archive"), (rejected, "errors")):
         found = spool.put(f"{place}.json", b"[1]")
         group, _ = spool.claim(found)
-        intruder = spool.folder / place / f"{place}.json{SIDECAR if kind is rejected else ''}"
+        intruder = spool.folder / place / f"{place}.json{REPORT_SUFFIX if kind is rejected else ''}"
 
         def intrude(point: str, intruder: Path = intruder) -> None:
             if point == "commit.synced":
                 intruder.write_bytes(b"somebody else's")
 
-        with pytest.raises(Trouble):
+        with pytest.raises(FolderError):
             spool.commit([kind(group, found.id)], intrude)
         spool.commit([kind(group, found.id)])
         assert intruder.read_bytes() == b"somebody else's"
@@ -645,11 +647,11 @@ def test_a_file_that_changes_while_it_is_committed_makes_no_false_result(
     group, _ = spool.claim(found)
     path = Path(spool.claims.path(group, found.id))
 
-    def grow(descriptor: int, size: int) -> bytes:
+    def grow(descriptor: int, size: int, most: int | None) -> bytes:
         path.write_bytes(b"[1],[")
         return read_whole(descriptor, size)
 
-    monkeypatch.setattr("llm_scheduler.ingest.spool.commit.read_whole", grow)
+    monkeypatch.setattr("llm_scheduler.ingest.spool.file_io.read_whole", grow)
     assert spool.commit([done(group, found.id)])[0].status == Status.CANCELLED
     assert spool.names("processed") == spool.names("archive") == []
     assert (spool.watch / "a.json").read_bytes() == b"[1],["
@@ -663,7 +665,7 @@ def test_trouble_in_the_middle_leaves_all_to_be_done_again(spool: Spool) -> None
     def full(_: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", spool.folders.output)
 
-    with pytest.raises(Trouble, match="disk is full"):
+    with pytest.raises(FolderError, match="disk is full"):
         spool.commit(outcomes, sync=full)
     assert spool.names("processed") == [], "nothing half done is left to fill the disk"
     spool.commit(outcomes)
@@ -731,7 +733,7 @@ def test_a_link_in_the_place_of_a_result_is_not_written_through(spool: Spool) ->
     found = spool.put("a.json")
     group, _ = spool.claim(found)
     os.symlink(spool.folder.parent / "victim", spool.folder / "processed" / f".{found.id}.tmp")
-    with pytest.raises(Trouble):
+    with pytest.raises(FolderError):
         spool.commit([done(group, found.id)])
     (spool.folder / "processed" / f".{found.id}.tmp").unlink(missing_ok=True)
     spool.commit([done(group, found.id)])
@@ -804,11 +806,11 @@ def test_the_configuration_gives_absolute_folders(tmp_path: Path, monkeypatch: p
 
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "errors").write_bytes(b"")
-    with pytest.raises(Trouble, match=r"errors \(directories\.error_directory\) is not a folder"):
+    with pytest.raises(FolderError, match=r"errors \(directories\.error_directory\) is not a folder"):
         folders(tmp_path).prepare()
     (tmp_path / "errors").unlink()
     (tmp_path / "errors").symlink_to("nowhere")
-    with pytest.raises(Trouble, match="error_directory"):
+    with pytest.raises(FolderError, match="error_directory"):
         folders(tmp_path).prepare()
     (tmp_path / "errors").unlink()
     folders(tmp_path).prepare()
@@ -818,7 +820,7 @@ def test_a_file_in_the_place_of_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     folders(tmp_path).prepare()
     (tmp_path / "archive").chmod(0o555)
-    with pytest.raises(Trouble, match=r"archive_directory\) can't be written"):
+    with pytest.raises(FolderError, match=r"archive_directory\) can't be written"):
         folders(tmp_path).prepare()
     (tmp_path / "archive").chmod(0o755)
     folders(tmp_path).prepare()
@@ -843,7 +845,7 @@ def test_folders_on_different_file_systems(tmp_path: Path, mounted: Path) -> Non
         "temp": "temp",
         "watch": "watch",
     }.items():
-        with pytest.raises(Trouble, match=rf"directories\.{name}_directory.* on different file\s+systems"):
+        with pytest.raises(FolderError, match=rf"directories\.{name}_directory.* on different file\s+systems"):
             folders(tmp_path / key, **{key: mounted / key}).prepare()
 
 
@@ -854,7 +856,7 @@ def test_a_folder_on_a_read_only_file_system(tmp_path: Path, mounted: Path) -> N
     wanted.prepare()
     shutil.rmtree(wanted.archive)
     subprocess.run(["mount", "-o", "remount,ro", str(mounted)], check=True)
-    with pytest.raises(Trouble, match=r"read-only|read-write"):
+    with pytest.raises(FolderError, match=r"read-only|read-write"):
         wanted.prepare()
     subprocess.run(["mount", "-o", "remount,rw", str(mounted)], check=True)
     assert wanted.prepare() == [wanted.archive]
@@ -909,5 +911,5 @@ def test_a_group_that_is_undone_can_be_committed_again(spool: Spool) -> None:
     commit = Commit(spool.folders, Claims(spool.folders.temp))
     commit.undo(commit.write([done(group, found.id)]))
     assert spool.names("processed") == []
-    assert commit.group([done(group, found.id)])[0].place.endswith("a.json")
+    assert commit.group([done(group, found.id)])[0].claim is not None
     assert spool.names("processed") == spool.names("archive") == ["a.json"]

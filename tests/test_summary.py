@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from llm_scheduler.jobs.handler import Context
 from llm_scheduler.jobs.summary import summarise
-from llm_scheduler.jobs.worker.runner import encode_result
+from llm_scheduler.jobs.worker.result_json import encode_result
 
 CONTEXT = Context("id", "a.json", "high", "high", "default", 1, 1.0, b"12345")
 

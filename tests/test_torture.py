@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import LLMCTL
 
-from llm_scheduler.api.torture.balance import Specimen, balance, digest_of
+from llm_scheduler.api.torture.balance import TortureDocument, balance, digest_of
 from llm_scheduler.jobs.config import Directories
 
 SOUND, BROKEN = b'{"n": 1}', b"{"
@@ -25,8 +25,8 @@ class Places:
         names = ("watch_directory", "output_directory", "archive_directory", "error_directory", "temp_directory")
         self.directories = Directories(**{name: str(folder / name.partition("_")[0]) for name in names})
         self.dropped = {
-            digest_of(SOUND): Specimen("sound", SOUND),
-            digest_of(BROKEN): Specimen("b", BROKEN, "rejected"),
+            digest_of(SOUND): TortureDocument("sound", SOUND),
+            digest_of(BROKEN): TortureDocument("b", BROKEN, "rejected"),
         }
         for name in names:
             (folder / name.partition("_")[0]).mkdir()
@@ -104,7 +104,7 @@ def test_an_account_that_does_not_balance(places: Places, column: str, spoil: Ca
 
 FILL = """
 import ctypes, os, sys
-from llm_scheduler.api.torture.small_disk import NoDisk, mounted
+from llm_scheduler.api.torture.small_disk import DiskUnavailable, mount
 if len(sys.argv) > 2:
     user = int(sys.argv[2])
     os.setgroups([])
@@ -112,8 +112,8 @@ if len(sys.argv) > 2:
     os.setresuid(user, user, user)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, or its /proc would be root's
 try:
-    disk = mounted(sys.argv[1], 1 << 20)
-except NoDisk as error:
+    disk = mount(sys.argv[1], 1 << 20)
+except DiskUnavailable as error:
     sys.exit(f"no disk: {error}")
 path = os.path.join(sys.argv[1], "a")
 disk.fill(8192)

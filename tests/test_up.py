@@ -146,10 +146,10 @@ def test_it_runs_everything_and_stops_all_of_it(home: Home, how: signal.Signals)
         "valkey-server",
         "llm_scheduler.ingest.daemon",
         "llm_scheduler.ingest.collector",
-        "llm_scheduler.jobs.scheduler.loop",
+        "llm_scheduler.jobs.scheduler.scheduler",
         "llm_scheduler.api.server",
     ]
-    modules += [f"llm_scheduler.jobs.worker.loop {level}" for level in ("high", "medium", "low")]
+    modules += [f"llm_scheduler.jobs.worker.worker {level}" for level in ("high", "medium", "low")]
     for module in modules:
         assert named(home, process.pid, module), f"{module} runs in the session of llmctl up"
     assert workers(home, process.pid) == {"high", "high.2", "medium", "low"}, "four, as max_workers has it"
@@ -189,8 +189,8 @@ def test_a_killed_child_is_started_again(home: Home) -> None:
     for words in (
         "llm_scheduler.ingest.daemon",
         "llm_scheduler.ingest.collector",
-        "llm_scheduler.jobs.worker.loop high",
-        "llm_scheduler.jobs.scheduler.loop",
+        "llm_scheduler.jobs.worker.worker high",
+        "llm_scheduler.jobs.scheduler.scheduler",
         "llm_scheduler.api.server",
         "valkey-server",
     ):
@@ -256,8 +256,8 @@ def workers(home: Home, session: int) -> set[str]:
             words = process.cmdline()
         except psutil.NoSuchProcess:
             continue
-        if "llm_scheduler.jobs.worker.loop" in words:
-            found.add(words[words.index("llm_scheduler.jobs.worker.loop") + 1])
+        if "llm_scheduler.jobs.worker.worker" in words:
+            found.add(words[words.index("llm_scheduler.jobs.worker.worker") + 1])
     return found
 
 

@@ -9,9 +9,11 @@ import pytest
 from conftest import Fleet, wait_until
 from redis import Redis
 
-from llm_scheduler.ingest.daemon import GROUP, Ingest
+from llm_scheduler.ingest.daemon import Ingest
+from llm_scheduler.ingest.file_queue import GROUP
 from llm_scheduler.jobs.clock import SystemClock
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.runtime import Runtime
+from llm_scheduler.jobs.process.termination import Stop
 
 LOW, HIGH = b'{"n": %d, "metadata": {"priority": "low"}}', b'{"metadata": {"priority": "high"}}'
 FLOOD = 4000
@@ -20,22 +22,22 @@ FLOOD = 4000
 def test_what_comes_after_a_flood_is_looked_at_first(fleet: Fleet, redis: Redis) -> None:
     """Step by step: the flood has been heard of, then the urgent one is dropped."""
     fleet.raw.mkdir(parents=True, exist_ok=True)
-    ingest = Ingest(fleet.config(), redis, SystemClock(), Stop(), logging.getLogger("test"))
+    ingest = Ingest(Runtime(fleet.config(), redis, SystemClock(), Stop(), logging.getLogger("test")))
     ingest._folders.prepare()
     watch = ingest._folders.watch[0]
     for number in range(3 * GROUP):
         fleet.drop(f"low-{number:04d}.json", LOW % number)
-        ingest._fresh[watch, f"low-{number:04d}.json"] = False
-    ingest._next_scan = float("inf")
-    assert ingest._take_documents()
+        ingest._claimer.queue._new[watch, f"low-{number:04d}.json"] = False
+    ingest._claimer.queue._next_scan = float("inf")
+    assert ingest._claimer.run()
     fleet.drop("high.json", HIGH)
-    ingest._fresh[watch, "high.json"] = False
-    assert ingest._take_documents()
+    ingest._claimer.queue._new[watch, "high.json"] = False
+    assert ingest._claimer.run()
     assert not (fleet.raw / "high.json").exists()
     assert len(os.listdir(fleet.raw)) == 2 * GROUP, "it went ahead alone"
     fleet.drop("low-last.json", LOW % 9999)
-    ingest._fresh[watch, "low-last.json"] = False
-    assert ingest._take_documents()
+    ingest._claimer.queue._new[watch, "low-last.json"] = False
+    assert ingest._claimer.run()
     left = set(os.listdir(fleet.raw))
     assert len(left) == GROUP + 1
     assert "low-last.json" in left, "who is not urgent waits for those that came before"
@@ -44,17 +46,17 @@ def test_what_comes_after_a_flood_is_looked_at_first(fleet: Fleet, redis: Redis)
 
 def test_urgent_ones_without_end_let_the_others_through(fleet: Fleet, redis: Redis) -> None:
     fleet.raw.mkdir(parents=True, exist_ok=True)
-    ingest = Ingest(fleet.config(), redis, SystemClock(), Stop(), logging.getLogger("test"))
+    ingest = Ingest(Runtime(fleet.config(), redis, SystemClock(), Stop(), logging.getLogger("test")))
     ingest._folders.prepare()
     watch = ingest._folders.watch[0]
     for number in range(5 * GROUP):
         fleet.drop(f"low-{number:04d}.json", LOW % number)
-        ingest._fresh[watch, f"low-{number:04d}.json"] = False
-    ingest._next_scan = float("inf")
+        ingest._claimer.queue._new[watch, f"low-{number:04d}.json"] = False
+    ingest._claimer.queue._next_scan = float("inf")
     for number in range(4):
         fleet.drop(f"high-{number}.json", HIGH[:-1] + b', "n": %d}' % number)
-        ingest._fresh[watch, f"high-{number}.json"] = False
-        ingest._take_documents()
+        ingest._claimer.queue._new[watch, f"high-{number}.json"] = False
+        ingest._claimer.run()
     left = os.listdir(fleet.raw)
     assert not [name for name in left if name.startswith("high")]
     assert len(left) == 3 * GROUP + 2, "every second step took a whole group"

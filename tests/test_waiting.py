@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import ConnectionError as LostConnection
 
 from llm_scheduler.jobs.process.blocking_wait import Wait
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.termination import Stop
 
 LONG = 30.0  # what would be waited if nobody ended it
 
@@ -25,7 +25,7 @@ class Waiting:
         self.taken: list[bytes | str] = []
         self._threads = [
             threading.Thread(target=self._take),
-            threading.Thread(target=self.wait.end_when_asked, args=(self.stop,)),
+            threading.Thread(target=self.wait.end_on_stop, args=(self.stop,)),
         ]
         for thread in self._threads:
             thread.start()
@@ -79,7 +79,7 @@ def test_it_ends_whenever_it_is_asked(redis: Redis) -> None:
 def test_a_wait_that_begins_after_it_was_asked_to_end_ends_too(redis: Redis) -> None:
     """Who waits has looked at the request just before it came."""
     stop, wait = Stop(), Wait(redis)
-    ender = threading.Thread(target=wait.end_when_asked, args=(stop,))
+    ender = threading.Thread(target=wait.end_on_stop, args=(stop,))
     ender.start()
     with wait.begin() as client:
         stop.set()

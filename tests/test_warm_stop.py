@@ -14,7 +14,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Fleet, wait_until
+from conftest import KEYS, Fleet, wait_until
 from redis import Redis
 
 from llm_scheduler.jobs.document import Payload, Route, Status, new_id
@@ -50,7 +50,7 @@ class Feeder(threading.Thread):
     def run(self) -> None:
         number = 0
         while not self._enough.wait(0.02):
-            if self._redis.llen("rq:queue:medium") < 8:
+            if self._redis.llen(KEYS.queue("medium")) < 8:
                 number += 1
                 payloads = [self._payload() for _ in range(self._chance.randint(1, 12))]
                 with self._redis.pipeline() as pipeline:
@@ -85,7 +85,7 @@ def trial(fleet: Fleet, wait: float) -> tuple[int, float]:
                 sys.executable,
                 "-P",
                 "-m",
-                "llm_scheduler.jobs.worker.loop",
+                "llm_scheduler.jobs.worker.worker",
                 "medium",
                 "--config",
                 str(fleet.config_path),
@@ -121,7 +121,7 @@ def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
     feeder.stop()
     log = (fleet.folder / "workers.log").read_text()
     seconds = [each for _, each in ended]
-    returned = redis.eval("return #redis.call('KEYS', 'rq:job:*-rest')", 0)
+    returned = redis.eval("return #redis.call('KEYS', ARGV[1])", 0, KEYS.job("*-rest"))
     print(
         f"{TRIALS} stops in {time.monotonic() - began:.0f} s; slowest {max(seconds):.2f} s, "
         f"median {sorted(seconds)[TRIALS // 2]:.2f} s; {log.count('takes jobs')} had begun to take jobs, "
@@ -130,8 +130,8 @@ def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
     assert Counter(status for status, _ in ended) == {0: TRIALS}
     assert max(seconds) < 5
     assert "Traceback" not in log
-    assert (redis.zcard("rq:wip:medium"), redis.llen("rq:queue:medium:intermediate")) == (0, 0), "nothing is stuck"
-    assert redis.scard("rq:workers:medium") == 0, "every one has said goodbye"
+    assert (redis.zcard(KEYS.begun("medium")), redis.llen(KEYS.intermediate("medium"))) == (0, 0), "nothing is stuck"
+    assert redis.scard(KEYS.workers_of("medium")) == 0, "every one has said goodbye"
 
     fleet.start("medium")  # one more does what they left
     wait_until(lambda: len(done(redis)) >= len(feeder.ids), "an outcome for every document", 120, every=0.5)
@@ -147,6 +147,6 @@ def test_one_sigterm_at_any_moment(fleet: Fleet, redis: Redis) -> None:
 def done(redis: Redis) -> list[outcomes.Outcome]:
     return [
         each
-        for _, fields in redis.xrange(outcomes.stream("medium"))
+        for _, fields in redis.xrange(KEYS.outcomes("medium"))
         for each in outcomes.decode(fields[outcomes.FIELD.encode()])
     ]

@@ -1,4 +1,4 @@
-"""What the playbooks reckon with, where a template would be harder to read than a function."""
+"""Jinja filters of the playbooks, for what would be hard to read as a template."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 
 
 def worker_units(workers: Mapping[str, int]) -> list[str]:
-    """The units of so many workers of each queue: `{"high": 2}` are `llm-worker@high` and `llm-worker@high.2`."""
+    """The worker units for a number of workers for each queue: `{"high": 2}` gives `llm-worker@high` and `@high.2`."""
     return [
         f"llm-worker@{queue}{'' if number == 1 else f'.{number}'}.service"
         for queue, count in workers.items()
@@ -22,13 +22,15 @@ def redis_url(
     sentinel_password: str = "",
     ca_file: str = "",
 ) -> str:
-    """`queue.redis_url`: the sentinels' where there are any, else that of the one server; with TLS where there is a
-    `ca_file`. Servers and sentinels are given as `address:port`."""
-    watchers = ",".join(sentinels)
-    scheme = ("rediss" if ca_file else "redis") + ("+sentinel" if watchers else "")
-    place = f"{watchers}/{service}/0" if watchers else f"{next(iter(servers))}/0"
+    """The value of `queue.redis_url`: the sentinels if there are any, else the first server. A `ca_file` means TLS.
+
+    Servers and sentinels are texts `address:port`.
+    """
+    hosts = ",".join(sentinels)
+    scheme = ("rediss" if ca_file else "redis") + ("+sentinel" if hosts else "")
+    place = f"{hosts}/{service}/0" if hosts else f"{next(iter(servers))}/0"
     options = {}
-    if watchers and sentinel_password:
+    if hosts and sentinel_password:
         options["sentinel_password"] = sentinel_password
     if ca_file:
         options["ssl_ca_certs"] = ca_file
@@ -37,12 +39,12 @@ def redis_url(
 
 
 def credential_file(secret: Mapping[str, str], folder: str) -> dict[str, str]:
-    """A credential as the module `llm_files` writes it; `secret` has its name as `key`."""
+    """A credential as a file for the module `llm_files`; `secret` is an item of `dict2items`."""
     return {"path": f"{folder}/credentials/{secret['key']}", "secret": secret["value"], "mode": "0600"}
 
 
 class FilterModule:
-    """Where Ansible finds the filters."""
+    """Ansible loads the filters from here."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {

@@ -1,5 +1,5 @@
-# Moves what is in the folders of a spool aside: set-aside.sh SPOOL. Prints where to; nothing where there was nothing.
-# The folders themselves stay: units have them mounted. So do hidden files, which are no documents.
+# Moves the files of a spool aside: set-aside.sh SPOOL. Prints the new folder, or nothing if the spool has no files.
+# The folders stay, because units have them mounted. Hidden files stay, because they are no documents.
 set -eu
 cd "$1"
 aside=$1/aside-$(date -u +%Y%m%dT%H%M%SZ)

@@ -1,1 +1,1 @@
-"""Who may do what: callers and their roles, keys, tokens, and the record of what they changed."""
+"""Access to the API: keys, tokens, roles, and the audit log."""

@@ -1,4 +1,4 @@
-"""What the guard works with: keys, tokens, failed attempts, and the record. One of each for an application."""
+"""What the guard needs: keys, tokens, failed attempts, and the audit log. One of each for an application."""
 
 from dataclasses import dataclass
 
@@ -6,38 +6,43 @@ from redis import Redis
 from starlette.types import Scope
 
 from llm_scheduler.api.access.api_keys import KeyRing
-from llm_scheduler.api.access.audit import Audit
-from llm_scheduler.api.access.failures import Failures
+from llm_scheduler.api.access.audit_log import AuditLog
+from llm_scheduler.api.access.failures import FailedAttempts
 from llm_scheduler.api.access.tokens import Tokens
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config, Security
 
 
 @dataclass(frozen=True)
-class Gatehouse:
-    """See `make_gatehouse`. To be closed when the application ends."""
+class AccessControl:
+    """Made by `make_access_control`. To be closed when the application ends."""
 
     security: Security
     clock: Clock
-    ring: KeyRing
+    keys: KeyRing
     tokens: Tokens
-    failures: Failures
-    audit: Audit
+    failures: FailedAttempts
+    audit: AuditLog
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither keys nor tokens are needed: then only this machine is served."""
+        return not (self.security.api_key_enabled or self.security.jwt_enabled)
 
     def close(self) -> None:
-        """Write what is still to be recorded. Redis has to be there until then."""
+        """Write what is left of the audit log. Redis must be reachable until then."""
         self.audit.close()
 
 
-def make_gatehouse(config: Config, redis: Redis | None, clock: Clock) -> Gatehouse:
-    """The gatehouse of an application. `redis` keeps the record for `GET /audit`; all else works without it."""
-    ring = KeyRing(config.security, clock)
-    tokens = Tokens(config.security, ring, clock)
-    return Gatehouse(config.security, clock, ring, tokens, Failures(), Audit(redis))
+def make_access_control(config: Config, redis: Redis | None, clock: Clock) -> AccessControl:
+    """The access control of an application. Only `GET /audit` needs `redis`."""
+    keys = KeyRing(config.security, clock)
+    tokens = Tokens(config.security, keys, clock)
+    return AccessControl(config.security, clock, keys, tokens, FailedAttempts(), AuditLog(redis))
 
 
-def gatehouse(scope: Scope) -> Gatehouse:
-    """The gatehouse that a request has passed."""
-    found = scope["llm.gatehouse"]
-    assert isinstance(found, Gatehouse)
+def access_control(scope: Scope) -> AccessControl:
+    """The access control that a request has passed."""
+    found = scope["llm.access_control"]
+    assert isinstance(found, AccessControl)
     return found

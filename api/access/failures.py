@@ -1,9 +1,8 @@
-"""Failed attempts to get in: counted by where they come from, and slowed down beyond a number of them.
+"""Failed attempts to authenticate: counted by address, and limited.
 
-Who shows a right key is never slowed down: a key has 256 random bits, so there is nothing to be won by guessing, and
-whoever shares an address with somebody who tries must not be locked out by them. That is not so of a key in the
-configuration that may be short, which waits with the others. For those the count is there, and to keep the log
-readable.
+A right key is never slowed down: keys have 256 random bits and can't be guessed, and nobody is locked out by the
+attempts of others behind the same address. The exception is a configured key that may be short: it waits like a wrong
+one. Apart from that, the limit keeps the log readable.
 """
 
 import ipaddress
@@ -18,34 +17,34 @@ ATTEMPTS = 10  # a minute, from one address
 _RECORDS = 60  # a minute, from all addresses: 100,000 of them take more than a day
 
 
-class Failures:
+class FailedAttempts:
     """The failed attempts of the last minute, as this process saw them."""
 
     def __init__(self) -> None:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._attempts = RateLimitItemPerMinute(ATTEMPTS, namespace="attempts")
-        # One more than there are attempts, so that the first that was turned away stands in the record, too.
+        # One more than there are attempts, so that the first attempt above the limit is recorded too.
         self._records = RateLimitItemPerMinute(ATTEMPTS + 1, namespace="records")
         self._all_records = RateLimitItemPerMinute(_RECORDS, namespace="records")
 
     def add(self, address: str) -> bool:
-        """Count an attempt that failed. False: there were too many before it."""
+        """Count a failed attempt. False: the address is above its limit."""
         return self._limiter.hit(self._attempts, _network(address))
 
-    def waits(self, address: str) -> int:
-        """For how many seconds attempts from `address` are turned away; 0: they aren't."""
+    def blocked_seconds(self, address: str) -> int:
+        """For how many more seconds attempts from `address` are refused; 0: they are not."""
         if self._limiter.test(self._attempts, _network(address)):
             return 0
         reset_at = self._limiter.get_window_stats(self._attempts, _network(address)).reset_time
         return max(1, math.ceil(reset_at - time.time()))
 
     def may_record(self, address: str) -> bool:
-        """Whether one more refusal is to be recorded: nobody may fill the record, and so empty it of the rest."""
+        """Whether to record one more refused call: nobody may push the other calls out of the audit log."""
         return self._limiter.hit(self._records, _network(address)) and self._limiter.hit(self._all_records)
 
 
 def _network(address: str) -> str:
-    """Who counts as one: an IPv4 address; of IPv6 a /64, which is what one household is given."""
+    """Which addresses count as one: an IPv4 address, or an IPv6 /64, which is what one household gets."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

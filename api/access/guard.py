@@ -1,59 +1,58 @@
-"""The middleware that every request passes: who is asking, what it may not even ask, and the record of it."""
+"""The middleware that every request passes: it authenticates the caller and writes the audit log."""
 
 import asyncio
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llm_scheduler.api.access.access_control import Gatehouse
-from llm_scheduler.api.access.audit import Call
+from llm_scheduler.api.access.access_control import AccessControl
+from llm_scheduler.api.access.audit_log import Call
 from llm_scheduler.api.access.credentials import Refusal, address_of, identify
-from llm_scheduler.api.access.loopback import READING, foreign
+from llm_scheduler.api.access.loopback import READ_METHODS, loopback_refusal
 from llm_scheduler.api.access.roles import Caller
 from llm_scheduler.api.http.headers import HEADERS
 from llm_scheduler.api.http.problems import problem
 from llm_scheduler.jobs.clock import rfc3339
 
-# Asked by those who only want to know whether the process lives, and takes requests.
-OPEN = frozenset({"/health", "/ready"})
-# Pages hold no data: a browser, which sends no key for them, gets them, and what they show needs one.
+OPEN = frozenset({"/health", "/ready"})  # for load balancers and supervisors
+# Browsers send no key for pages. Pages hold no data; the requests that they make need a key.
 PAGES = frozenset({"/", "/dashboard.js", "/dashboard.css", "/docs"})
-_PARTS_OF_PAGES = "/docs/"
+_PAGE_FILES = "/docs/"
 
-_CHANGES_NOTHING = READING | {"OPTIONS"}
-_TURNED_AWAY = frozenset({401, 403, 429})
-_NOTHING_DONE = _TURNED_AWAY | {404, 405}
+_SAFE_METHODS = READ_METHODS | {"OPTIONS"}
+_REFUSED = frozenset({401, 403, 429})
+_WITHOUT_EFFECT = _REFUSED | {404, 405}
 _MAX_PATH = 200
-_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _MAX_METHOD = 20
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 
 
 @dataclass(frozen=True)
-class _Visit:
-    """A request at the gate: when it came, and whom it turned out to be from."""
+class _GuardedRequest:
+    """A request, when it arrived, and its caller or why it is refused; None: its path is open to everybody."""
 
     scope: Scope
     began: float
-    found: Caller | Refusal | None  # None: it asks for something open
+    identity: Caller | Refusal | None
 
 
 class Guard:
-    """ASGI middleware: lets a request in as a `Caller` or answers it, puts `HEADERS` on whatever is answered, and
-    records what changes something. What a caller may do is for the operations to say.
+    """ASGI middleware: passes a request on with its `Caller` or refuses it, adds `HEADERS` to every answer, and records
+    calls. Each operation checks the caller's role itself.
     """
 
-    def __init__(self, app: ASGIApp, gate: Gatehouse) -> None:
+    def __init__(self, app: ASGIApp, access: AccessControl) -> None:
         self._app = app
-        self._gate = gate
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
 
-        scope["llm.gatehouse"] = self._gate
+        scope["llm.access_control"] = self._access
         scope["llm.audit"] = {}
-        visit = _Visit(scope, self._gate.clock.monotonic(), self._look(scope))
+        request = _GuardedRequest(scope, self._access.clock.monotonic(), self._identify(scope))
         started = False
 
         async def send_guarded(message: Message) -> None:
@@ -62,48 +61,47 @@ class Guard:
                 started = True
                 there = {name for name, _ in message["headers"]}
                 message["headers"].extend(header for header in _HEADERS if header[0] not in there)
-                self._record(visit, message["status"])  # before anybody hears of it
+                self._record(request, message["status"])  # before the answer is sent
             await send(message)
 
-        if isinstance(visit.found, Refusal):
-            refusal = visit.found
-            await problem(refusal.status, refusal.words, refusal.headers)(scope, receive, send_guarded)
+        if isinstance(request.identity, Refusal):
+            refusal = request.identity
+            await problem(refusal.status, refusal.text, refusal.headers)(scope, receive, send_guarded)
             return
-        if visit.found is not None:
-            scope["llm.caller"] = visit.found
+        if request.identity is not None:
+            scope["llm.caller"] = request.identity
         try:
             await self._app(scope, receive, send_guarded)
         except asyncio.CancelledError:
-            # The server is told to stop and has waited long enough for this client.
+            # The server stops and has waited long enough for this client.
             if started:
                 raise
             await problem(503, "The server is stopping.", {"Retry-After": "5"})(scope, receive, send_guarded)
         except Exception:
             if not started:
-                self._record(visit, 500)
+                self._record(request, 500)
             raise
 
-    def _look(self, scope: Scope) -> Caller | Refusal | None:
-        path, reads = scope["path"], scope["method"] in READING
+    def _identify(self, scope: Scope) -> Caller | Refusal | None:
+        path, reads = scope["path"], scope["method"] in READ_METHODS
         if reads and path in OPEN:
             return None
-        if reads and (path in PAGES or path.startswith(_PARTS_OF_PAGES)):
-            security = self._gate.security
-            words = None if security.api_key_enabled or security.jwt_enabled else foreign(scope)
-            return Refusal(403, words) if words else None
-        return identify(scope, self._gate)
+        if reads and (path in PAGES or path.startswith(_PAGE_FILES)):
+            text = loopback_refusal(scope) if self._access.is_open else None
+            return Refusal(403, text) if text else None
+        return identify(scope, self._access)
 
-    def _record(self, visit: _Visit, status: int) -> None:
-        scope, found = visit.scope, visit.found
-        refused = found if isinstance(found, Refusal) else None
-        caller = found if isinstance(found, Caller) else None
-        if scope["method"] in _CHANGES_NOTHING and (status not in _TURNED_AWAY or (refused and refused.silent)):
+    def _record(self, request: _GuardedRequest, status: int) -> None:
+        scope, identity = request.scope, request.identity
+        refused = identity if isinstance(identity, Refusal) else None
+        caller = identity if isinstance(identity, Caller) else None
+        if scope["method"] in _SAFE_METHODS and (status not in _REFUSED or (refused and refused.silent)):
             return
         address = address_of(scope)
-        if status in _NOTHING_DONE and not self._gate.failures.may_record(address):
+        if status in _WITHOUT_EFFECT and not self._access.failures.may_record(address):
             return
-        clock = self._gate.clock
-        self._gate.audit.record(
+        clock = self._access.clock
+        self._access.audit.record(
             Call(
                 at=rfc3339(clock.now()),
                 who=caller.name if caller else None,
@@ -113,7 +111,7 @@ class Guard:
                 method=scope["method"][:_MAX_METHOD],
                 path=scope["path"][:_MAX_PATH],
                 status=status,
-                seconds=round(clock.monotonic() - visit.began, 4),
-                facts={**(refused.facts | {"reason": refused.words} if refused else {}), **scope["llm.audit"]},
+                seconds=round(clock.monotonic() - request.began, 4),
+                facts={**(refused.facts | {"reason": refused.text} if refused else {}), **scope["llm.audit"]},
             )
         )

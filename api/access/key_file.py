@@ -1,4 +1,4 @@
-"""Changing the file of named keys: one process at a time, and never half."""
+"""Changes to the file of named keys: by one process at a time, and atomic."""
 
 import contextlib
 import fcntl
@@ -13,18 +13,18 @@ import msgspec
 
 from llm_scheduler.api.access.api_keys import KEY_PREFIX, RESERVED, Key, KeyList, digest_of, read_keys
 from llm_scheduler.api.access.roles import Role
-from llm_scheduler.ingest.spool.file_io import write_file
+from llm_scheduler.ingest.spool.file_io import sync_folder, write_file
 
 _OWNER_ONLY = 0o600
 _SECRET_BYTES = 32
 
 
-class NameTaken(Exception):
-    """There is a key of this name, or the name has a meaning of its own."""
+class KeyNameError(Exception):
+    """A key has this name already, or the name is reserved."""
 
 
 class NewKey(NamedTuple):
-    """A key that was made just now. `text` is what its holder sends: it is kept nowhere."""
+    """A new key. `text` is what its holder sends; it is not stored."""
 
     key: Key
     text: str
@@ -34,13 +34,13 @@ class NewKey(NamedTuple):
 
 
 def create_key(path: str, name: str, role: Role, now: float, expires_at: float | None = None) -> NewKey:
-    """Make a key and put its hash into the file at `path`. Raises `NameTaken`, `BrokenKeys` and OSError."""
+    """Make a key and add its hash to the file at `path`. Raises `KeyNameError`, `KeyFileError` and OSError."""
     if name.lower() in RESERVED:
-        raise NameTaken(f"The name {name!r} is reserved.")
-    with _alone(path):
+        raise KeyNameError(f"The name {name!r} is reserved.")
+    with _locked(path):
         keys = read_keys(path)
         if any(key.name == name for key in keys):
-            raise NameTaken(f"There is a key {name!r}. Revoke it first, or choose another name.")
+            raise KeyNameError(f"There is already a key {name!r}. Revoke it first, or choose another name.")
         secret = secrets.token_urlsafe(_SECRET_BYTES)
         key = Key(
             id=_free_id({each.id for each in keys}),
@@ -55,8 +55,8 @@ def create_key(path: str, name: str, role: Role, now: float, expires_at: float |
 
 
 def revoke_key(path: str, name: str) -> bool:
-    """Take the key of this name out of the file; False when there is none. Raises `BrokenKeys` and OSError."""
-    with _alone(path):
+    """Remove the key of this name from the file; False if there is none. Raises `KeyFileError` and OSError."""
+    with _locked(path):
         keys = read_keys(path)
         rest = [key for key in keys if key.name != name]
         if len(rest) == len(keys):
@@ -76,8 +76,8 @@ def _moment(at: float) -> datetime:
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
-    """Hold the lock. It is on a file beside: the one with the keys is replaced by each change."""
+def _locked(path: str) -> Iterator[None]:
+    """Hold the lock. It is on a separate file, because each change replaces the key file."""
     os.makedirs(os.path.dirname(os.path.realpath(path)), exist_ok=True)
     lock = f"{os.path.realpath(path)}.lock"
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _OWNER_ONLY)
@@ -90,12 +90,12 @@ def _alone(path: str) -> Iterator[None]:
 
 
 def _write(path: str, keys: list[Key]) -> None:
-    """Put another file in the place of the one at `path`, durably. Who was given leave to read it keeps that."""
+    """Replace the file at `path`, durably. Its permissions for reading stay."""
     target = os.path.realpath(path)
     hidden = f"{target}.part"
     content = msgspec.json.format(msgspec.json.encode(KeyList(keys)), indent=2) + b"\n"
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(hidden)  # of a process that died; nobody else is here now
+        os.unlink(hidden)  # left by a process that died while it held the lock
     try:
         write_file(hidden, content, _OWNER_ONLY, fresh=True, sync=True)
         os.chmod(hidden, _mode(target))
@@ -104,15 +104,11 @@ def _write(path: str, keys: list[Key]) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(hidden)
-    folder = os.open(os.path.dirname(target), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(os.path.dirname(target))
 
 
 def _mode(path: str) -> int:
-    """Readable by its owner alone, or by its group, too, where somebody wanted that."""
+    """Readable by the owner only, or also by the group if the file was so before."""
     try:
         return _OWNER_ONLY | (os.stat(path).st_mode & stat.S_IRGRP)
     except FileNotFoundError:
@@ -120,7 +116,7 @@ def _mode(path: str) -> int:
 
 
 def _hand_over(path: str, like: str) -> None:
-    """What root makes belongs to whoever has the file, or its folder: the API, which is not root, has to read it."""
+    """Give a file that root makes to the owner of the key file or its folder: the API must read it, and is not root."""
     if os.geteuid() != 0:
         return
     owner = os.stat(like if like != path and os.path.exists(like) else os.path.dirname(path))

@@ -1,4 +1,4 @@
-"""Roles, and who is asking."""
+"""Roles, and the caller of a request."""
 
 from enum import StrEnum
 from typing import Literal
@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 
 class Role(StrEnum):
-    """What a caller may do, each more than the one before: look; hand in documents; retry, cancel, pause; all."""
+    """Each role may do more than the one before: read; submit documents; retry, cancel and pause; everything."""
 
     READONLY = "readonly"
     SUBMITTER = "submitter"
@@ -16,23 +16,22 @@ class Role(StrEnum):
     ADMIN = "admin"
 
     def includes(self, other: "Role") -> bool:
-        """Whether this role may do what `other` may."""
+        """Whether this role may do everything that `other` may."""
         order = list(Role)
         return order.index(self) >= order.index(other)
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """Who sent a request: the name of its key, how that was shown, and from which address. Without keys everybody on
-    this machine is `local`, and may do all."""
+    """Who sent a request: the name of the key, and how it was shown. Without keys every caller on this machine is
+    `local` and may do everything."""
 
     name: str
     role: Role
     how: Literal["key", "token", "local"]
-    address: str = ""
 
 
 def caller(request: Request) -> Caller:
-    """The caller of `request`, whom the guard has let in."""
+    """The caller that the guard has authenticated."""
     found = request.scope["llm.caller"]
     assert isinstance(found, Caller)
     return found

@@ -1,4 +1,4 @@
-"""`llmctl`: the command line. Each command is a function in a file of its topic; here they get their names.
+"""`llmctl`: the command line. Each command is a module; here they get their names.
 
 Nothing heavy is imported before a command runs, so that `--help` is quick.
 """
@@ -6,7 +6,7 @@ Nothing heavy is imported before a command runs, so that `--help` is quick.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,7 +18,6 @@ from llm_scheduler.api.cli import (
     decrypt,
     demo,
     diff,
-    exit_codes,
     explain,
     flush,
     generate,
@@ -26,31 +25,82 @@ from llm_scheduler.api.cli import (
     key,
     reconcile,
     rehearse,
+    restore,
+    show,
     status,
     tasks,
     torture,
+    up,
 )
-from llm_scheduler.api.cli.settings import Settings, settings
+from llm_scheduler.api.cli.settings import Settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
-app = typer.Typer(
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Commands = dict[str, Callable[..., Any]]
+
+COMMANDS: Commands = {
+    "up": up.up,
+    "status": status.status,
+    "tasks": tasks.tasks,
+    "show": show.show,
+    "diff": diff.diff,
+    "check": check.check,
+    "explain": explain.explain,
+    "decrypt": decrypt.decrypt,
+    "flush": flush.flush,
+    "autoscale": autoscale.autoscale,
+    "generate": generate.generate,
+    "demo": demo.demo,
+    "torture": torture.torture,
+    "reconcile": reconcile.reconcile,
+    "backup": backup.backup,
+    "restore": restore.restore,
+}
+CONFIG: Commands = {"check": config.check, "show": config.show, "new-key": config.new_key}
+ROUTER: Commands = {
+    "rehearse": rehearse.rehearse,
+    "train": industry_model.train,
+    "eval": industry_model.evaluate,
+    "label": industry_model.label,
+    "use": industry_model.use,
+    "rollback": industry_model.rollback,
+}
+KEY: Commands = {"create": key.create, "list": key.list_keys, "revoke": key.revoke}
+EXIT_MEANINGS = {
+    ExitCode.OK: "success",
+    ExitCode.NOT_WELL: "what was asked about is unknown, failed or incomplete",
+    ExitCode.USAGE: "the command line is wrong",
+    ExitCode.UNREACHABLE: "Redis can't be reached",
+    ExitCode.CONFIGURATION: "the configuration can't be used",
+}
+
+
+def _group(commands: Commands, **options: Any) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, **options)
+    for name, command in commands.items():
+        group.command(name)(command)
+    return group
+
+
+app = _group(
+    COMMANDS,
     name="llmctl",
     help="Run and operate the LLM JSON scheduler.",
-    epilog=exit_codes.epilog(),
-    no_args_is_help=True,
+    # `\b` keeps the lines apart.
+    epilog="\n".join(["\b", "Exit codes:", *(f"  {code:>2}  {meaning}" for code, meaning in EXIT_MEANINGS.items())]),
     add_completion=False,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-router_group = typer.Typer(
-    help="Rehearse rules, and teach the router industries.", no_args_is_help=True, rich_markup_mode=None
-)
-key_group = typer.Typer(help="Make, list and revoke the API's keys.", no_args_is_help=True, rich_markup_mode=None)
-config_group = typer.Typer(help="Check or show the configuration.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(_group(CONFIG, help="Check or show the configuration."), name="config")
+app.add_typer(_group(ROUTER, help="Rehearse routing rules, and train the industry model."), name="router")
+app.add_typer(_group(KEY, help="Create, list and revoke the API's keys."), name="key")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         from llm_scheduler.jobs import __version__
 
         typer.echo(f"llmctl {__version__}")
@@ -58,7 +108,7 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _before(
+def _options(
     context: typer.Context,
     config: Annotated[
         str | None,
@@ -75,51 +125,9 @@ def _before(
     context.obj = Settings(config)
 
 
-def up(context: typer.Context) -> None:
-    """Run the whole system until Ctrl-C."""
-    found = settings(context)
-    checked = found.config
-    from llm_scheduler.api.local.up import up as run
-
-    raise typer.Exit(run(checked, found.path))
-
-
-app.command()(up)
-app.command()(status.status)
-app.command()(tasks.tasks)
-app.command()(tasks.show)
-app.command()(diff.diff)
-app.command()(check.check)
-app.command()(explain.explain)
-app.command()(decrypt.decrypt)
-app.command()(flush.flush)
-app.command()(autoscale.autoscale)
-app.command()(generate.generate)
-app.command()(demo.demo)
-app.command()(torture.torture)
-app.command()(reconcile.reconcile)
-app.command()(backup.backup)
-app.command()(backup.restore)
-app.add_typer(config_group, name="config")
-app.add_typer(router_group, name="router")
-app.add_typer(key_group, name="key")
-router_group.command()(rehearse.rehearse)
-router_group.command()(industry_model.train)
-router_group.command("eval")(industry_model.evaluate)
-router_group.command()(industry_model.label)
-router_group.command()(industry_model.use)
-router_group.command()(industry_model.rollback)
-key_group.command()(key.create)
-key_group.command("list")(key.list_keys)
-key_group.command()(key.revoke)
-config_group.command()(config.check)
-config_group.command()(config.show)
-config_group.command()(decrypt.new_key)
-
-
 def main() -> None:
     """Entry point of `llmctl`."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character still gets the rest
+            stream.reconfigure(errors="backslashreplace")  # for characters that the terminal's encoding lacks
     app()

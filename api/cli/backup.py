@@ -1,109 +1,56 @@
-"""`llmctl backup` and `llmctl restore`."""
+"""`llmctl backup`: the spool in one file."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.output import Json, duration, fail, print_json, print_pairs, size, spinner
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llm_scheduler.ingest.spool import Folders
-    from llm_scheduler.ingest.spool.backup import Backup, Count, Told
+    from llm_scheduler.ingest.spool.backup_file import Backup
 
 
 def backup(
     context: typer.Context,
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the backup goes: outside of the spool.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the backup goes: outside the spool.")],
     keep: Annotated[
         int, typer.Option("--keep", min=0, metavar="N", help="Remove all but the newest N of this host; 0: none.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Back up the spool into one file, as it is at one instant.
 
-    Nothing has to be stopped: documents wait for about as long as it takes to link those that are in flight. The
-    configuration, the secrets and what is in Redis are not part of it; the hashes of the API's keys are, and what the
-    router was taught. Where files can't be read the backup is made without them, names them, and ends with status 1.
+    Nothing has to be stopped. Ingest waits only while files in flight are linked. The backup also has the hashes of
+    the API's keys and what the router has learned. It lacks the configuration, the secrets and what is in Redis. Files
+    that cannot be read are left out and named; the exit status is then 1.
     """
-    from llm_scheduler.ingest.spool.backup import BackupError, beside, make
+    from llm_scheduler.ingest.spool import Folders
+    from llm_scheduler.ingest.spool.backup import make
+    from llm_scheduler.ingest.spool.backup_file import BackupError, extra_files
 
     config = settings(context).config
-    folders = _folders(context)
     try:
-        with _progress("Backing up") as told:
-            made = make(folders, folder, keep, beside(config), told)
+        with spinner("Backing up") as show:
+            made = make(
+                Folders.of(config.directories), folder, keep, extra_files(config), lambda count: show(size(count.bytes))
+            )
     except BackupError as error:
         fail(str(error), ExitCode.NOT_WELL)
-    _show(made, as_json)
+    print_backup(made, as_json)
     if made.left_out:
         fail(
-            f"The backup is made, without what this user may not read ({len(made.left_out)}; see above). "
-            "Change the owner or the mode of these files, and make it again.",
+            f"The backup is made without the files that this user may not read ({len(made.left_out)}; see above). "
+            "Change their owner or mode, and make it again.",
             ExitCode.NOT_WELL,
         )
 
 
-def restore(
-    context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="What llmctl backup made.")],
-    check: Annotated[bool, typer.Option("--check", help="Read it from end to end, and restore nothing.")] = False,
-    keep_waiting: Annotated[
-        bool, typer.Option("--keep-waiting", help="Files in watch folders stay: they came after the backup.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
-) -> None:
-    """Put a backup into the folders of an empty spool.
-
-    The daemons have to be stopped. What was in flight is submitted anew when llm-ingest starts; llmctl reconcile
-    --record tells Redis of what was finished.
-    """
-    from llm_scheduler.ingest.spool.backup import BackupError, beside, look_through
-    from llm_scheduler.ingest.spool.backup import restore as put_back
-
-    config = settings(context).config
-    folders = _folders(context)
-    try:
-        with _progress("Reading" if check else "Restoring") as told:
-            if check:
-                found = look_through(file, told)
-            else:
-                found = put_back(file, folders, beside(config), told, keep_waiting=keep_waiting)
-    except BackupError as error:
-        fail(str(error), ExitCode.NOT_WELL)
-    _show(found, as_json)
-
-
-def _folders(context: typer.Context) -> Folders:
-    from llm_scheduler.ingest.spool import Folders
-
-    return Folders.of(settings(context).config.directories)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Told]:
-    from llm_scheduler.api.cli.output import chatter, size
-
-    number = 0
-    with chatter().status(title) as status:
-
-        def told(count: Count) -> None:
-            nonlocal number
-            number += 1
-            if number % 200 == 0:
-                status.update(f"{title}: {number} files, {size(count.bytes)}")
-
-        yield told
-
-
-def _show(found: Backup, as_json: bool) -> None:
-    from llm_scheduler.api.cli.output import duration, print_json, print_pairs, size
-
+def print_backup(found: Backup, as_json: bool) -> None:
+    """Print what a backup holds."""
     if as_json:
         print_json(found)
         return

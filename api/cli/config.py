@@ -1,4 +1,4 @@
-"""`llmctl config check` and `llmctl config show`."""
+"""`llmctl config`: check or show the configuration, and make an encryption key."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode
+from llm_scheduler.api.cli.output import Json, print_json, print_pairs, printable
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
-
-
 def check(
     context: typer.Context,
-    file: Annotated[Path | None, typer.Argument(help="The file; without it, the one that would be used.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="The file; without it, the one in force.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a configuration file: exit code 0, or 78 with every problem it has."""
-    from llm_scheduler.api.cli.output import print_json, printable
+    """Check a configuration file: exit code 0, or 78 with all its problems."""
     from llm_scheduler.jobs.config import ConfigError, load
 
     path = file or settings(context).path
@@ -43,42 +40,39 @@ def check(
 
 
 def show(context: typer.Context, as_json: Json = False) -> None:
-    """Show the configuration that is in force, secrets masked."""
+    """Show the configuration in force, secrets masked."""
     from rich.text import Text
 
-    from llm_scheduler.api.cli.output import console, print_json, print_pairs, printable
     from llm_scheduler.jobs.config import Config
     from llm_scheduler.jobs.config.mask import masked
 
-    found = settings(context)
-    config = found.config
+    path, config = settings(context).path, settings(context).config
     if as_json:
         print_json(masked(config))
         return
-    defaults = dict(_flat(masked(Config())))
+    defaults = dict(_flatten(masked(Config())))
     pairs: list[tuple[str, str | Text]] = []
-    for key, value in _flat(masked(config)):
+    for key, value in _flatten(masked(config)):
         pairs.append((key, Text(printable(value), style="" if defaults.get(key) == value else "bold")))
-    print_pairs(pairs, console())
-    path = found.path
+    print_pairs(pairs)
     typer.echo(f"From {printable(str(path)) if path else 'the built-in defaults'}; bold: not the default.", err=True)
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and their values in words."""
+def new_key() -> None:
+    """Print a new key for security.encryption_key."""
+    from llm_scheduler.jobs.sealing import new_key
+
+    typer.echo(new_key())
+
+
+def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and their values as text."""
     if isinstance(value, dict) and (value or not key):
         for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}" if key else name)
+            yield from _flatten(inner, f"{key}.{name}" if key else name)
     elif isinstance(value, list) and value:
         yield key, ", ".join(str(each) for each in value)
+    elif isinstance(value, bool):
+        yield key, "true" if value else "false"
     else:
-        yield key, _in_words(value)
-
-
-def _in_words(value: Any) -> str:
-    match value:
-        case None | "" | {} | []:
-            return "-"
-        case bool():
-            return "true" if value else "false"
-    return str(value)
+        yield key, "-" if value in (None, "", {}, []) else str(value)

@@ -1,4 +1,4 @@
-"""`llmctl decrypt` and `llmctl config new-key`."""
+"""`llmctl decrypt`: a file with its sealed values in plain text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.output import fail
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,54 +22,47 @@ def decrypt(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="A result, a report or a sealed original.")],
     output: Annotated[
-        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; else stdout.")
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write it; without it, stdout.")
     ] = None,
 ) -> None:
-    """Print a file with its sealed values opened.
+    """Decrypt the sealed values of a file, or a sealed original.
 
-    The keys are those of security.encryption_key. A file that is sealed as a whole is opened as a whole.
+    The keys are those of security.encryption_key.
     """
     from llm_scheduler.jobs.config.encryption import KEY, is_key
     from llm_scheduler.jobs.sealing import Seal, WrongKey
 
     keys = settings(context).config.security.encryption_keys
     if not keys or not all(is_key(key) for key in keys):
-        what = "There is no key" if not keys else "One of the keys is none"
+        what = "There is no key" if not keys else "One of the keys is invalid"
         fail(f"{what}: set security.encryption_key, or $LLM_ENCRYPTION_KEY, to {KEY}.", ExitCode.CONFIGURATION)
-    pieces = _opened(file, Seal(keys))
+    pieces = _decrypt(file, Seal(keys))
     try:
         first = next(pieces, b"")
         if output is None:
             _write(sys.stdout.buffer, first, pieces)
         else:
-            _keep(output, first, pieces)
+            _write_file(output, first, pieces)
     except WrongKey as error:
         fail(f"{file}: {error}", ExitCode.NOT_WELL)
     except OSError as error:
         fail(f"{error.filename or file}: {error.strerror}.", ExitCode.NOT_WELL)
 
 
-def new_key() -> None:
-    """Print a fresh key for security.encryption_key."""
-    from llm_scheduler.jobs.sealing import new_key
-
-    typer.echo(new_key())
-
-
-def _opened(file: str, seal: Seal) -> Iterator[bytes]:
-    """The content of `file` in pieces. Raises OSError and WrongKey."""
-    from llm_scheduler.ingest.spool.originals import is_sealed, opened_original
+def _decrypt(file: str, seal: Seal) -> Iterator[bytes]:
+    """The decrypted content of `file` in pieces. Raises OSError and WrongKey."""
+    from llm_scheduler.ingest.spool.originals import is_sealed, original_chunks
     from llm_scheduler.jobs.sealing import opened
 
     if is_sealed(file):
-        yield from opened_original(file, seal)
+        yield from original_chunks(file, seal)
     else:
         with open(file, "rb") as found:
             yield opened(found.read(), seal)
 
 
-def _keep(output: str, first: bytes, rest: Iterator[bytes]) -> None:
-    """Write a file that only its owner may read, and only as a whole."""
+def _write_file(output: str, first: bytes, rest: Iterator[bytes]) -> None:
+    """Write a file that only its owner may read; it appears only when it is complete."""
     hidden = f"{output}.part"
     try:
         with open(hidden, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:

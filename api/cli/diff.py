@@ -1,16 +1,20 @@
-"""`llmctl diff`: what arrived beside what was published."""
+"""`llmctl diff`: the original beside what was published."""
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.documents import find_document, read_original
+from llm_scheduler.api.cli.output import console, fail, print_json
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from llm_scheduler.jobs.config import Config
 
 
@@ -19,20 +23,19 @@ def diff(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="A document that is done.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout: the receipt, and both texts.")] = False,
 ) -> None:
-    """Show what repair made of a document.
+    """Show what repair changed in a document.
 
-    The original against the published text, and the receipt.
+    The original beside the published text, and the receipt.
     """
-    from llm_scheduler.api.cli.output import console, print_json
-    from llm_scheduler.api.cli.tasks import finished
-    from llm_scheduler.ingest.spool.finished_files import published
+    from llm_scheduler.ingest.spool.result_files import read_published
 
-    entry, place = finished(settings(context).config, document_id)
-    if entry.status != "done" or place is None or place.original is None:
+    config = settings(context).config
+    entry, files = find_document(config, document_id)
+    if entry.status != "done" or files is None or files.original is None:
         why = "only a done document whose files are here can be compared."
         fail(f"{entry.id} is {entry.status}, and {why}", ExitCode.NOT_WELL)
-    result = published(place.report)
-    original = _original(place.original, settings(context).config)
+    result = read_published(files.report)
+    original = _original_text(files.original, config)
     if as_json:
         receipt = {"id": entry.id, "quality": result.quality, "repairs": result.repairs}
         print_json({**receipt, "original": original, "published": result.text})
@@ -41,31 +44,26 @@ def diff(
     if result.quality == "valid" and result.envelope is None:
         out.print(f"{entry.source} is valid: what was published is the original's own text.")
         return
-    for line in _lines(original, result.text):
+    for line in _unified_diff(original, result.text):
         out.print(line)
     for repair in result.repairs:
         at = f" at line {repair['line']}, column {repair['column']}" if "line" in repair else ""
         out.print(f"{repair['step']}: {repair['code']}{at}")
 
 
-def _original(path: str, config: Config) -> str:
-    """The original's text, with `***` for what is sensitive in it."""
-    from llm_scheduler.ingest.spool.originals import read_original
-    from llm_scheduler.jobs.sealing import Seal, WrongKey, sealing_of
+def _original_text(path: str, config: Config) -> str:
+    """The original's text, with `***` for its sensitive values."""
+    from llm_scheduler.jobs.sealing import sealing_of
     from llm_scheduler.jobs.worker.reader import Reader
 
-    keys = config.security.encryption_keys
-    try:
-        raw = read_original(path, Seal(keys) if keys else None)
-    except WrongKey as error:
-        fail(f"{path}: {error}", ExitCode.NOT_WELL)
+    raw = read_original(config, path)
     text = raw.decode("utf-8", "backslashreplace")
     sealing = sealing_of(config.security)
-    return sealing.hidden(text, Reader(config.processing, config.intake).look(raw).text) if sealing else text
+    return sealing.hidden(text, Reader(config.processing, config.intake).parse(raw).text) if sealing else text
 
 
-def _lines(original: str, published: str) -> list[Any]:
-    """A unified difference (as of diff -u), coloured."""
+def _unified_diff(original: str, published: str) -> list[Text]:
+    """As `diff -u` prints it, coloured."""
     from rich.text import Text
 
     colours = {"+": "green", "-": "red", "@": "cyan"}

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.output import fail
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
-    from llm_scheduler.ingest.router import Routed
+    from llm_scheduler.ingest.router import RouteDecision
     from llm_scheduler.jobs.config import Config
 
 
 class Original(NamedTuple):
-    """The bytes of a document, and what it is called below its watch folder."""
+    """The bytes of a document, and its path below its watch folder."""
 
     raw: bytes
     source: str
@@ -30,44 +31,38 @@ def explain(
 ) -> None:
     """Say where a document goes, and why.
 
-    Each signal with its clues, their places and weights, and each rule that applies.
+    Shows each signal with its clues, their positions and weights, and each rule that applies.
     """
     from llm_scheduler.api.cli.output import console, print_json, print_pairs
     from llm_scheduler.ingest.router import Router
-    from llm_scheduler.ingest.router.batch import shown
+    from llm_scheduler.ingest.router.explanation import json_answer
 
     config = settings(context).config
     original = _original(config, what)
-    routed = Router(config, everything=True).explain(value_of(original, config), original.source, len(original.raw))
+    router = Router(config, everything=True)
+    decision = router.decide(value_of(original, config), original.source, len(original.raw))
     if as_json:
-        print_json(shown(routed))
+        print_json(json_answer(decision.route, decision.signals))
     else:
-        print_pairs(_pairs(routed), console())
+        print_pairs(_pairs(decision), console())
 
 
 def value_of(original: Original, config: Config) -> Any:
-    """The value that ingest routes by: None where the text would have to be mended first."""
+    """The value that ingest routes by; None if the text needs a repair first."""
     from llm_scheduler.jobs import intake
 
-    limits = intake.Limits(config.processing.max_document_bytes, config.processing.max_depth)
-    complete, value = intake.glance(original.raw, original.source, limits)
-    return value if complete else intake.guess(original.raw, limits)
+    limits = intake.IntakeLimits.from_config(config.processing)
+    return intake.Preview(original.raw, original.source, limits).value
 
 
 def original_of(config: Config, document_id: str) -> Original:
-    """The original of a finished document. Ends the command where it is not at hand."""
-    from llm_scheduler.api.cli.tasks import finished
-    from llm_scheduler.ingest.spool.originals import read_original
-    from llm_scheduler.jobs.sealing import Seal, WrongKey
+    """The original of a finished document. If it is not on this machine, the command ends."""
+    from llm_scheduler.api.cli.documents import find_document, read_original
 
-    entry, place = finished(config, document_id)
+    entry, place = find_document(config, document_id)
     if place is None or place.original is None:
         fail(f"The original of {entry.id} is not in the configured folders of this machine.", ExitCode.NOT_WELL)
-    keys = config.security.encryption_keys
-    try:
-        return Original(read_original(place.original, Seal(keys) if keys else None), entry.source)
-    except (OSError, WrongKey) as error:
-        fail(f"{place.original}: {error}", ExitCode.NOT_WELL)
+    return Original(read_original(config, place.original), entry.source)
 
 
 def _original(config: Config, what: str) -> Original:
@@ -84,10 +79,11 @@ def _original(config: Config, what: str) -> Original:
         fail(f"{what}: {error.strerror}. Give a file, or the id of a finished document.", ExitCode.NOT_WELL)
 
 
-def _pairs(routed: Routed) -> list[tuple[str, Any]]:
-    from llm_scheduler.ingest.router.batch import said_of
+def _pairs(decision: RouteDecision) -> list[tuple[str, Any]]:
+    from llm_scheduler.ingest.router.explanation import reasons_with_clues
 
-    route, geo, industry = routed.route, routed.signals.geo, routed.signals.industry
+    route, signals = decision.route, decision.signals
+    geo, industry = signals.geo, signals.industry
     place = ", ".join(filter(None, (geo.city, geo.country)))
     business = " ".join(filter(None, (f"{industry.section or ''}{industry.division or ''}", industry.label)))
     pairs = [
@@ -97,19 +93,11 @@ def _pairs(routed: Routed) -> list[tuple[str, Any]]:
         ("schema", route.schema),
         ("accept", ", ".join(route.accept)),
         ("tags", ", ".join(route.tags)),
-        ("place", f"{place} ({geo.confidence:.0%})" if place else "not known"),
-        ("industry", f"{business} ({industry.confidence:.0%})" if business else "not known"),
-        ("language", routed.signals.language.code or "not known"),
+        ("place", f"{place} ({geo.confidence:.0%})" if place else "unknown"),
+        ("industry", f"{business} ({industry.confidence:.0%})" if business else "unknown"),
+        ("language", signals.language.code or "unknown"),
     ]
     pairs = [(name, value) for name, value in pairs if value]
-    lines = [line for reason in said_of(routed) for line in _lines(reason)]
+    reasons = reasons_with_clues(route, signals)
+    lines = [line for reason, clues in reasons for line in (reason, *(f"  {clue}" for clue in clues))]
     return pairs + [("because" if index == 0 else "", line) for index, line in enumerate(lines)]
-
-
-def _lines(reason: str) -> list[str]:
-    """A reason, and below it its clues, one a line."""
-    head, *clues = reason.split("; ")
-    first, colon, clue = head.partition(": ")
-    if not clues and not colon:
-        return [head]
-    return [first, *(f"  {each}" for each in (clue, *clues))] if " speaks for " in head else [reason]

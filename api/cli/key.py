@@ -1,4 +1,4 @@
-"""`llmctl key create`, `list` and `revoke`: the named keys of the API."""
+"""`llmctl key`: create, list and revoke the API's named keys."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.output import Json, fail, print_json, print_table, short_time, table
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from typing import Any
 
     from llm_scheduler.api.access.api_keys import Key
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 RoleName = Literal["readonly", "submitter", "operator", "admin"]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is, as the audit log will say.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name, as in the audit log.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _MAX_SECONDS = 100 * 365 * 86_400
@@ -28,20 +28,20 @@ _MAX_SECONDS = 100 * 365 * 86_400
 def create(
     context: typer.Context,
     name: Name,
-    role: Annotated[RoleName, typer.Option("--role", help="What it may do; each may do more than the one before.")],
+    role: Annotated[RoleName, typer.Option("--role", help="Its rights; each role has those of the roles before it.")],
     expires_in: Annotated[
-        str | None, typer.Option("--expires-in", metavar="TIME", help="For how long, as 90d or 12h; else for ever.")
+        str | None,
+        typer.Option("--expires-in", metavar="TIME", help="Valid for, e.g. 90d or 12h; without it, for ever."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make an API key and print it, this once.
+    """Create an API key and print it, this once.
 
-    What is kept is its hash. The API takes it within a second.
+    Only its hash is stored. The API accepts it within a second.
     """
     from llm_scheduler.api.access.api_keys import NAME
-    from llm_scheduler.api.access.key_file import NameTaken, create_key
+    from llm_scheduler.api.access.key_file import KeyNameError, create_key
     from llm_scheduler.api.access.roles import Role
-    from llm_scheduler.api.cli.output import print_json
     from llm_scheduler.jobs.clock import SystemClock
 
     if not re.fullmatch(NAME, name) or name.endswith("\n"):
@@ -49,69 +49,68 @@ def create(
     now = SystemClock().now()
     until = None if expires_in is None else now + _seconds(expires_in)
     security = settings(context).config.security
-    with _usable(security.api_keys_file):
+    with _key_file_errors(security.api_keys_file):
         try:
             made = create_key(security.api_keys_file, name, Role(role), now, until)
-        except NameTaken as taken:
+        except KeyNameError as taken:
             fail(str(taken), ExitCode.NOT_WELL)
     if as_json:
-        print_json({**_told(made.key, now), "key": made.text})
+        print_json({**_public_fields(made.key, now), "key": made.text})
     else:
         typer.echo(made.text)
     typer.echo(f"The key of {name!r} ({role}). It is shown only now; send it in the header X-API-Key.", err=True)
     if not (security.api_key_enabled or security.jwt_enabled):
-        typer.echo("The API asks for no keys yet: set security.api_key_enabled.", err=True)
+        typer.echo("The API does not ask for keys yet: set security.api_key_enabled.", err=True)
 
 
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
     """List the named API keys, without their secrets."""
     from llm_scheduler.api.access.api_keys import read_keys
-    from llm_scheduler.api.cli.output import console, emit, print_json, short_time, table
     from llm_scheduler.jobs.clock import SystemClock
 
     now = SystemClock().now()
     path = settings(context).config.security.api_keys_file
-    with _usable(path):
+    with _key_file_errors(path):
         keys = read_keys(path)
     if as_json:
-        print_json({"keys": [_told(key, now) for key in keys]})
+        print_json({"keys": [_public_fields(key, now) for key in keys]})
         return
     if not keys:
-        typer.echo("There are no named keys. Make one: llmctl key create NAME --role ROLE", err=True)
+        typer.echo("There are no named keys. Create one: llmctl key create NAME --role ROLE", err=True)
         return
-    made = table("name", "role", "key", "created", "expires", rubber=("name",))
+    made = table("name", "role", "key", "created", "expires", flexible=("name",))
     for key in keys:
         expires = short_time(key.expires_at.timestamp(), now) if key.expires_at else "never"
         gone = " (expired)" if _expired(key, now) else ""
         made.add_row(
             key.name, key.role.value, f"llm_{key.id}_…", short_time(key.created_at.timestamp(), now), expires + gone
         )
-    emit(made, console())
+    print_table(made)
 
 
 def revoke(context: typer.Context, name: Name) -> None:
-    """Revoke an API key, and with it the tokens that it made.
+    """Revoke an API key and the tokens made with it.
 
-    The API refuses it within a second.
+    The API refuses them within a second.
     """
     from llm_scheduler.api.access.key_file import revoke_key
 
     path = settings(context).config.security.api_keys_file
-    with _usable(path):
-        gone = revoke_key(path, name)
-    if not gone:
-        fail(f"There is no key {name!r}. llmctl key list shows all there are.", ExitCode.NOT_WELL)
+    with _key_file_errors(path):
+        was_known = revoke_key(path, name)
+    if not was_known:
+        fail(f"There is no key {name!r}. llmctl key list shows all keys.", ExitCode.NOT_WELL)
     typer.echo(f"The key of {name!r} is revoked.", err=True)
 
 
 @contextmanager
-def _usable(path: str) -> Iterator[None]:
-    """A file of keys that can't be used ends the command, in words."""
-    from llm_scheduler.api.access.api_keys import BrokenKeys
+def _key_file_errors(path: str) -> Iterator[None]:
+    """An unusable file of keys ends the command."""
+    from llm_scheduler.api.access.api_keys import KeyFileError
 
     try:
         yield
-    except BrokenKeys as broken:
+    except KeyFileError as broken:
         fail(f"{path} can't be used: {broken}.", ExitCode.CONFIGURATION)
     except OSError as error:
         fail(f"{error.filename or path}: {error.strerror}. See security.api_keys_file.", ExitCode.NOT_WELL)
@@ -121,7 +120,7 @@ def _seconds(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 0 < seconds <= _MAX_SECONDS:
-        fail(f"--expires-in {text!r} is no time. Write a number and s, m, h, d or w, as 90d.", ExitCode.USAGE)
+        fail(f"--expires-in {text!r} is not a time. Write a number and s, m, h, d or w, e.g. 90d.", ExitCode.USAGE)
     return seconds
 
 
@@ -129,8 +128,8 @@ def _expired(key: Key, now: float) -> bool:
     return key.expires_at is not None and key.expires_at.timestamp() <= now
 
 
-def _told(key: Key, now: float) -> dict[str, Any]:
-    """What may be told of a key."""
+def _public_fields(key: Key, now: float) -> dict[str, Any]:
+    """What may be shown of a key."""
     from llm_scheduler.jobs.clock import rfc3339
 
     return {

@@ -1,96 +1,99 @@
-"""How things look on the command line: JSON for programs, tables and short words for people."""
+"""What commands print: JSON for programs, tables and short phrases for people."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+import time
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    from llm_scheduler.jobs.exit_codes import ExitCode
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+
 _Step = TypeVar("_Step")
-_WIDE = 500  # columns where nobody looks on: nothing is cut in a pipe
-# The colours of statuses; the words say the same, so that nothing is lost without them.
+_PIPE_COLUMNS = 500  # wide enough that nothing is cut
+_SPINNER_SECONDS = 0.1
+# Each status is also a word in the table, so that nothing is lost without colour.
 _COLOURS = {"done": "green", "rejected": "red", "retrying": "yellow", "cancelled": "magenta", "started": "cyan"}
 
 
-# For programs
+def fail(message: str, code: ExitCode) -> NoReturn:
+    """End the command with `message` on stderr and the exit code `code`."""
+    typer.echo("\n".join(printable(line) for line in message.splitlines()), err=True)
+    raise typer.Exit(code)
 
 
 def print_json(value: Any) -> None:
-    """One JSON value on stdout, in UTF-8 whatever the terminal's encoding."""
-    text = json.dumps(value, ensure_ascii=False, indent=2, default=_plain)
+    """Print one JSON value, in UTF-8 whatever the terminal's encoding. The project's structs are allowed in it."""
+    import msgspec
+
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=msgspec.to_builtins)
     typer.echo(text.encode("utf-8", "backslashreplace"))
 
 
-def _plain(value: Any) -> Any:
-    """What the project's structs and dataclasses are in JSON; anything else is a mistake, and says so."""
-    import msgspec
-
-    return msgspec.to_builtins(value)
-
-
-def print_list(values: list[Any]) -> None:
-    """The same for values with raw JSON in them, whose numbers keep every digit."""
+def print_raw_json(values: list[Any]) -> None:
+    """Print a JSON list whose values may hold `msgspec.Raw`: numbers keep all their digits."""
     import msgspec
 
     typer.echo(msgspec.json.format(msgspec.json.encode(values), indent=2))
 
 
-# For people
-
-
 def console() -> Console:
-    """Where tables go: stdout. Colour on a terminal only, and not with `NO_COLOR`."""
+    """For tables: stdout. Colours only on a terminal, and not with `NO_COLOR`."""
     from rich.console import Console
 
-    looked_at = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, markup=False, emoji=False, width=None if looked_at else _WIDE)
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, markup=False, emoji=False, width=None if has_width else _PIPE_COLUMNS)
 
 
-def chatter() -> Console:
-    """Where progress and remarks go: stderr."""
+def stderr_console() -> Console:
+    """For progress and remarks."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def table(*columns: str, numbers: Iterable[str] = (), rubber: Iterable[str] = ()) -> Table:
-    """A plain table. `numbers` are set to the right; where room is short, only the `rubber` columns give way."""
+def table(*columns: str, numbers: Iterable[str] = (), flexible: Iterable[str] = ()) -> Table:
+    """A plain table. `numbers` are right-aligned; in a narrow terminal only the `flexible` columns wrap."""
     from rich.table import Table
 
-    right, gives = set(numbers), set(rubber)
+    right, wrapped = set(numbers), set(flexible)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         made.add_column(
             column,
             justify="right" if column in right else "left",
-            no_wrap=column not in gives,
-            overflow="fold" if column in gives else "ellipsis",
+            no_wrap=column not in wrapped,
+            overflow="fold" if column in wrapped else "ellipsis",
         )
     return made
 
 
 def print_pairs(pairs: Sequence[tuple[str, str | Text]], out: Console | None = None) -> None:
-    """Names and values, one pair a line."""
-    made = table("name", "value", rubber=("value",))
+    """Print names and values, one pair a line."""
+    made = table("name", "value", flexible=("value",))
     made.show_header = False
     for name, value in pairs:
         made.add_row(name, printable(value) if isinstance(value, str) else value)
-    emit(made, out or console())
+    print_table(made, out)
 
 
-def emit(made: Table, out: Console) -> None:
-    """Print a table; in a pipe without the blanks that fill up its last column."""
+def print_table(made: Table, out: Console | None = None) -> None:
+    """Print a table; in a pipe without trailing blanks."""
+    out = out or console()
     if out.is_terminal:
         out.print(made)
         return
@@ -100,19 +103,20 @@ def emit(made: Table, out: Console) -> None:
         out.print(line.rstrip(), soft_wrap=True)
 
 
-def coloured(status: str) -> Text:
+def status_text(status: str) -> Text:
+    """A document's status in its colour."""
     from rich.text import Text
 
     return Text(status, style=_COLOURS.get(status, ""))
 
 
 def printable(text: str) -> str:
-    """`text` without anything that would steer a terminal: a file name may hold any byte."""
+    """`text` with control characters escaped: a file name may hold any byte, and must not steer the terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def tail(text: str, width: int) -> str:
-    """The end of `text`, where a path says the most, in at most `width` columns."""
+def truncate_left(text: str, width: int) -> str:
+    """The end of `text` (the telling part of a path) in at most `width` columns."""
     from rich.cells import cell_len
 
     text = printable(text)
@@ -124,7 +128,7 @@ def tail(text: str, width: int) -> str:
 
 
 def short_time(epoch: float, now: float) -> str:
-    """A moment in local time, as short as it can be told: today's by the clock, others by the date too."""
+    """A moment in local time: the time for today, date and time for this year, else the date."""
     moment, today = datetime.fromtimestamp(epoch).astimezone(), datetime.fromtimestamp(now).astimezone()
     if moment.date() == today.date():
         return f"{moment:%H:%M:%S}"
@@ -154,17 +158,32 @@ def size(count: int) -> str:
     return f"{amount:.1f} GB"
 
 
-def counted(count: int, noun: str) -> str:
+def quantity(count: int, noun: str) -> str:
     """`1 document`, `2 documents`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def shown_progress(steps: Iterable[_Step], total: int, title: str) -> Iterator[_Step]:
+def track(steps: Iterable[_Step], total: int, title: str) -> Iterator[_Step]:
     """The same steps, with a progress bar on stderr if that is a terminal."""
-    out = chatter()
+    out = stderr_console()
     if not out.is_terminal:
         yield from steps
         return
     from rich.progress import track
 
     yield from track(steps, description=title, total=total, console=out, transient=True)
+
+
+@contextmanager
+def spinner(title: str) -> Iterator[Callable[[str], None]]:
+    """A line on stderr while the block runs, if that is a terminal. Call what it yields to show how far the work is."""
+    shown_at = 0.0
+    with stderr_console().status(title) as line:
+
+        def show(progress: str) -> None:
+            nonlocal shown_at
+            if time.monotonic() - shown_at > _SPINNER_SECONDS:
+                line.update(f"{title}: {progress}")
+                shown_at = time.monotonic()
+
+        yield show

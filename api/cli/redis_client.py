@@ -1,13 +1,14 @@
-"""Which Redis a command talks to, and what it says when there is none."""
+"""The Redis that commands use, and what they say when it is unreachable."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
+from llm_scheduler.api.cli.output import fail
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
     from llm_scheduler.jobs.config import Config
 
 
-def redis_url(config: Config, environ: Mapping[str, str] | None = None) -> str:
+def redis_url(config: Config) -> str:
     """The address: `$LLM_REDIS_URL`, else the embedded server of this folder, else `queue.redis_url`."""
     from llm_scheduler.jobs.process.startup import URL_VARIABLE
 
-    explicit = (os.environ if environ is None else environ).get(URL_VARIABLE)
-    if explicit:
+    if explicit := os.environ.get(URL_VARIABLE):
         return explicit
     if config.queue.type == "local":
         from llm_scheduler.api.local.embedded_server import socket_url
@@ -31,14 +31,14 @@ def redis_url(config: Config, environ: Mapping[str, str] | None = None) -> str:
 
 @contextmanager
 def client(config: Config) -> Iterator[Redis]:
-    """A client for the block, closed after it. Nothing is sent yet. An address of no known form ends the command."""
+    """A client for the block, closed after it. It sends nothing yet. An invalid address ends the command."""
     from llm_scheduler.jobs.process.connection import connect
 
     try:
         redis = connect(redis_url(config))
     except ValueError:
         fail(
-            "The address of Redis is not one. Write redis://, rediss://, redis+sentinel:// or unix:// and the rest.",
+            "The address of Redis is invalid. It must begin with redis://, rediss://, redis+sentinel:// or unix://.",
             ExitCode.CONFIGURATION,
         )
     try:
@@ -48,8 +48,8 @@ def client(config: Config) -> Iterator[Redis]:
 
 
 @contextmanager
-def reached(config: Config) -> Iterator[Redis]:
-    """A client for the block; Redis being away in it ends the command, in words."""
+def reachable_client(config: Config) -> Iterator[Redis]:
+    """A client for the block. If Redis is unreachable before or in the block, the command ends."""
     from llm_scheduler.jobs.process.connection import AWAY
 
     with client(config) as redis:
@@ -57,11 +57,11 @@ def reached(config: Config) -> Iterator[Redis]:
             redis.ping()
             yield redis
         except AWAY as error:
-            fail(away(config, error), ExitCode.UNREACHABLE)
+            fail(unreachable_message(config, error), ExitCode.UNREACHABLE)
 
 
-def away(config: Config, error: Exception) -> str:
-    """That Redis is away, why, and what to do about it, in a sentence or two."""
+def unreachable_message(config: Config, error: Exception) -> str:
+    """That Redis is unreachable, why, and what to do."""
     from llm_scheduler.jobs.process.connection import explain
 
     hint = "Start it with llmctl up." if config.queue.type == "local" else "See queue.redis_url, and try again."

@@ -1,4 +1,4 @@
-"""`llmctl router rehearse`: what other rules, or another model, would change."""
+"""`llmctl router rehearse`: what another configuration, or another model, would change."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.output import fail
+from llm_scheduler.api.cli.settings import load_config, settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,15 +26,15 @@ _SHOWN = 20
 
 
 class Change(NamedTuple):
-    """One document that would go another way. `fields` have (before, after) each."""
+    """A document whose route would change. `fields` holds (before, after) for each changed field."""
 
     source: str
     fields: dict[str, tuple[Any, Any]]
     reasons: list[str]
 
 
-class Rehearsal(NamedTuple):
-    """What came of it; `unread` documents have an original that could not be read."""
+class RuleComparison(NamedTuple):
+    """The number of documents compared, of those whose original could not be read, and the changes."""
 
     documents: int
     unread: int
@@ -43,25 +44,19 @@ class Rehearsal(NamedTuple):
 def rehearse(
     context: typer.Context,
     new_config: Annotated[Path, typer.Argument(metavar="NEW_CONFIG", help="The configuration to try.")],
-    last: Annotated[int, typer.Option("--last", min=1, help="So many of the newest archived documents.")] = 1000,
-    model: Annotated[
-        Path | None, typer.Option("--model", metavar="FILE", help="With this industry model, instead of its own.")
-    ] = None,
+    last: Annotated[int, typer.Option("--last", min=1, help="How many of the newest archived documents.")] = 1000,
+    model: Annotated[Path | None, typer.Option(metavar="FILE", help="Use this industry model with it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every change as JSON.")] = False,
 ) -> None:
     """Show what a new configuration would change.
 
-    Routes archived documents by the present configuration and by the new one. Nothing is written.
+    Routes archived documents by the current and by the new configuration. Writes nothing.
     """
-    from llm_scheduler.api.cli.output import print_json, shown_progress
+    from llm_scheduler.api.cli.output import print_json, track
     from llm_scheduler.ingest.router import Router
-    from llm_scheduler.jobs.config import ConfigError, load
 
     now = settings(context).config
-    try:
-        then = load(new_config)
-    except ConfigError as error:
-        fail(str(error), ExitCode.CONFIGURATION)
+    then = load_config(new_config)
     paths = _newest(now.directories.archive_directory, last)
     if not paths:
         fail(f"There are no documents in {now.directories.archive_directory}.", ExitCode.NOT_WELL)
@@ -69,30 +64,23 @@ def rehearse(
         routers = Router(now), Router(then, model)
     except (OSError, ValueError) as error:
         fail(f"{model or 'intelligent_routing.industry_model'}: {error}", ExitCode.NOT_WELL)
-    found = _rehearsed(shown_progress(_documents(paths, now), len(paths), "Routing"), *routers)
+    comparison = _compare(track(_documents(paths, now), len(paths), "Routing"), *routers)
     if as_json:
-        print_json({**found._asdict(), "changes": [change._asdict() for change in found.changes]})
+        print_json({**comparison._asdict(), "changes": [change._asdict() for change in comparison.changes]})
     else:
-        _print(found)
+        _print(comparison)
 
 
 def _newest(folder: str, count: int) -> list[tuple[str, str]]:
-    """(path, path below `folder`) of the files that came last, the oldest of them first."""
-    times = ((os.lstat(path).st_mtime_ns, path) for path in _files(folder))
-    newest = heapq.nlargest(count, times)
-    return [(path, os.path.relpath(path, folder)) for _, path in reversed(newest)]
+    """(path, path below `folder`) of the newest files, oldest first."""
+    from llm_scheduler.ingest.spool.folders import files_below
 
-
-def _files(folder: str) -> Iterator[str]:
-    for place, _, names in os.walk(folder):
-        for name in names:
-            path = os.path.join(place, name)
-            if not name.startswith(".") and os.path.isfile(path):
-                yield path
+    times = ((os.lstat(path).st_mtime_ns, path) for path in files_below(folder) if os.path.isfile(path))
+    return [(path, os.path.relpath(path, folder)) for _, path in reversed(heapq.nlargest(count, times))]
 
 
 def _documents(paths: Iterable[tuple[str, str]], config: Config) -> Iterator[tuple[str, int, Any] | None]:
-    """(source, size, value) of each document; None where its original can't be read."""
+    """(source, size, value) of each document; None if its original can't be read."""
     from llm_scheduler.api.cli.explain import Original, value_of
     from llm_scheduler.ingest.spool.originals import read_original
     from llm_scheduler.jobs.sealing import Seal, WrongKey
@@ -108,7 +96,7 @@ def _documents(paths: Iterable[tuple[str, str]], config: Config) -> Iterator[tup
         yield source, len(raw), value_of(Original(raw, source), config)
 
 
-def _rehearsed(documents: Iterable[tuple[str, int, Any] | None], now: Router, then: Router) -> Rehearsal:
+def _compare(documents: Iterable[tuple[str, int, Any] | None], now: Router, then: Router) -> RuleComparison:
     count = unread = 0
     changes: list[Change] = []
     for document in documents:
@@ -117,10 +105,10 @@ def _rehearsed(documents: Iterable[tuple[str, int, Any] | None], now: Router, th
             unread += 1
             continue
         source, size, value = document
-        before, after = now.route(value, source, size), then.route(value, source, size)
+        before, after = now.decide(value, source, size).route, then.decide(value, source, size).route
         if fields := _differences(before, after):
             changes.append(Change(source, fields, after.reasons))
-    return Rehearsal(count, unread, changes)
+    return RuleComparison(count, unread, changes)
 
 
 def _differences(before: Route, after: Route) -> dict[str, tuple[Any, Any]]:
@@ -128,34 +116,34 @@ def _differences(before: Route, after: Route) -> dict[str, tuple[Any, Any]]:
     return {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _print(found: Rehearsal) -> None:
-    from llm_scheduler.api.cli.output import console, counted, table
+def _print(comparison: RuleComparison) -> None:
+    from llm_scheduler.api.cli.output import console, quantity, table
 
     out = console()
-    said = f"{counted(len(found.changes), 'document')} of {found.documents} would go another way"
-    unread = f"; {found.unread} could not be read" if found.unread else ""
-    out.print(f"{said}{unread}.")
-    if not found.changes:
+    changes = comparison.changes
+    unread = f"; {comparison.unread} could not be read" if comparison.unread else ""
+    out.print(f"The route of {quantity(len(changes), 'document')} of {comparison.documents} would change{unread}.")
+    if not changes:
         return
     kinds = Counter(
-        (field, _word(old), _word(new)) for change in found.changes for field, (old, new) in change.fields.items()
+        (field, _text(old), _text(new)) for change in changes for field, (old, new) in change.fields.items()
     )
-    rows = table("what", "now", "then", "documents", rubber=["now", "then"])
+    rows = table("what", "now", "then", "documents", flexible=["now", "then"])
     for (field, old, new), count in kinds.most_common(_SHOWN):
         rows.add_row(field, old, new, str(count))
     out.print(rows)
     if len(kinds) > _SHOWN:
         out.print(f"and {len(kinds) - _SHOWN} other changes (--json has them all)")
-    rows = table("document", "change", "reason", rubber=["document", "change", "reason"])
-    for change in found.changes[:_SHOWN]:
-        what = ", ".join(f"{field} {_word(old)} > {_word(new)}" for field, (old, new) in change.fields.items())
+    rows = table("document", "change", "reason", flexible=["document", "change", "reason"])
+    for change in changes[:_SHOWN]:
+        what = ", ".join(f"{field} {_text(old)} > {_text(new)}" for field, (old, new) in change.fields.items())
         rows.add_row(change.source, what, _reason(change.reasons))
     out.print(rows)
-    if len(found.changes) > _SHOWN:
-        out.print(f"and {len(found.changes) - _SHOWN} more (--json has them all)")
+    if len(changes) > _SHOWN:
+        out.print(f"and {len(changes) - _SHOWN} more (--json has them all)")
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value or "-")
 
 

@@ -1,55 +1,82 @@
-"""Test documents in the guide's format, made from a seed: the same seed makes the same bytes, whenever and wherever.
+"""Test documents, made from a seed: the same seed makes the same bytes, on any machine and at any time.
 
-Nothing here touches a file or a clock.
+Each is a JSON object with `id`, `timestamp`, `content` and `metadata`. The sentences are in `sample_texts.toml`.
 """
 
+import functools
 import json
 import random
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from importlib.resources import files
+from typing import Any, Literal, NamedTuple
 
-from llm_scheduler.api.cli.sample_texts import TOPICS, UNHURRIED, URGENT, WORDS, Language, Topic
+import msgspec
 
-MIN_BYTES = 300
 MAX_BYTES = 2500
-# Where the documents' own timestamps begin; a fixed moment, so that they too follow from the seed.
-_BASE = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)
+_BASE = datetime(2026, 1, 5, 8, 0, tzinfo=UTC)  # the first document's `timestamp`
 _SLOT = re.compile(r"\{(?:(\d+)-(\d+)|(\w+))\}")
-# The guide's three levels, the spellings that people use for them, and documents that say nothing: with their weights.
+# Values of `metadata.priority` and their weights. None: the document has none.
 _PRIORITIES = {"high": 14, "urgent": 8, "medium": 24, "normal": 10, "low": 14, "test": 8, None: 22}
 _MODELS = ("hosted-large", "hosted-small", "local-8b", "local-70b")
-_MIN_CONTENT = 220
+_MIN_CONTENT = 220  # bytes
+_MAX_CONTENT = 1900
 _URGENT_SHARE = 0.08
 _UNHURRIED_SHARE = 0.06
 
+Language = Literal["en", "zh"]
 
-class Specimen(NamedTuple):
-    """A file to drop. `is_broken`: it is not one valid JSON text in UTF-8; `is_refused`: nor can it be repaired."""
+
+class Topic(msgspec.Struct, frozen=True):
+    """A kind of document. `name` is a part of its file name, `source` its `metadata.source`."""
+
+    name: str
+    source: str
+    sentences: list[str]
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """What documents of one language are made of: see `sample_texts.toml`."""
+
+    urgent: list[str]
+    unhurried: list[str]
+    words: dict[str, list[str]]
+    topics: list[Topic]
+
+
+class Sample(NamedTuple):
+    """A file to drop. `is_broken`: it is not one valid JSON text in UTF-8. `is_rejected`: nor can it be repaired."""
 
     name: str
     raw: bytes
     is_broken: bool
-    is_refused: bool
+    is_rejected: bool
 
 
-def documents(count: int, seed: int, broken: float = 0.0) -> Iterator[Specimen]:
-    """`count` files, the share `broken` (0 to 1) of them spoilt, each in one of the ways of `SPOILERS`."""
+@functools.cache
+def texts() -> dict[Language, Texts]:
+    """The texts of both languages."""
+    raw = files(__package__).joinpath("sample_texts.toml").read_bytes()
+    return msgspec.toml.decode(raw, type=dict[Language, Texts])
+
+
+def documents(count: int, seed: int, broken: float = 0.0) -> Iterator[Sample]:
+    """`count` files. The share `broken` (0 to 1) of them is spoilt, each in one of the ways of `SPOILERS`."""
     spoilt = set(_chance(f"{seed}/broken").sample(range(count), round(count * broken)))
     spoilers = list(SPOILERS)
     for index in range(count):
-        # A generator of its own for each, so that a document does not depend on how many there are.
-        chance = _chance(f"{seed}/{index}")
+        chance = _chance(f"{seed}/{index}")  # its own generator: a document does not depend on `count`
         language: Language = "zh" if chance.random() < 0.4 else "en"
-        topic = chance.choice(TOPICS[language])
-        name = f"s{seed}-{index + 1:06d}-{topic.name}.json"
-        document = _document(f"s{seed}-{index + 1:06d}", language, topic, index, chance)
+        topic = chance.choice(texts()[language].topics)
+        identity = f"s{seed}-{index + 1:06d}"
+        name = f"{identity}-{topic.name}.json"
+        document = _document(identity, language, topic, index, chance)
         if index in spoilt:
             way = chance.choice(spoilers)
-            yield Specimen(name, SPOILERS[way](document, chance), is_broken=True, is_refused=way not in REPAIRABLE)
+            yield Sample(name, SPOILERS[way](document, chance), is_broken=True, is_rejected=way not in REPAIRABLE)
         else:
-            yield Specimen(name, _written(document, chance), is_broken=False, is_refused=False)
+            yield Sample(name, _encode(document, chance), is_broken=False, is_rejected=False)
 
 
 def _chance(seed: str) -> random.Random:
@@ -73,8 +100,8 @@ def _document(identity: str, language: Language, topic: Topic, index: int, chanc
 
 
 def _content(language: Language, topic: Topic, chance: random.Random) -> str:
-    """Sentences of the topic, in paragraphs, of 220 to 2000 bytes or so."""
-    wanted = chance.randint(_MIN_CONTENT, 1900)
+    """Sentences of the topic, in paragraphs."""
+    wanted = chance.randint(_MIN_CONTENT, _MAX_CONTENT)
     sentences: list[str] = []
     size = 0
     while True:
@@ -88,46 +115,46 @@ def _content(language: Language, topic: Topic, chance: random.Random) -> str:
 
 
 def _sentence(template: str, language: Language, chance: random.Random) -> str:
-    """`template` with its slots filled, no word used twice in it."""
+    """`template` with its slots filled. No word is used twice."""
+    words = texts()[language].words
     used: set[str] = set()
 
-    def filling(slot: re.Match[str]) -> str:
+    def fill(slot: re.Match[str]) -> str:
         if not slot[3]:
             return str(chance.randint(int(slot[1]), int(slot[2])))
-        word = chance.choice([word for word in WORDS[language][slot[3]] if word not in used])
+        word = chance.choice([word for word in words[slot[3]] if word not in used])
         used.add(word)
         return word
 
-    sentence = _SLOT.sub(filling, template)
+    sentence = _SLOT.sub(fill, template)
     return sentence[0].upper() + sentence[1:]
 
 
 def _with_keyword(sentences: list[str], language: Language, chance: random.Random) -> list[str]:
-    """Now and then one more sentence, with a word that the priority rules look for."""
+    """Sometimes adds a sentence with a keyword of the default priority rules."""
     roll = chance.random()
     if roll < _URGENT_SHARE:
-        sentences.insert(chance.randint(0, len(sentences)), chance.choice(URGENT[language]))
+        sentences.insert(chance.randint(0, len(sentences)), chance.choice(texts()[language].urgent))
     elif roll < _URGENT_SHARE + _UNHURRIED_SHARE:
-        sentences.append(chance.choice(UNHURRIED[language]))
+        sentences.append(chance.choice(texts()[language].unhurried))
     return sentences
 
 
 def _paragraphs(sentences: list[str], language: Language, chance: random.Random) -> str:
     glue = " " if language == "en" else ""
     paragraphs: list[str] = []
-    rest = sentences
-    while rest:
+    while sentences:
         length = chance.randint(2, 5)
-        paragraphs.append(glue.join(rest[:length]))
-        rest = rest[length:]
+        paragraphs.append(glue.join(sentences[:length]))
+        sentences = sentences[length:]
     return "\n\n".join(paragraphs)
 
 
-def _written(document: dict[str, Any], chance: random.Random) -> bytes:
-    """As JSON text, in one of the styles that models and programs write it in."""
+def _encode(document: dict[str, Any], chance: random.Random) -> bytes:
+    """As JSON text in one of the usual styles: escaped, indented or compact."""
     style = chance.random()
     if style < 0.1:
-        raw = json.dumps(document).encode()  # every character beyond ASCII escaped
+        raw = json.dumps(document).encode()  # non-ASCII characters escaped
         if len(raw) <= MAX_BYTES:
             return raw
     if style < 0.5:
@@ -172,7 +199,7 @@ def _empty(document: dict[str, Any], chance: random.Random) -> bytes:
 
 
 def _latin_1(document: dict[str, Any], chance: random.Random) -> bytes:
-    topic = chance.choice(TOPICS["en"])
+    topic = chance.choice(texts()["en"].topics)
     content = f"Café Zürich, señor Peña: {_content('en', topic, chance)}"
     return _text({**document, "content": content}).encode("latin-1", errors="replace")
 
@@ -186,5 +213,4 @@ SPOILERS: dict[str, Callable[[dict[str, Any], random.Random], bytes]] = {
     "empty": _empty,
     "Latin-1": _latin_1,
 }
-# The ways from which intake finds back.
-REPAIRABLE = frozenset({"trailing comma", "single quotes", "prose around it", "Latin-1"})
+REPAIRABLE = frozenset({"trailing comma", "single quotes", "prose around it", "Latin-1"})  # by intake

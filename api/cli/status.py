@@ -1,14 +1,15 @@
-"""`llmctl status`: the whole system at a glance."""
+"""`llmctl status`: the state of the whole system."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from llm_scheduler.api.cli.exit_codes import ExitCode, fail
-from llm_scheduler.api.cli.redis_client import away, client
+from llm_scheduler.api.cli.output import Json, fail
+from llm_scheduler.api.cli.redis_client import client, unreachable_message
 from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -18,34 +19,33 @@ if TYPE_CHECKING:
 
 def status(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show the state of the whole system.
 
-    What waits, what runs, what is done, and whether the processes are well.
+    What waits, what runs, what is done, and whether all processes run.
     """
+    from msgspec.structs import asdict
+
     from llm_scheduler.api.cli.output import print_json
-    from llm_scheduler.api.state.health import look
+    from llm_scheduler.api.state.health import read_health
     from llm_scheduler.jobs.clock import SystemClock
     from llm_scheduler.jobs.process.connection import AWAY
 
     config = settings(context).config
     with client(config) as redis:
-        health = look(config, redis, SystemClock())
+        health = read_health(config, redis, SystemClock())
         shown: dict[str, Any] = {
             "status": health.status,
             "message": health.message,
-            "redis": {
-                "reachable": health.redis.reachable,
-                "unreachable_seconds": health.redis.unreachable_seconds,
-            },
+            "redis": asdict(health.redis),
             "files": {"on_disk": health.files_on_disk, **_files(config)},
         }
         if health.redis.reachable:
             try:
                 shown |= {"counts": health.counts, **_in_redis(config, redis)}
-            except AWAY as error:  # it went away between two questions
-                fail(away(config, error), ExitCode.UNREACHABLE)
+            except AWAY as error:  # it became unreachable between two reads
+                fail(unreachable_message(config, error), ExitCode.UNREACHABLE)
             if shown["missing"] and health.status == "ok":
                 shown |= {"status": "degraded", "message": f"Not running: {', '.join(shown['missing'])}"}
     if as_json:
@@ -58,9 +58,9 @@ def status(
 
 def _files(config: Config) -> dict[str, Any]:
     """Files that wait, by watch folder, and files that are claimed; None for a folder that can't be read."""
-    from llm_scheduler.ingest.finder import files
     from llm_scheduler.ingest.spool import Claims
-    from llm_scheduler.ingest.spool.claims import held_count
+    from llm_scheduler.ingest.spool.claims import claim_counts
+    from llm_scheduler.ingest.spool.watch_files import files
 
     waiting: dict[str, int | None] = {}
     for folder in config.directories.watch:
@@ -69,7 +69,7 @@ def _files(config: Config) -> dict[str, Any]:
         except OSError:
             waiting[folder] = None
     try:
-        claimed: int | None = sum(held_count(Claims(config.directories.temp_directory)))
+        claimed: int | None = sum(claim_counts(Claims(config.directories.temp_directory)))
     except FileNotFoundError:
         claimed = 0
     except OSError:
@@ -78,74 +78,70 @@ def _files(config: Config) -> dict[str, Any]:
 
 
 def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
-    from llm_scheduler.api.state import processes
-    from llm_scheduler.api.state.rollcall import living_workers, missing
+    from msgspec.structs import asdict
+
+    from llm_scheduler.api.state.backlog import read_backlog
+    from llm_scheduler.api.state.processes import ROLES, read_processes
+    from llm_scheduler.jobs.clock import SystemClock, rfc3339
+    from llm_scheduler.jobs.store import alerts
 
     levels = config.queue.priority_levels
+    found = read_processes(redis)
+    stopped = {"state": "not running", "pid": None, "host": None, "message": "", "at": None}
+    daemons = {role: {**asdict(daemon), "at": rfc3339(daemon.at)} for role, daemon in found.daemons.items()}
     return {
-        "queues": processes.queues(redis, levels),
-        "workers": living_workers(redis),
-        "processes": processes.processes(redis),
-        "missing": missing(redis, levels),
-        "alerts": _alerts(redis),
+        "queues": [
+            {"name": each.queue, "jobs": each.jobs, "batched": each.batched}
+            for each in read_backlog(redis, levels, SystemClock().now())
+        ],
+        "workers": [
+            {name: value for name, value in asdict(worker).items() if name != "vitals"} for worker in found.workers
+        ],
+        "processes": [{"name": role, **daemons.get(role, stopped)} for role in ROLES],
+        "missing": found.missing(levels),
+        "alerts": [
+            {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
+            for event in alerts.standing(redis).values()
+        ],
     }
 
 
-def _alerts(redis: Redis) -> list[dict[str, Any]]:
-    """The alerts that stand, each as its last look found it."""
-    from llm_scheduler.jobs.clock import rfc3339
-    from llm_scheduler.jobs.store import alerts
-
-    return [
-        {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
-        for event in alerts.standing(redis).values()
-    ]
-
-
 def _print(shown: dict[str, Any]) -> None:
-    from llm_scheduler.api.cli.output import coloured, console, emit, printable, table
+    from llm_scheduler.api.cli.output import console, print_table, printable, status_text, table
 
     out = console()
     out.print(printable(f"{shown['status']}: {shown['message']}"), soft_wrap=True)
     for alert in shown["alerts"]:
         out.print(printable(f"alert: {alert['message']}"), soft_wrap=True)
     for folder, number in shown["files"]["waiting"].items():
-        words = "can't be read" if number is None else f"{number} waiting"
-        out.print(printable(f"{folder}: {words}"), soft_wrap=True)
+        text = "can't be read" if number is None else f"{number} waiting"
+        out.print(printable(f"{folder}: {text}"), soft_wrap=True)
     claimed = shown["files"]["claimed"]
     out.print(f"claimed: {'unknown' if claimed is None else claimed}")
 
     counts: dict[str, dict[str, int]] = shown["counts"]
     levels = [queue["name"] for queue in shown["queues"]]
-    made = table("documents", *levels, "total", numbers=(*levels, "total"))
+    rows = table("documents", *levels, "total", numbers=(*levels, "total"))
     for name, by_level in counts.items():
-        made.add_row(coloured(name), *(str(by_level[level]) for level in levels), str(sum(by_level.values())))
+        rows.add_row(status_text(name), *(str(by_level[level]) for level in levels), str(sum(by_level.values())))
     out.print()
-    emit(made, out)
+    print_table(rows, out)
 
-    made = table("queue", "jobs waiting", "in a batch", "workers", numbers=("jobs waiting", "in a batch", "workers"))
+    rows = table("queue", "jobs waiting", "in a batch", "workers", numbers=("jobs waiting", "in a batch", "workers"))
     for queue in shown["queues"]:
-        manned = sum(worker["queue"] == queue["name"] for worker in shown["workers"])
-        made.add_row(queue["name"], str(queue["jobs"]), str(queue["batched"]), str(manned))
+        workers = sum(queue["name"] in worker["queue"].split(",") for worker in shown["workers"])
+        rows.add_row(queue["name"], str(queue["jobs"]), str(queue["batched"]), str(workers))
     out.print()
-    emit(made, out)
+    print_table(rows, out)
 
-    made = table("process", "state", "pid", "host", "says", numbers=("pid",), rubber=("says",))
-    for process in shown["processes"]:
-        made.add_row(
-            f"llm-{process['name']}",
-            printable(process["state"]),
-            "" if process["pid"] is None else str(process["pid"]),
-            printable(process["host"] or ""),
-            printable(process["message"]),
-        )
-    for worker in shown["workers"]:
-        made.add_row(
-            f"llm-worker {printable(worker['queue'])}",
-            printable(worker["state"]),
-            "" if worker["pid"] is None else str(worker["pid"]),
-            printable(worker["host"] or ""),
-            f"{worker['jobs_done']} jobs done",
-        )
+    rows = table("process", "state", "pid", "host", "says", numbers=("pid",), flexible=("says",))
+    processes = [(f"llm-{daemon['name']}", daemon, daemon["message"]) for daemon in shown["processes"]]
+    processes += [
+        (f"llm-worker {worker['queue']}", worker, f"{worker['jobs_done']} jobs done") for worker in shown["workers"]
+    ]
+    for name, process, message in processes:
+        pid = "" if process["pid"] is None else str(process["pid"])
+        cells = (name, process["state"], pid, process["host"] or "", message)
+        rows.add_row(*(printable(cell) for cell in cells))
     out.print()
-    emit(made, out)
+    print_table(rows, out)

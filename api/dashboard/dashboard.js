@@ -103,14 +103,14 @@ function showJobs({ jobs }) {
 
 const shortened = (text, most) => (text.length <= most ? text : `${text.slice(0, most - 1)}…`);
 
-// The key of an API that asks for one: for as long as this tab is open.
+// The API key, if the API needs one. It is kept for as long as this tab is open.
 let key = sessionStorage.getItem("key") ?? "";
 
 async function ask(path) {
   const headers = key ? { "X-API-Key": key } : {};
   const response = await fetch(path, { headers, signal: AbortSignal.timeout(10000) });
   if (response.status === 401) {
-    remember(""); // or refreshing with a wrong one would soon be refused altogether
+    remember(""); // refreshing with a wrong key would soon reach the limit on failed attempts
     document.getElementById("ask").hidden = false;
   }
   if (!response.ok) throw new Error((await response.json()).detail);
@@ -123,7 +123,7 @@ function remember(given) {
   else sessionStorage.removeItem("key");
 }
 
-// A link carries no key, so where one is needed the job is shown here.
+// A link sends no key. If one is needed, the job is shown on this page.
 async function open(event, path) {
   if (!key) return;
   event.preventDefault();

@@ -1,7 +1,7 @@
-"""`GET /jobs/{id}/document|result|original`: a job's files, where the API runs on the host that has them.
+"""`GET /jobs/{id}/document|result|original`: a job's files, if the API runs on the host that has them.
 
-No path comes from a request: what is opened lies where the ledger says, in the configured folders, and holds the job's
-own id.
+No path comes from a request: a file is opened where the ledger says, inside the configured folders, and only if it
+carries the job's id.
 """
 
 import contextlib
@@ -12,60 +12,61 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from llm_scheduler.api.endpoints.jobs import known
-from llm_scheduler.api.http.context import Site, asks_redis, site
-from llm_scheduler.api.http.operation import Answer, Nothing, Operation
+from llm_scheduler.api.endpoints.jobs import find_entry
+from llm_scheduler.api.http.context import ApiContext, api_context
+from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.ingest.spool.claims import Claims
 from llm_scheduler.ingest.spool.finished_files import find
+from llm_scheduler.ingest.spool.names import safe_path
 from llm_scheduler.ingest.spool.originals import is_sealed
-from llm_scheduler.ingest.spool.renames import within
 from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.sealing import masked
 from llm_scheduler.jobs.store.ledger import Entry
 
-_PIECE = 1 << 20
-_TRIES = 3  # a file may be moved between a look and the next
+_PIECE_BYTES = 1 << 20
+_TRIES = 3  # a file may be moved while it is looked for
 
 
-class _Parts(msgspec.Struct):
+class _ResultDocument(msgspec.Struct):
+    """The part of a result file that is the document."""
+
     document: msgspec.Raw
 
 
-@asks_redis
-def get_result(request: Request, query: Nothing) -> Response:
-    """What came of a job that is done: its whole file in the output folder, the handler's own answer in `result`."""
-    here = site(request)
-    entry = _done(here, request.path_params["id"], "result")
-    return Response(_report(here, entry), media_type="application/json")
+def get_result(request: Request, query: EmptyQuery) -> Response:
+    """The result file of a done job, as it is in the output folder. The handler's result is in its member `result`."""
+    context = api_context(request)
+    entry = _done_entry(context, request.path_params["id"], "result")
+    return Response(_result_file(context, entry), media_type="application/json")
 
 
-@asks_redis
-def get_document(request: Request, query: Nothing) -> Response:
-    """The JSON of a job that is done, as its handler got it: repaired where it had to be, `***` for what is sealed."""
-    here = site(request)
-    entry = _done(here, request.path_params["id"], "document")
-    raw = msgspec.json.decode(_report(here, entry), type=_Parts).document
+def get_document(request: Request, query: EmptyQuery) -> Response:
+    """The JSON of a done job, as its handler got it: repaired if it was broken, with `***` for encrypted fields."""
+    context = api_context(request)
+    entry = _done_entry(context, request.path_params["id"], "document")
+    raw = msgspec.json.decode(_result_file(context, entry), type=_ResultDocument).document
     return Response(masked(bytes(raw)), media_type="application/json")
 
 
-@asks_redis
-def get_original(request: Request, query: Nothing) -> Response:
-    """The bytes as they arrived, wherever they are by now. One that is sealed as a whole stays so: `llmctl decrypt`
-    opens it.
+def get_original(request: Request, query: EmptyQuery) -> Response:
+    """The bytes as they arrived, in whatever folder they are now.
+
+    An original that is encrypted as a whole stays encrypted; `llmctl decrypt` opens it.
     """
-    here = site(request)
-    entry = known(here, request.path_params["id"])
+    context = api_context(request)
+    entry = find_entry(context, request.path_params["id"])
     for _ in range(_TRIES):
-        for path in _places(here, entry):
+        for path in _original_paths(context, entry):
             with contextlib.suppress(OSError):
                 return _streamed(path, entry)
-        entry = known(here, entry.id)
-    raise _elsewhere(entry, "original")
+        entry = find_entry(context, entry.id)
+    raise _not_on_this_host(entry, "original")
 
 
-def _done(here: Site, job_id: str, what: str) -> Entry:
-    entry = known(here, job_id)
+def _done_entry(context: ApiContext, job_id: str, what: str) -> Entry:
+    """The entry of a job that is done. Raises a 404 or 409; `what` is what it lacks otherwise."""
+    entry = find_entry(context, job_id)
     if entry.status is not Status.DONE:
         hint = (
             "" if entry.status is not Status.REJECTED else f" ({entry.code}): /jobs/{entry.id}/original has its bytes"
@@ -79,15 +80,15 @@ def _done(here: Site, job_id: str, what: str) -> Entry:
     return entry
 
 
-def _report(here: Site, entry: Entry) -> bytes:
-    place = find(here.folders, entry)
+def _result_file(context: ApiContext, entry: Entry) -> bytes:
+    place = find(context.folders, entry)
     if place is not None:
         with contextlib.suppress(OSError), open(place.report, "rb") as file:
             return file.read()
-    raise _elsewhere(entry, "result")
+    raise _not_on_this_host(entry, "result")
 
 
-def _elsewhere(entry: Entry, what: str) -> ProblemError:
+def _not_on_this_host(entry: Entry, what: str) -> ProblemError:
     return ProblemError(
         404,
         f"The {what} of job {entry.id} is not in the folders of this host: it was moved or removed since, "
@@ -96,19 +97,19 @@ def _elsewhere(entry: Entry, what: str) -> ProblemError:
     )
 
 
-def _places(here: Site, entry: Entry) -> Iterator[str]:
+def _original_paths(context: ApiContext, entry: Entry) -> Iterator[str]:
     """Where the original may be."""
-    if place := find(here.folders, entry):
+    if place := find(context.folders, entry):
         if place.original:
             yield place.original
         return
-    claims = Claims(here.folders.temp)
+    claims = Claims(context.folders.temp)
     with contextlib.suppress(OSError):
         for group in claims.groups():
             yield claims.path(group, entry.id)
     if entry.status is Status.RECEIVED:
-        for watch in here.folders.watch:
-            yield os.path.join(watch, within(entry.source))
+        for watch in context.folders.watch:
+            yield os.path.join(watch, safe_path(entry.source))
 
 
 def _streamed(path: str, entry: Entry) -> Response:
@@ -123,7 +124,7 @@ def _streamed(path: str, entry: Entry) -> Response:
 
     def pieces() -> Iterator[bytes]:
         with file:
-            while piece := file.read(_PIECE):
+            while piece := file.read(_PIECE_BYTES):
                 yield piece
 
     headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{entry.id}{ending}"'}
@@ -132,14 +133,15 @@ def _streamed(path: str, entry: Entry) -> Response:
 
 OPERATIONS = tuple(
     Operation(
-        method="GET",
-        path=f"/jobs/{{id}}/{name}",
-        endpoint=endpoint,
-        tag="jobs",
-        answers={200: Answer(None, words, media_type)},
-        problems=(409, 503) if name != "original" else (503,),
+        "GET",
+        f"/jobs/{{id}}/{name}",
+        endpoint,
+        "jobs",
+        {200: Answer(None, description, media_type)},
+        needs_redis=True,
+        problems=(409,) if name != "original" else (),
     )
-    for name, endpoint, words, media_type in (
+    for name, endpoint, description, media_type in (
         ("document", get_document, "The document.", "application/json"),
         ("result", get_result, "The result file.", "application/json"),
         ("original", get_original, "The original's bytes.", "application/octet-stream"),

@@ -1,7 +1,6 @@
-"""`GET /jobs/{id}/wait`: the same as `GET /jobs/{id}`, once the job is final or the time is over.
+"""`GET /jobs/{id}/wait`: the answer of `GET /jobs/{id}`, as soon as the job is final or the time is over.
 
-Whoever waits holds no thread: it follows the transitions with everybody else, and reads the ledger when one is about
-its job.
+A waiting request holds no thread: it follows the transitions, and reads the ledger when one is about its job.
 """
 
 import asyncio
@@ -13,111 +12,93 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from llm_scheduler.api.endpoints.jobs import JobDetail, describe
-from llm_scheduler.api.events.following import Follower, Following, Lagging, following
+from llm_scheduler.api.endpoints.jobs import JobDetail, read_job
+from llm_scheduler.api.events.followers import Follower, Followers, followers_of
 from llm_scheduler.api.events.streams import GAP, REDIS
-from llm_scheduler.api.http.context import Site, answer, site
+from llm_scheduler.api.http.context import ApiContext, api_context, json_answer, redis_access
 from llm_scheduler.api.http.operation import Answer, Operation
-from llm_scheduler.api.http.problems import ProblemError, redis_away
+from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.jobs.document import FINAL
-from llm_scheduler.jobs.process.connection import AWAY
 
 POLL_SECONDS = 1.0  # while the transitions can't be followed
-_LOOK_AGAIN_SECONDS = 15.0  # in any case
+_MAX_READ_SECONDS = 15.0  # the ledger is read again after this time in any case
 
 
-class WaitAsked(msgspec.Struct, frozen=True, kw_only=True):
-    timeout: Annotated[float, Meta(ge=0, le=60, description="How long to wait at most, in seconds.")] = 30.0
+class WaitQuery(msgspec.Struct, frozen=True, kw_only=True):
+    timeout: Annotated[float, Meta(ge=0, le=60, description="The longest time to wait, in seconds.")] = 30.0
 
 
-async def wait_for_job(request: Request, query: WaitAsked) -> Response:
-    """One job, as soon as it is done, rejected or cancelled; or as it is when the time is over.
+async def wait_for_job(request: Request, query: WaitQuery) -> Response:
+    """One job, as soon as it is done, rejected or cancelled, or when the time is over.
 
-    The answer is that of `GET /jobs/{id}`; its `status` says which of the two it was.
+    The answer is that of `GET /jobs/{id}`; its `status` tells which of the two happened.
     """
-    job = await _now(site(request), request.path_params["id"])
+    job = await _read(api_context(request), request.path_params["id"])
     if job.status in FINAL or query.timeout == 0:
-        return answer(job)
+        return json_answer(job)
     waiting = asyncio.ensure_future(_final(request, job, query.timeout))
-    gone = asyncio.ensure_future(_gone(request))
+    disconnect = asyncio.ensure_future(_disconnect(request))
     try:
-        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((waiting, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             raise ClientDisconnect
-        return answer(waiting.result())
+        return json_answer(waiting.result())
     finally:
         waiting.cancel()
-        gone.cancel()
-        await asyncio.wait((waiting, gone))
+        disconnect.cancel()
+        await asyncio.wait((waiting, disconnect))
 
 
-async def _gone(request: Request) -> None:
-    """Ends when the client has gone."""
+async def _disconnect(request: Request) -> None:
+    """Returns when the client has disconnected."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _final(request: Request, job: JobDetail, seconds: float) -> JobDetail:
-    here, everybody = site(request), following(request)
+    """The job once it is final, or as it is after `seconds`."""
+    context, followers = api_context(request), followers_of(request)
     now = asyncio.get_running_loop().time
     ends = now() + seconds
-    follower = await everybody.follow()
+    follower = await followers.follow()
     try:
-        # It may have become final before that. From here on it is told when it does.
-        job = await _still(here, everybody, job.id, ends)
-        while job.status not in FINAL and (left := ends - now()) > 0 and not everybody.stopping:
-            await _word(everybody, follower, job.id, min(left, _LOOK_AGAIN_SECONDS))
-            job = await _still(here, everybody, job.id, ends)
+        # It may have become final before the follower was there; later transitions are followed.
+        job = await _read_until(context, followers, job.id, ends)
+        while job.status not in FINAL and (left := ends - now()) > 0 and not followers.stopping:
+            await _transition(followers, follower, job.id, min(left, _MAX_READ_SECONDS))
+            job = await _read_until(context, followers, job.id, ends)
         return job
     finally:
-        follower.close()
+        await follower.close()
 
 
-async def _word(everybody: Following, follower: Follower, job_id: str, seconds: float) -> None:
-    """Wait until there is reason to look again."""
+async def _transition(followers: Followers, follower: Follower, job_id: str, seconds: float) -> None:
+    """Wait at most `seconds` for a reason to read the ledger again."""
     now = asyncio.get_running_loop().time
-    ends = now() + (min(seconds, POLL_SECONDS) if everybody.trouble else seconds)
-    while now() < ends and not everybody.stopping:
-        try:
-            heard = await follower.hear(ends - now())
-        except Lagging:
-            follower.skip()
-            return
-        if any(told.is_about(job_id) or told.kind in (GAP, REDIS) for told, _ in heard):
+    ends = now() + (min(seconds, POLL_SECONDS) if follower.trouble else seconds)
+    while now() < ends and not followers.stopping:
+        entries = await follower.read(ends - now())
+        if any(entry.is_about(job_id) or entry.kind in (GAP, REDIS) for entry in entries):
             return
 
 
-async def _still(here: Site, everybody: Following, job_id: str, ends: float) -> JobDetail:
-    """The job as it is. Redis may be away, or emptied and not yet filled again: then until `ends` it may be back."""
+async def _read_until(context: ApiContext, followers: Followers, job_id: str, ends: float) -> JobDetail:
+    """The job as it is. While Redis is unreachable, or empty and not yet filled again, it tries again until `ends`."""
     while True:
         try:
-            return await _now(here, job_id)
+            return await _read(context, job_id)
         except ProblemError:
             left = ends - asyncio.get_running_loop().time()
-            if left <= 0 or everybody.stopping:
+            if left <= 0 or followers.stopping:
                 raise
         await asyncio.sleep(min(left, POLL_SECONDS))
 
 
-async def _now(here: Site, job_id: str) -> JobDetail:
+async def _read(context: ApiContext, job_id: str) -> JobDetail:
     """The job as it is. Raises a 404 or a 503."""
-    try:
-        job = await run_in_threadpool(describe, here, job_id)
-    except AWAY as error:
-        here.lookout.failed()
-        raise redis_away(error) from None
-    here.lookout.answered()
-    return job
+    with redis_access(context):
+        return await run_in_threadpool(read_job, context, job_id)
 
 
-OPERATIONS = (
-    Operation(
-        method="GET",
-        path="/jobs/{id}/wait",
-        endpoint=wait_for_job,
-        tag="jobs",
-        query=WaitAsked,
-        answers={200: Answer(JobDetail, "The job: final, or as it is at the end of the time.")},
-        problems=(503,),
-    ),
-)
+_ANSWERS = {200: Answer(JobDetail, "The job: final, or as it is when the time is over.")}
+OPERATIONS = (Operation("GET", "/jobs/{id}/wait", wait_for_job, "jobs", _ANSWERS, query=WaitQuery, problems=(503,)),)

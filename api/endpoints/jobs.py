@@ -1,4 +1,4 @@
-"""`GET /jobs` and `GET /jobs/{id}`: what the ledger says of documents, and what their reports say beside it."""
+"""`GET /jobs` and `GET /jobs/{id}`: documents, from the ledger and their reports."""
 
 import contextlib
 import os
@@ -10,74 +10,67 @@ from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_scheduler.api.http.context import Site, answer, asking, asks_redis, site
-from llm_scheduler.api.http.operation import Answer, Nothing, Operation
+from llm_scheduler.api.http.context import ApiContext, api_context, json_answer, redis_access
+from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.api.http.query import Level
 from llm_scheduler.ingest.spool.drop import FOLDER, id_in_name
-from llm_scheduler.ingest.spool.finished_files import Place, Told, find, told
+from llm_scheduler.ingest.spool.finished_files import FinishedFiles, find
+from llm_scheduler.ingest.spool.result_files import FinishedReport, read_report
 from llm_scheduler.jobs.clock import rfc3339
-from llm_scheduler.jobs.crash import Evidence
+from llm_scheduler.jobs.crash import CrashReport
 from llm_scheduler.jobs.document import ID_PATTERN, Status, is_id
-from llm_scheduler.jobs.receipt import Quality, Repair, Warned
-from llm_scheduler.jobs.store import ledger
-from llm_scheduler.jobs.store.ledger import Entry, Record, Wanted
+from llm_scheduler.jobs.receipt import DocumentWarning, Quality, Repair
+from llm_scheduler.jobs.store import ledger, ledger_queries
+from llm_scheduler.jobs.store.ledger import Entry, Record
+from llm_scheduler.jobs.store.ledger_queries import DocumentFilter
 
-_LIFE = {status.value: place for place, status in enumerate(Status)}
-_MAX_SCANNED = 100_000
+_ORDER = {status.value: place for place, status in enumerate(Status)}
+_MAX_SCANNED = 100_000  # names in the watch folder that are compared with an id
 
 Id = Annotated[str, Meta(pattern=f"^{ID_PATTERN.pattern}$")]
 _Name = Annotated[str, Meta(max_length=255)]
 _Moment = Annotated[datetime, Meta(tz=True, description="a date and time with its zone, as in 2026-11-25T08:00:00Z")]
 
 
-class JobsWanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs: all that fit every parameter given."""
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs: those that match every given parameter."""
 
-    status: Annotated[Status | None, Meta(description="Where the document is.")] = None
+    status: Annotated[Status | None, Meta(description="The job's status.")] = None
     priority: Level | None = None
     queue: Level | None = None
     handler: Annotated[_Name | None, Meta(description="The handler's name in the configuration.")] = None
     source: Annotated[
-        _Name | None, Meta(description="The path below the watch folder, or a folder above the document.")
+        _Name | None, Meta(description="The document's path below the watch folder, or a folder that contains it.")
     ] = None
     country: Annotated[str, Meta(pattern="^[A-Z]{2}$", description="an ISO 3166 code, as in DE")] | None = None
     industry: Annotated[
-        _Name | None, Meta(description="An ISIC section or division (K, K64), or a label of one's own.")
+        _Name | None, Meta(description="An ISIC section or division (K, K64), or one of your own labels.")
     ] = None
-    quality: Annotated[Quality | None, Meta(description="What the text was when it came.")] = None
+    quality: Annotated[Quality | None, Meta(description="What the text was as it arrived.")] = None
     code: Annotated[_Name | None, Meta(description="The code of the error, as in docs/errors.md.")] = None
-    name: Annotated[_Name | None, Meta(description="A part of the file's name; capitals don't matter.")] = None
+    name: Annotated[_Name | None, Meta(description="A part of the file's name, in any letter case.")] = None
     since: Annotated[_Moment | None, Meta(description="Received at this moment or later.")] = None
     until: Annotated[_Moment | None, Meta(description="Received before this moment.")] = None
 
-    def wanted(self) -> Wanted:
-        """The same as the ledger wants it."""
-        return Wanted(
-            status=self.status,
-            priority=self.priority,
-            since=None if self.since is None else self.since.timestamp(),
-            until=None if self.until is None else self.until.timestamp(),
-            queue=self.queue,
-            handler=self.handler,
-            source=self.source,
-            country=self.country,
-            industry=self.industry,
-            quality=None if self.quality is None else self.quality.value,
-            code=self.code,
-            name=self.name,
-        )
+    def ledger_filter(self) -> DocumentFilter:
+        """The same filter in the ledger's terms."""
+        fields = {name: getattr(self, name) for name in DocumentFilter._fields}
+        for name in ("since", "until"):
+            if fields[name] is not None:
+                fields[name] = fields[name].timestamp()
+        return DocumentFilter(**fields)
 
 
-class JobsAsked(JobsWanted, frozen=True, kw_only=True):
-    """A page of the jobs that are wanted."""
+class JobsQuery(JobFilter, frozen=True, kw_only=True):
+    """A page of the matching jobs."""
 
-    limit: Annotated[int, Meta(ge=1, le=500, description="At most so many.")] = 50
-    cursor: Annotated[Id | None, Meta(description="what an earlier answer gave as its cursor")] = None
+    limit: Annotated[int, Meta(ge=1, le=500, description="The size of the page.")] = 50
+    cursor: Annotated[Id | None, Meta(description="the `cursor` of the previous answer")] = None
 
 
 class JobError(msgspec.Struct, frozen=True):
-    """Why a job came to no result. `line`, `column` and `offset` (bytes) say where in the text, if it has a place."""
+    """Why a job has no result. `line`, `column` and `offset` (bytes) give the place in the text, if there is one."""
 
     code: str | None
     message: str | None
@@ -86,8 +79,8 @@ class JobError(msgspec.Struct, frozen=True):
     offset: int | UnsetType = UNSET
 
 
-class JobShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as every list shows it. `size` is that of the original in bytes."""
+class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A job in a list. `size` is the size of the original in bytes."""
 
     id: Id
     status: Status
@@ -107,82 +100,82 @@ class JobShown(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """When the job came to a status."""
+    """When the job reached a status."""
 
     status: Status
     at: str
 
 
-class JobDetail(JobShown, frozen=True, kw_only=True):
-    """A job and its story. `repairs`, `warnings` and `evidence` are read from its report; null while there is none on
-    the host of the API."""
+class JobDetail(JobSummary, frozen=True, kw_only=True):
+    """A job with its history. `repairs`, `warnings` and `evidence` come from its result or error report; null if the
+    API's host has none."""
 
     timeline: list[Step]
     reasons: list[str]
     repairs: list[Repair] | None
-    warnings: list[Warned] | None
-    evidence: list[Evidence] | None
+    warnings: list[DocumentWarning] | None
+    evidence: list[CrashReport] | None
 
 
 class Jobs(msgspec.Struct, frozen=True):
-    """A page, newest first. `cursor` asks for the next one; null at the end.
+    """A page of jobs, newest first. `cursor` asks for the next page; null at the end.
 
-    `total` counts all jobs that fit, where they are told apart by status, priority and time alone. For other filters,
-    and behind a cursor, it counts those that were found on the way, and `total_is_exact` is false. So many records are
-    looked at for one page; a page may be short, or empty, and still have a cursor.
+    `total` is exact for filters by status, priority and time. For other filters, and after the first page, it counts
+    the matches found so far, and `total_is_exact` is false. The number of records read for one page is limited: a page
+    may be short or empty and still have a cursor.
     """
 
-    jobs: list[JobShown]
+    jobs: list[JobSummary]
     cursor: str | None
     total: int
     total_is_exact: bool
 
 
-async def list_jobs(request: Request, query: JobsAsked) -> Response:
+async def list_jobs(request: Request, query: JobsQuery) -> Response:
     """A page of jobs, newest first."""
-    here = site(request)
-    return Response(await here.pages.read(query, lambda: _page(here, query)), media_type="application/json")
+    context = api_context(request)
+    return Response(await context.pages.read(query, lambda: _page(context, query)), media_type="application/json")
 
 
-def _page(here: Site, query: JobsAsked) -> bytes:
-    with asking(here):
-        page = ledger.page_of(
-            _row, here.redis, here.levels, wanted=query.wanted(), limit=query.limit, cursor=query.cursor
+def _page(context: ApiContext, query: JobsQuery) -> bytes:
+    with redis_access(context):
+        wanted, limit = query.ledger_filter(), query.limit
+        page = ledger_queries.page_of(
+            _summary, context.redis, context.levels, wanted=wanted, limit=limit, cursor=query.cursor
         )
     total = page.total if page.is_exact else max(page.total, len(page.entries))
     return msgspec.json.encode(Jobs(page.entries, page.cursor, total, page.is_exact))
 
 
-@asks_redis
-def get_job(request: Request, query: Nothing) -> Response:
-    """One job: its timeline, the reasons for its route, what was repaired, and its error."""
-    return answer(describe(site(request), request.path_params["id"]))
+def get_job(request: Request, query: EmptyQuery) -> Response:
+    """One job: its timeline, the reasons for its route, its repairs, and its error."""
+    return json_answer(read_job(api_context(request), request.path_params["id"]))
 
 
-def describe(here: Site, job_id: str) -> JobDetail:
-    """All that is known of one job. Raises a 404."""
-    entry = known(here, job_id)
-    return detailed(entry, find(here.folders, entry))
+def read_job(context: ApiContext, job_id: str) -> JobDetail:
+    """One job with its history. Raises a 404."""
+    entry = find_entry(context, job_id)
+    return job_detail(entry, find(context.folders, entry))
 
 
-def known(here: Site, job_id: str) -> Entry:
-    """The ledger's entry of a job, or what its name in the watch folder says. Raises a 404."""
+def find_entry(context: ApiContext, job_id: str) -> Entry:
+    """The ledger's entry of a job, or one made from its name in the watch folder. Raises a 404."""
     if is_id(job_id):
-        entry = ledger.get(here.redis, job_id)
+        entry = ledger.get(context.redis, job_id)
         if entry is not None:
             return entry
-        source = _waiting_source(here, job_id)
+        source = _source_in_watch_folder(context, job_id)
         if source is not None:
-            return _dropped(job_id, source)
+            return ledger.entry_of(job_id, Record(Status.RECEIVED, source=source))
     raise ProblemError(
         404, f"There is no job {job_id[:50]!r}. Old jobs are forgotten; their files stay where they are."
     )
 
 
-def _row(job_id: str, record: Record) -> JobShown:
-    """The same as `shown` of its entry, in half the time: lists are asked for again and again."""
+def _summary(job_id: str, record: Record) -> JobSummary:
+    """The same as `job_summary` of the record's entry, in half the time: lists are read again and again."""
     failed = record.status is not Status.DONE and (record.code or record.message)
-    return JobShown(
+    return JobSummary(
         id=job_id,
         status=record.status,
         source=record.source,
@@ -201,16 +194,15 @@ def _row(job_id: str, record: Record) -> JobShown:
     )
 
 
-def shown(entry: Entry) -> JobShown:
-    """A job as every list shows it."""
-    return JobShown(**_particulars(entry), error=_error(entry))
+def job_summary(entry: Entry) -> JobSummary:
+    return JobSummary(**_summary_fields(entry), error=_error(entry))
 
 
-def detailed(entry: Entry, place: Place | None) -> JobDetail:
-    """A job and its story; `place` is where its files are, if they are here."""
-    report = told(place.report) if place else None
+def job_detail(entry: Entry, place: FinishedFiles | None) -> JobDetail:
+    """A job with its history; `place`: its files, if they are on this host."""
+    report = read_report(place.report) if place else None
     return JobDetail(
-        **_particulars(entry),
+        **_summary_fields(entry),
         error=_error(entry, report),
         timeline=timeline(entry),
         reasons=entry.reasons,
@@ -221,12 +213,12 @@ def detailed(entry: Entry, place: Place | None) -> JobDetail:
 
 
 def timeline(entry: Entry) -> list[Step]:
-    """When the job came to each status, in order."""
-    times = [(at, _LIFE[status], status) for status, at in (*entry.times.items(), *entry.earlier) if status in _LIFE]
+    """When the job reached each status, in order."""
+    times = [(at, _ORDER[status], status) for status, at in (*entry.times.items(), *entry.earlier) if status in _ORDER]
     return [Step(Status(status), rfc3339(at)) for at, _, status in sorted(times)]
 
 
-def _particulars(entry: Entry) -> dict[str, Any]:
+def _summary_fields(entry: Entry) -> dict[str, Any]:
     received = entry.times.get("received")
     return {
         "id": entry.id,
@@ -246,7 +238,7 @@ def _particulars(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _error(entry: Entry, report: Told | None = None) -> JobError | None:
+def _error(entry: Entry, report: FinishedReport | None = None) -> JobError | None:
     if entry.status is Status.DONE or not (entry.code or entry.message):
         return None
     if report is None or report.line is None or report.column is None or report.offset is None:
@@ -254,12 +246,12 @@ def _error(entry: Entry, report: Told | None = None) -> JobError | None:
     return JobError(entry.code, entry.message, report.line, report.column, report.offset)
 
 
-def _waiting_source(here: Site, job_id: str) -> str | None:
-    """The source of an accepted document that the ledger hasn't heard of: Redis was away, or had no room for it.
+def _source_in_watch_folder(context: ApiContext, job_id: str) -> str | None:
+    """The source of an accepted document that is not in the ledger: Redis was unreachable or full.
 
-    The id is only compared with names that are there; no path is made of it.
+    The id is only compared with existing names; no path is made from it.
     """
-    folder = os.path.join(here.config.directories.watch[0], FOLDER)
+    folder = os.path.join(context.config.directories.watch[0], FOLDER)
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for _, entry in zip(range(_MAX_SCANNED), entries, strict=False):
             source = f"{FOLDER}/{entry.name}"
@@ -268,40 +260,9 @@ def _waiting_source(here: Site, job_id: str) -> str | None:
     return None
 
 
-def _dropped(job_id: str, source: str) -> Entry:
-    return Entry(
-        id=job_id,
-        status=Status.RECEIVED,
-        priority="",
-        source=source,
-        queue="",
-        handler="",
-        attempts=0,
-        size=0,
-        rq_job_id=None,
-        code=None,
-        message=None,
-        reasons=[],
-        times={},
-    )
-
-
 OPERATIONS = (
     Operation(
-        method="GET",
-        path="/jobs",
-        endpoint=list_jobs,
-        tag="jobs",
-        query=JobsAsked,
-        answers={200: Answer(Jobs, "A page of jobs.")},
-        problems=(503,),
+        "GET", "/jobs", list_jobs, "jobs", {200: Answer(Jobs, "A page of jobs.")}, query=JobsQuery, problems=(503,)
     ),
-    Operation(
-        method="GET",
-        path="/jobs/{id}",
-        endpoint=get_job,
-        tag="jobs",
-        answers={200: Answer(JobDetail, "The job.")},
-        problems=(503,),
-    ),
+    Operation("GET", "/jobs/{id}", get_job, "jobs", {200: Answer(JobDetail, "The job.")}, needs_redis=True),
 )

@@ -1,4 +1,4 @@
-"""`GET /health`: whether the process lives, and how the rest is. `GET /ready`: whether documents would be worked on."""
+"""`GET /health` and `GET /ready`."""
 
 from typing import Literal
 
@@ -6,52 +6,40 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_scheduler.api.http.context import answer, site
-from llm_scheduler.api.http.operation import Answer, Nothing, Operation
+from llm_scheduler.api.http.context import api_context, json_answer
+from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
 from llm_scheduler.api.state.checks import Check
 from llm_scheduler.api.state.health import Health
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether all `checks` are well. Whatever is not says what to do about it."""
+    """`ready` if every check is ok. Any other check says what to do."""
 
     status: Literal["ready", "not ready"]
     checks: list[Check]
 
 
-def health(request: Request, query: Nothing) -> Response:
-    """200 for as long as the process lives: `status` and `message` say how the rest is."""
-    return answer(site(request).lookout.look())
+def health(request: Request, query: EmptyQuery) -> Response:
+    """Whether the API process is alive: always 200. `status` and `message` describe the rest of the system."""
+    return json_answer(api_context(request).monitor.health())
 
 
-def ready(request: Request, query: Nothing) -> Response:
-    """Whether documents that come now would be worked on.
+def ready(request: Request, query: EmptyQuery) -> Response:
+    """Whether documents that arrive now would be worked on.
 
-    503 when something is missing for it; the checks say what, and what to do next. They are at most a second old.
+    503 if a check fails; each check says what is missing and what to do next. Checks are at most a second old.
     """
-    found = site(request).lookout.checks()
-    well = all(check.ok for check in found)
-    return answer(Readiness("ready" if well else "not ready", found), 200 if well else 503)
+    found = api_context(request).monitor.checks()
+    is_ready = all(check.ok for check in found)
+    return json_answer(Readiness("ready" if is_ready else "not ready", found), 200 if is_ready else 503)
 
 
+_HEALTH = {200: Answer(Health, "The process is alive.")}
+_READY = {
+    200: Answer(Readiness, "Documents would be worked on."),
+    503: Answer(Readiness, "Something is missing; see the checks."),
+}
 OPERATIONS = (
-    Operation(
-        method="GET",
-        path="/health",
-        endpoint=health,
-        tag="condition",
-        role=None,
-        answers={200: Answer(Health, "The process lives.")},
-    ),
-    Operation(
-        method="GET",
-        path="/ready",
-        endpoint=ready,
-        tag="condition",
-        role=None,
-        answers={
-            200: Answer(Readiness, "Documents would be worked on."),
-            503: Answer(Readiness, "Something is missing; see the checks."),
-        },
-    ),
+    Operation("GET", "/health", health, "condition", _HEALTH, role=None),
+    Operation("GET", "/ready", ready, "condition", _READY, role=None),
 )

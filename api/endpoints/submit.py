@@ -1,4 +1,4 @@
-"""`POST /jobs`: documents by HTTP. A 202 means that their bytes are synced in the watch folder (invariant 3)."""
+"""`POST /jobs`: submits documents. A 202 means that their bytes are synced in the watch folder (invariant 3)."""
 
 import errno
 import logging
@@ -12,27 +12,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_scheduler.api.access.roles import Role, caller
-from llm_scheduler.api.endpoints.jobs import Id, known
+from llm_scheduler.api.document_writer import ReceivedDocument
+from llm_scheduler.api.endpoints.jobs import Id, find_entry
 from llm_scheduler.api.http import idempotency
-from llm_scheduler.api.http.context import Site, answer, site
-from llm_scheduler.api.http.dropper import Accepted
-from llm_scheduler.api.http.idempotency import Idempotency, Reserved
-from llm_scheduler.api.http.operation import Answer, Body, Nothing, Operation
-from llm_scheduler.api.http.problems import ProblemError, redis_away
+from llm_scheduler.api.http.context import ApiContext, api_context, json_answer
+from llm_scheduler.api.http.idempotency import IdempotencyKeys, Reservation
+from llm_scheduler.api.http.operation import Answer, Body, EmptyQuery, Operation
+from llm_scheduler.api.http.problems import ProblemError, redis_unavailable
 from llm_scheduler.api.http.uploads import LINES_TYPES, Upload, read
-from llm_scheduler.ingest.spool.drop import Dropped
+from llm_scheduler.ingest.spool.drop import NewDocument
 from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.process.connection import AWAY
 
 FULL_RETRY_SECONDS = 5
 DISK_RETRY_SECONDS = 30
-LOAD_KEPT_SECONDS = 0.5
 
 _log = logging.getLogger("llm.api")
 
 
-class JobAccepted(msgspec.Struct, frozen=True):
-    """A document that is safe. `location` is where to ask what becomes of it."""
+class AcceptedJob(msgspec.Struct, frozen=True):
+    """A document that is safe on disk. `location` is the path of its job."""
 
     id: Id
     status: Status
@@ -40,119 +39,120 @@ class JobAccepted(msgspec.Struct, frozen=True):
     location: Annotated[str, Meta(pattern="^/jobs/")]
 
 
-class JobsAccepted(msgspec.Struct, frozen=True):
+class AcceptedJobs(msgspec.Struct, frozen=True):
     """The documents of a form with several files, in their order."""
 
-    jobs: list[JobAccepted]
+    jobs: list[AcceptedJob]
 
 
-async def create_jobs(request: Request, query: Nothing) -> Response:
-    """Hand in documents: a JSON body, the files of a form, or a document a line.
+async def create_jobs(request: Request, query: EmptyQuery) -> Response:
+    """Submit documents: a JSON body, the files of a form, or JSONL (one document a line).
 
-    202 says that they are safe on disk, and survive whatever happens next. With an Idempotency-Key a request may be
-    sent again after a lost answer: it is carried out once. What is no JSON, or broken JSON, is a document like any
-    other: intake repairs it or says what is wrong with it. A file of a document a line is one job that is taken apart;
-    its documents are jobs whose `source` is below its own.
+    202: the documents are safe on disk, and survive any crash. With an Idempotency-Key a request may be repeated after
+    a lost answer: it is carried out once. Text that is not valid JSON is accepted too: intake repairs it, or its job is
+    rejected with the reason. A JSONL file is one job that is split; its documents are jobs whose `source` is below its
+    own.
     """
-    here = site(request)
+    context = api_context(request)
     key = request.headers.get(idempotency.HEADER)
     if key is not None:
-        idempotency.checked(key)
-    await run_in_threadpool(_refuse_when_full, here)
-    uploads = await read(request, here.config)
-    if key is None:
-        accepted = _named(here, uploads)
-        await _keep(here, accepted)
-        return _answer(request, accepted)
-    return await _once(request, here, key, uploads)
+        idempotency.check_key(key)
+    await run_in_threadpool(_refuse_when_full, context)
+    uploads = await read(request, context.config)
+    documents = _with_ids(context, uploads)
+    if key is not None:
+        return await _submit_once(request, context, key, uploads, documents)
+    await _write(context, documents)
+    return _answer(request, documents)
 
 
-def _named(here: Site, uploads: list[Upload]) -> list[Accepted]:
-    accepted = []
+def _with_ids(context: ApiContext, uploads: list[Upload]) -> list[ReceivedDocument]:
+    documents = []
     for upload in uploads:
-        at = here.clock.now()
-        accepted.append(Accepted(Dropped(here.ids.make(at), upload.raw, upload.name), at))
-    return accepted
+        at = context.clock.now()
+        documents.append(ReceivedDocument(NewDocument(context.ids.make(at), upload.raw, upload.name), at))
+    return documents
 
 
-async def _once(request: Request, here: Site, key: str, uploads: list[Upload]) -> Response:
-    """Carry out a request that may have been sent before."""
-    keys = Idempotency(here.redis, caller(request).name)
+async def _submit_once(
+    request: Request, context: ApiContext, key: str, uploads: list[Upload], documents: list[ReceivedDocument]
+) -> Response:
+    """Carry out a request with an Idempotency-Key, unless an earlier one was carried out. `documents` have new ids."""
+    keys = IdempotencyKeys(context.redis, caller(request).name)
     fingerprint = idempotency.fingerprint_of(uploads)
-    accepted = _named(here, uploads)
-    documents = [(each.dropped.id, each.dropped.name) for each in accepted]
+    names = [(each.document.id, each.document.name) for each in documents]
     try:
-        reserved = await run_in_threadpool(keys.reserve, key, fingerprint, documents, here.clock.now())
-        again = reserved.written or (reserved.doubtful and await run_in_threadpool(_are_known, here, reserved))
+        reserved = await run_in_threadpool(keys.reserve, key, fingerprint, names, context.clock.now())
+        replayed = reserved.written or (reserved.doubtful and await run_in_threadpool(_all_exist, context, reserved))
     except AWAY as error:
-        here.lookout.failed()
-        raise redis_away(
+        context.monitor.redis_failed()
+        raise redis_unavailable(
             error,
-            "whether this request was sent before can't be told now. Without an Idempotency-Key documents are taken.",
+            "it is unknown whether this request was sent before. Without an Idempotency-Key documents are accepted.",
         ) from None
-    accepted = [
-        Accepted(Dropped(name[0], upload.raw, name[1]), each.at)
-        for name, upload, each in zip(reserved.documents, uploads, accepted, strict=True)
+    documents = [
+        ReceivedDocument(NewDocument(document_id, upload.raw, name), each.at)
+        for (document_id, name), upload, each in zip(reserved.documents, uploads, documents, strict=True)
     ]
-    if not again:
+    if not replayed:
         try:
-            await _keep(here, accepted)
+            await _write(context, documents)
         except ProblemError:
-            await _told(here, lambda: keys.release(key))
+            await _update_reservation(context, lambda: keys.release(key))
             raise
     if not reserved.written:
-        await _told(here, lambda: keys.written(key, fingerprint, reserved.documents))
-    return _answer(request, accepted, {"Idempotency-Replayed": "true"} if again else {})
+        await _update_reservation(context, lambda: keys.mark_written(key, fingerprint, reserved.documents))
+    return _answer(request, documents, {"Idempotency-Replayed": "true"} if replayed else {})
 
 
-async def _told(here: Site, tell: Callable[[], None]) -> None:
-    """Tell Redis. When it is away the record's lease runs out, and who comes next finds the documents by their ids."""
+async def _update_reservation(context: ApiContext, update: Callable[[], None]) -> None:
+    """While Redis is unreachable the lease expires; the next request with the key finds the documents by their ids."""
     try:
-        await run_in_threadpool(tell)
+        await run_in_threadpool(update)
     except AWAY:
-        here.lookout.failed()
+        context.monitor.redis_failed()
 
 
-def _are_known(here: Site, reserved: Reserved) -> bool:
+def _all_exist(context: ApiContext, reserved: Reservation) -> bool:
     """Whether all these documents were written."""
     try:
         for document_id, _ in reserved.documents:
-            known(here, document_id)
+            find_entry(context, document_id)
     except ProblemError:
         return False
     return True
 
 
-async def _keep(here: Site, accepted: list[Accepted]) -> None:
+async def _write(context: ApiContext, documents: list[ReceivedDocument]) -> None:
     try:
-        await here.dropper.keep(accepted)
+        await context.writer.write(documents)
     except OSError as error:
         _log.error("Documents could not be written: %s", error)
         raise _disk_problem(error) from None
 
 
-def _answer(request: Request, accepted: list[Accepted], headers: dict[str, str] | None = None) -> Response:
-    shown = [
-        JobAccepted(each.dropped.id, Status.RECEIVED, each.dropped.source, f"/jobs/{each.dropped.id}")
-        for each in accepted
+def _answer(request: Request, documents: list[ReceivedDocument], headers: dict[str, str] | None = None) -> Response:
+    jobs = [
+        AcceptedJob(each.document.id, Status.RECEIVED, each.document.source, f"/jobs/{each.document.id}")
+        for each in documents
     ]
-    request.scope["llm.audit"] = {"jobs": len(shown), "first_job": shown[0].id}
+    request.scope["llm.audit"] = {"jobs": len(jobs), "first_job": jobs[0].id}
     # A form with one file is answered like a plain body.
-    if len(shown) == 1:
-        return answer(shown[0], 202, {"Location": shown[0].location, **(headers or {})})
-    return answer(JobsAccepted(shown), 202, headers)
+    if len(jobs) == 1:
+        return json_answer(jobs[0], 202, {"Location": jobs[0].location, **(headers or {})})
+    return json_answer(AcceptedJobs(jobs), 202, headers)
 
 
-def _refuse_when_full(here: Site) -> None:
-    """Refuse when there is far too much (429). The watch folder is the overflow, so there is room for long."""
-    queue = here.config.queue
+def _refuse_when_full(context: ApiContext) -> None:
+    """Raises a 429 when ten times `queue.max_queue_size` files wait: the watch folder is the overflow until then."""
+    queue = context.config.queue
     try:
-        documents = here.load.documents()
+        documents = context.monitor.documents_in_flight()
     except AWAY:
-        here.lookout.failed()
+        context.monitor.redis_failed()
         return
-    here.lookout.answered()
-    if documents >= queue.max_queue_size and here.lookout.files()[0] > 10 * queue.max_queue_size:
+    context.monitor.redis_answered()
+    if documents >= queue.max_queue_size and context.monitor.file_counts()[0] > 10 * queue.max_queue_size:
         raise ProblemError(
             429,
             f"{documents} documents are in flight and more than {10 * queue.max_queue_size} files wait. "
@@ -162,22 +162,22 @@ def _refuse_when_full(here: Site) -> None:
 
 
 def _disk_problem(error: OSError) -> ProblemError:
-    """What is wrong with the watch folder, in words, without its path."""
+    """What is wrong with the watch folder, without its path."""
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
-            status, words = 507, "The disk of the watch folder is full."
+            status, text = 507, "The disk of the watch folder is full."
         case errno.EROFS:
-            status, words = 503, "The watch folder is on a file system that is mounted read-only."
+            status, text = 503, "The watch folder is on a file system that is mounted read-only."
         case errno.EACCES | errno.EPERM:
-            status, words = 503, "The watch folder can't be written by the API's user."
+            status, text = 503, "The watch folder can't be written by the API's user."
         case _:
-            status, words = 503, f"The watch folder can't be written ({error.strerror or type(error).__name__})."
-    return ProblemError(status, f"{words} Nothing was accepted. Send this again later.", retry_after=DISK_RETRY_SECONDS)
+            status, text = 503, f"The watch folder can't be written ({error.strerror or type(error).__name__})."
+    return ProblemError(status, f"{text} Nothing was accepted. Send this again later.", retry_after=DISK_RETRY_SECONDS)
 
 
 _ANY: dict[str, object] = {}
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary", "minLength": 1}}
-# The server takes a file under any name; this is the one to use.
+# The server accepts a file under any field name; this is the documented one.
 _FORM = {
     "type": "object",
     "properties": {"file": {**_FILES, "minItems": 1}},
@@ -187,20 +187,16 @@ _FORM = {
 
 OPERATIONS = (
     Operation(
-        method="POST",
-        path="/jobs",
-        endpoint=create_jobs,
-        tag="jobs",
+        "POST",
+        "/jobs",
+        create_jobs,
+        "jobs",
+        {202: Answer((AcceptedJob, AcceptedJobs), "The documents are safe on disk.")},
         role=Role.SUBMITTER,
-        headers={idempotency.HEADER: "A key of the sender's own: a request sent twice with it is carried out once."},
-        body=Body(
-            {
-                "application/json": _ANY,
-                "multipart/form-data": _FORM,
-                **dict.fromkeys(LINES_TYPES, _ANY),
-            }
-        ),
-        answers={202: Answer((JobAccepted, JobsAccepted), "The documents are safe on disk.")},
+        headers={
+            idempotency.HEADER: "Chosen by the client. A request sent twice with the same key is carried out once."
+        },
+        body=Body({"application/json": _ANY, "multipart/form-data": _FORM, **dict.fromkeys(LINES_TYPES, _ANY)}),
         problems=(408, 409, 429, 503, 507),
     ),
 )

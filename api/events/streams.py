@@ -1,195 +1,180 @@
-"""The two streams that the API follows, read as one: the transitions of documents, and the events.
+"""The two streams that clients of `/events` follow, read as one: transitions of documents, and events.
 
-A place in both is a `Position`. Reading on from one, a reader gets all that came after it, each once; where the streams
-don't reach back to it any more, or are not the ones they were, a gap comes first.
+A `StreamPosition` is a place in both streams. A reader that goes on from a position gets each later entry once. It gets
+a gap first if a stream no longer reaches back to the position (it was trimmed, or Redis was emptied).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
-from redis import Redis
+from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.store import alerts, transitions
+from llm_scheduler.jobs.store.keys import Keys
 
-AT_ONCE = 500  # entries that are read of each stream
+PAGE_ENTRIES = 100  # of each stream, at most, in one page
 
 Kind = Literal["transition", "event"]
 KINDS: tuple[Kind, Kind] = ("transition", "event")
 GAP, REDIS = "gap", "redis"
 PATTERN = r"^[0-9]{1,18}-[0-9]{1,18}\.[0-9]{1,18}-[0-9]{1,18}$"
 
-_STREAMS = (transitions.STREAM, alerts.STREAM)
 _NO_STREAM = "no such key"
 
-# An entry's id: milliseconds, and its number among those of the same one.
-At = tuple[int, int]
-_START: At = (0, 0)
+# An entry's id in Redis: milliseconds, and a number that counts the entries of the same millisecond.
+EntryId = tuple[int, int]
+_START: EntryId = (0, 0)
 
 
-class Position(NamedTuple):
+class StreamPosition(NamedTuple):
     """A place in both streams: behind the entry of each that has this id."""
 
-    transitions: At
-    events: At
+    transitions: EntryId
+    events: EntryId
 
     def __str__(self) -> str:
         return ".".join(map(_text, self))
 
-    def reaches(self, other: "Position") -> bool:
-        """Whether this is behind `other` in neither stream."""
-        return self.transitions >= other.transitions and self.events >= other.events
-
-    def joined(self, other: "Position") -> "Position":
-        """The farther of the two in each stream."""
-        return Position(max(self.transitions, other.transitions), max(self.events, other.events))
-
-    def moved(self, place: int, at: At) -> "Position":
-        """The same in all but one stream."""
-        return self._replace(**{self._fields[place]: at})
+    def moved(self, stream: int, to: EntryId) -> "StreamPosition":
+        """The same position, but at `to` in one stream."""
+        return self._replace(**{self._fields[stream]: to})
 
 
-class TransitionShown(msgspec.Struct, frozen=True):
-    """Documents that came to `status` together."""
+class StreamEntry(NamedTuple):
+    """What a follower is sent: an entry of a stream, a gap in one, or the state of Redis.
 
-    status: Status
-    at: str
-    ids: list[str]
-
-
-class EventShown(msgspec.Struct, frozen=True):
-    """Something that people should hear of, an alert for instance; see jobs/store/alerts.py."""
-
-    kind: str
-    at: str
-    message: str
-    details: dict[str, str | int | float]
-
-
-class GapShown(msgspec.Struct, frozen=True):
-    """Something of these kinds may have been missed."""
-
-    kinds: list[str]
-    message: str
-
-
-class Told(NamedTuple):
-    """One thing that followers are told: an entry of a stream, or a word about following itself.
-
-    `body` is JSON. `after` is where whoever has heard it stands; None: nowhere yet. `place` says which of the streams
-    it is about; None: neither.
+    `body` is JSON. `after` is the follower's position once it has this; None: not known yet. `stream` is an index of
+    `KINDS`; None: the entry belongs to neither stream. `status` and `at` belong to a transition.
     """
 
     kind: str
     body: bytes
-    after: Position | None
-    place: int | None = None
+    after: StreamPosition | None
+    stream: int | None = None
     status: Status | None = None
     at: str = ""
 
     def is_about(self, document_id: str) -> bool:
-        """Whether it is a transition of this document."""
+        """Whether this is a transition of that document."""
         return self.kind == KINDS[0] and b'"%s"' % document_id.encode() in self.body
 
 
 class Page(NamedTuple):
-    """What was read, and from where to read on. `more`: there was more of it."""
+    """Entries, and the position behind them. `more`: a stream holds further entries."""
 
-    told: list[Told]
-    position: Position
+    entries: list[StreamEntry]
+    position: StreamPosition
     more: bool
 
 
-def parse(text: str) -> Position:
-    """The position of which `text` is the str(). `text` has to fit PATTERN."""
+def transition_body(status: Status, at: str, ids: Sequence[str]) -> bytes:
+    """The JSON of a transition: `ids` came to `status` together."""
+    return msgspec.json.encode({"status": status, "at": at, "ids": ids})
+
+
+def parse(text: str) -> StreamPosition:
+    """The position whose str() is `text`, which has to match PATTERN."""
     first, _, second = text.partition(".")
-    return Position(_id(first), _id(second))
+    return StreamPosition(_id(first), _id(second))
 
 
-def ends(redis: Redis) -> Position:
-    """Where both streams end now."""
-    return Position(*(_end(info) for info in _infos(redis)))
+class Streams:
+    """Reads the two streams of the spool whose key names are `keys`. All methods raise what `AWAY` lists."""
+
+    def __init__(self, redis: Redis, keys: Keys) -> None:
+        self._redis = redis
+        self._names = (keys.transitions, keys.events)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def ends(self) -> StreamPosition:
+        """The present end of both streams."""
+        return StreamPosition(*(_end(info) for info in await self.infos()))
+
+    async def read(self, since: StreamPosition, seconds: float = 0.0) -> Page:
+        """What came after `since`, in the order of time. If there is nothing, wait `seconds` for it."""
+        answers, held = await self._read_after(since, seconds)
+        entries: list[StreamEntry] = []
+        position = since
+        if not all(held):
+            for stream, info in enumerate(await self.infos()):
+                resume = None if held[stream] else _resume_at(since[stream], info)
+                if resume is not None:
+                    position = position.moved(stream, resume)
+                    entries.append(_gap(stream, position))
+        if entries:  # what came meanwhile belongs to the same gap
+            answers, _ = await self._read_after(position)
+        merged = [(_id(name.decode()), index, fields) for index, found in enumerate(answers) for name, fields in found]
+        full = [_id(found[-1][0].decode()) for found in answers if len(found) == PAGE_ENTRIES]
+        if full and not entries:
+            # Later entries of the other stream come with the next page, so that all stay in the order of time.
+            merged = [entry for entry in merged if entry[0] <= min(full)]
+        for at, stream, fields in sorted(merged, key=lambda entry: entry[:2]):
+            position = position.moved(stream, at)
+            entries.extend(_decoded(stream, fields, position))
+        return Page(entries, position, bool(full))
+
+    async def infos(self) -> Sequence[Mapping[str, Any] | None]:
+        """What XINFO says about each stream; None: the stream does not exist."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in self._names:
+            pipeline.xinfo_stream(name)
+        answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not (isinstance(answer, ResponseError) and _NO_STREAM in str(answer)):
+                raise answer
+        return [None if isinstance(answer, Exception) else answer for answer in answers]
+
+    async def _read_after(self, since: StreamPosition, seconds: float = 0.0) -> tuple[list[list[Any]], list[bool]]:
+        """For each stream its next entries, and whether it holds the entry at `since`.
+
+        The second is read after the wait: the streams may be emptied and filled again while it lasts.
+        """
+        places: dict[Any, Any] = {name: _text(at) for name, at in zip(self._names, since, strict=True)}
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.xread(places, count=PAGE_ENTRIES, block=max(1, int(seconds * 1000)) if seconds else None)
+        for name, at in places.items():
+            pipeline.xrange(name, at, at)
+        found, *held = await pipeline.execute()
+        found = dict(found or {})
+        return [found.get(name.encode(), []) for name in self._names], [bool(each) for each in held]
 
 
-def read(redis: Redis, since: Position, seconds: float = 0.0, *, blocking: Redis | None = None) -> Page:
-    """What came after `since`. When there is nothing, wait `seconds` for it, on the connection of `blocking`."""
-    pages = _entries(blocking or redis, since, seconds)
-    told: list[Told] = []
-    position = since
-    # Only now, so that streams which were emptied while they were read are found out, too.
-    for place, goes_on in enumerate(_gaps(redis, since)):
-        if goes_on is not None:
-            position = position.moved(place, goes_on)
-            told.append(_gap(place, position))
-    if told:  # what has come meanwhile belongs to the same gap
-        pages = _entries(redis, position)
-    merged = [(_id(name.decode()), place, fields) for place, page in enumerate(pages) for name, fields in page]
-    full = [_id(page[-1][0].decode()) for page in pages if len(page) == AT_ONCE]
-    if full and not told:
-        # The other stream's entries beyond come with the next page, so that all keep the order of time.
-        merged = [entry for entry in merged if entry[0] <= min(full)]
-    for at, place, fields in sorted(merged, key=lambda entry: entry[:2]):
-        position = position.moved(place, at)
-        told.extend(_decoded(place, fields, position))
-    return Page(told, position, bool(full))
-
-
-def _entries(redis: Redis, since: Position, seconds: float = 0.0) -> list[list[Any]]:
-    found: Any = redis.xread(
-        {name: _text(at) for name, at in zip(_STREAMS, since, strict=True)},
-        count=AT_ONCE,
-        block=max(1, int(seconds * 1000)) if seconds else None,
-    )
-    entries = dict(found)
-    return [entries.get(name.encode(), []) for name in _STREAMS]
-
-
-def _decoded(place: int, fields: Mapping[bytes, bytes], after: Position) -> Iterator[Told]:
-    """The entry, unless it is none."""
+def _decoded(stream: int, fields: Mapping[bytes, bytes], after: StreamPosition) -> Iterator[StreamEntry]:
+    """The entry; nothing if it can't be decoded."""
     try:
-        if place == 0:
+        if stream == 0:
             moved = transitions.decode(fields)
             at = rfc3339(moved.at)
-            body = msgspec.json.encode(TransitionShown(moved.status, at, moved.ids))
-            yield Told(KINDS[0], body, after, place, moved.status, at)
+            yield StreamEntry(KINDS[0], transition_body(moved.status, at, moved.ids), after, stream, moved.status, at)
         else:
             event = alerts.decode(fields.get(alerts.FIELD.encode(), b""))
-            shown = EventShown(event.kind, rfc3339(event.at), event.message, event.details)
-            yield Told(KINDS[1], msgspec.json.encode(shown), after, place)
-    except (ValueError, OverflowError, OSError):  # what is no entry, or of no time that there is
+            content = {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
+            yield StreamEntry(KINDS[1], msgspec.json.encode(content), after, stream)
+    except (ValueError, OverflowError, OSError):  # the last two: a time that rfc3339 can't write
         return
 
 
-def _gap(place: int, after: Position) -> Told:
+def _gap(stream: int, after: StreamPosition) -> StreamEntry:
     words = (
         "Some transitions before this are not there any more. List the jobs again (GET /jobs) to know how they are."
-        if place == 0
+        if stream == 0
         else "Some events before this are not there any more."
     )
-    return Told(GAP, msgspec.json.encode(GapShown([KINDS[place]], words)), after, place)
+    return StreamEntry(GAP, msgspec.json.encode({"kinds": [KINDS[stream]], "message": words}), after, stream)
 
 
-def _gaps(redis: Redis, since: Position) -> Sequence[At | None]:
-    """For each stream None when it still holds what `since` names and so all behind that; else where to go on.
+def _resume_at(at: EntryId, info: Mapping[str, Any] | None) -> EntryId | None:
+    """Where to go on in a stream that holds no entry `at`; None: there, since nothing is missing.
 
-    A place that no entry has is the end, or the beginning of a stream of which nothing was taken away; anything else
-    was trimmed, or is of a time before the stream was emptied, or before a server lost its last second.
+    Nothing is missing if `at` is the stream's end, or its start and no entry was removed. Otherwise the stream was
+    trimmed, or Redis was emptied or lost its last second of writes.
     """
-    pipeline = redis.pipeline(transaction=False)
-    for name, at in zip(_STREAMS, since, strict=True):
-        pipeline.xrange(name, _text(at), _text(at))
-    held = pipeline.execute()
-    if all(held):
-        return [None, None]
-    return [
-        None if there else _place_to_go_on(at, info) for at, there, info in zip(since, held, _infos(redis), strict=True)
-    ]
-
-
-def _place_to_go_on(at: At, info: Mapping[str, Any] | None) -> At | None:
     end = _end(info)
     length = info["length"] if info else 0
     if at == end or (at == _START and info and info.get("entries-added", length) == length):
@@ -197,26 +182,14 @@ def _place_to_go_on(at: At, info: Mapping[str, Any] | None) -> At | None:
     return end if at > end or not length else at
 
 
-def _infos(redis: Redis) -> list[Mapping[str, Any] | None]:
-    """What the server knows of each stream; None: it is not there."""
-    pipeline = redis.pipeline(transaction=False)
-    for name in _STREAMS:
-        pipeline.xinfo_stream(name)
-    answers = pipeline.execute(raise_on_error=False)
-    for answer in answers:
-        if isinstance(answer, Exception) and not (isinstance(answer, ResponseError) and _NO_STREAM in str(answer)):
-            raise answer
-    return [None if isinstance(answer, Exception) else answer for answer in answers]
-
-
-def _end(info: Mapping[str, Any] | None) -> At:
+def _end(info: Mapping[str, Any] | None) -> EntryId:
     return _id(info["last-generated-id"].decode()) if info else _START
 
 
-def _id(text: str) -> At:
+def _id(text: str) -> EntryId:
     milliseconds, _, number = text.partition("-")
     return int(milliseconds), int(number)
 
 
-def _text(at: At) -> str:
+def _text(at: EntryId) -> str:
     return f"{at[0]}-{at[1]}"

@@ -1,1 +1,1 @@
-"""What every endpoint is built from: operations, parameters, problems, uploads."""
+"""What every endpoint is built from: operations, parameters, problems, uploads, idempotency."""

@@ -1,7 +1,7 @@
-"""Reads that are shared: whoever asks the same while a read goes on gets the answer of the next one, together.
+"""Shared reads: callers that ask for the same thing while a read runs share the next read.
 
-Nobody is told anything older than their question: a read that had begun before is not shared. Ten dashboards that show
-the same page cost Redis what one does.
+No caller gets an answer that is older than its request: a read that had already begun is not shared. Ten dashboards
+that show the same page cost Redis as much as two reads.
 """
 
 import asyncio
@@ -13,31 +13,31 @@ from starlette.concurrency import run_in_threadpool
 T = TypeVar("T")
 
 
-class Shared(Generic[T]):
-    """Reads by what they ask for. Of one event loop."""
+class SharedReads(Generic[T]):
+    """Reads by key. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, list[asyncio.Future[T]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def read(self, what: Hashable, how: Callable[[], T]) -> T:
-        """What `how` gives, called in a thread after now. Raises what it raises."""
+    async def read(self, key: Hashable, function: Callable[[], T]) -> T:
+        """The result of `function`, called in a thread after this moment. Raises what it raises."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.get(what)
+        waiting = self._waiting.get(key)
         if waiting is not None:
             waiting.append(answer)
         else:
-            self._waiting[what] = [answer]
-            task = asyncio.create_task(self._serve(what, how))
+            self._waiting[key] = [answer]
+            task = asyncio.create_task(self._serve(key, function))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await answer
 
-    async def _serve(self, what: Hashable, how: Callable[[], T]) -> None:
-        while waiting := self._waiting[what]:
-            self._waiting[what] = []
+    async def _serve(self, key: Hashable, function: Callable[[], T]) -> None:
+        while waiting := self._waiting[key]:
+            self._waiting[key] = []
             try:
-                found = await run_in_threadpool(how)
+                result = await run_in_threadpool(function)
             except BaseException as error:
                 for each in waiting:
                     if not each.done():
@@ -47,5 +47,5 @@ class Shared(Generic[T]):
             else:
                 for each in waiting:
                     if not each.done():
-                        each.set_result(found)
-        del self._waiting[what]
+                        each.set_result(result)
+        del self._waiting[key]

@@ -1,103 +1,65 @@
-"""What the endpoints work with, and the two ways in which they answer."""
+"""What every endpoint works with: the application's context, JSON answers, and the 503 for an unreachable Redis."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from redis import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_scheduler.api.http.coalescing import Shared
-from llm_scheduler.api.http.dropper import Dropper
-from llm_scheduler.api.http.problems import redis_away
-from llm_scheduler.api.state.health import Lookout
+from llm_scheduler.api.document_writer import DocumentWriter
+from llm_scheduler.api.http.coalescing import SharedReads
+from llm_scheduler.api.http.problems import redis_unavailable
+from llm_scheduler.api.state.health import HealthMonitor
 from llm_scheduler.ingest.spool import Folders
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.document import Ids
 from llm_scheduler.jobs.process.connection import AWAY
-from llm_scheduler.jobs.store import ledger
-
-Q = TypeVar("Q")
 
 
 @dataclass(frozen=True)
-class Site:
-    """One application's configuration, its way to Redis and what it remembers of it."""
+class ApiContext:
+    """What one application's endpoints share."""
 
     config: Config
     redis: Redis
     clock: Clock
-    lookout: Lookout
+    monitor: HealthMonitor
     folders: Folders
-    load: "KnownLoad"
-    dropper: Dropper
+    writer: DocumentWriter
     ids: Ids
     recheck: Callable[[], object]
-    pages: Shared[bytes]
+    pages: SharedReads[bytes]
 
     @property
     def levels(self) -> list[str]:
         return self.config.queue.priority_levels
 
 
-class KnownLoad:
-    """How many documents are in flight, asked for at most twice a second."""
-
-    KEPT_SECONDS = 0.5
-
-    def __init__(self, redis: Redis, levels: Sequence[str], clock: Clock) -> None:
-        self._redis = redis
-        self._levels = levels
-        self._clock = clock
-        self._known = 0
-        self._asked_at = float("-inf")
-
-    def documents(self) -> int:
-        """Raises RedisError."""
-        now = self._clock.monotonic()
-        if now - self._asked_at >= self.KEPT_SECONDS:
-            self._known = ledger.load(self._redis, self._levels).documents
-            self._asked_at = now
-        return self._known
-
-
-def site(request: Request) -> Site:
-    """The site of the application that serves `request`."""
-    found = request.app.state.site
-    assert isinstance(found, Site)
+def api_context(request: Request) -> ApiContext:
+    """The context of the application that serves `request`."""
+    found = request.app.state.api_context
+    assert isinstance(found, ApiContext)
     return found
 
 
-def answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A JSON answer."""
+def json_answer(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(content), status, headers, "application/json")
 
 
 @contextmanager
-def asking(here: Site) -> Iterator[None]:
-    """What is done here asks nothing but Redis: when that is away, the answer is a 503, in words.
+def redis_access(context: ApiContext) -> Iterator[None]:
+    """For a block whose only OSErrors can come from Redis: one that can't be reached becomes a 503.
 
-    Not an exception handler of the application, since `AWAY` includes every OSError, the disk's too.
+    This is no exception handler of the application, because `AWAY` includes every OSError, also those of the disk.
     """
     try:
         yield
     except AWAY as error:
-        here.lookout.failed()
-        raise redis_away(error) from None
-    here.lookout.answered()
-
-
-def asks_redis(endpoint: Callable[[Request, Q], Response]) -> Callable[[Request, Q], Response]:
-    """An endpoint that asks nothing but Redis."""
-
-    @wraps(endpoint)
-    def guarded(request: Request, query: Q) -> Response:
-        with asking(site(request)):
-            return endpoint(request, query)
-
-    return guarded
+        context.monitor.redis_failed()
+        raise redis_unavailable(error) from None
+    context.monitor.redis_answered()

@@ -1,4 +1,4 @@
-"""The headers that every answer carries, errors too."""
+"""The security headers that every answer carries, errors too."""
 
 HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -1,6 +1,7 @@
-"""The OpenAPI 3.1 document of the API, made from its operations and their types (https://spec.openapis.org/oas/v3.1.0).
+"""The OpenAPI 3.1 document of the API (https://spec.openapis.org/oas/v3.1.0), generated from its operations.
 
-Nothing of it is written by hand: paths, parameters and roles come from `Operation`s, schemas from msgspec.
+Paths, parameters and roles come from the `Operation`s, schemas from msgspec, texts from docstrings.
+tests/test_openapi_components.py pins everything but the texts.
 """
 
 import re
@@ -10,31 +11,64 @@ from typing import Any
 
 import msgspec
 
-from llm_scheduler.api.http.operation import Answer, Body, Operation, hints
+from llm_scheduler.api.http.operation import Answer, Body, Operation
 from llm_scheduler.api.http.problems import MEDIA_TYPE, Problem
-from llm_scheduler.api.http.query import LEVELS, plain
+from llm_scheduler.api.http.query import LEVEL_MARK, parameter_schemas
 from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.document import ID_PATTERN
 
+# Class name -> component name, where the two differ. Component names are public: clients are generated from them.
+COMPONENT_NAMES = {
+    "AcceptedJob": "JobAccepted",
+    "AcceptedJobs": "JobsAccepted",
+    "AccessToken": "TokenMade",
+    "AuditEntry": "CallShown",
+    "AuditPage": "AuditShown",
+    "BulkCommand": "ManyAccepted",
+    "ConfigView": "ConfigShown",
+    "CrashReport": "Evidence",
+    "DaemonView": "DaemonShown",
+    "DiskSpace": "DiskShown",
+    "DocumentWarning": "Warned",
+    "DurationSummary": "TimesShown",
+    "FlushSchedule": "FlushShown",
+    "HostView": "HostShown",
+    "JobCommand": "Asked",
+    "JobSummary": "JobShown",
+    "ProducerView": "ProducerShown",
+    "QueueStats": "QueueCounted",
+    "QueueView": "QueueShown",
+    "RestartCommand": "RestartAsked",
+    "RetrySchedule": "RetriesShown",
+    "TokenRequest": "TokenAsked",
+    "WorkerView": "WorkerShown",
+}
+
 _REF = "#/components/schemas/{name}"
-_PARAMETER = re.compile(r"{(\w+)}")
+_PATH_PARAMETER = re.compile(r"{(\w+)}")
 _ID = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
-# Of every operation: a wrong query, a fault of the API's own; and, of those that ask who is there, a stranger.
+# Statuses of every operation: a wrong query, a fault of the API. And of those that need a role.
 _ALWAYS = (422, 500)
-_ASKED = (401, 403, 429)
+_WITH_ROLE = (401, 403, 429)
 _TAGS = {
-    "jobs": "Documents: hand them in, find them, see what became of them, try again or give up.",
-    "fleet": "What runs, how much waits, and who writes what.",
-    "condition": "How the system is, for people, balancers and Prometheus.",
-    "access": "Who may do what, and who did.",
+    "jobs": "Documents: submit them, find them, follow them, retry or cancel them.",
+    "fleet": "What runs, how much waits, and which producer writes what.",
+    "condition": "Health of the system: for people, load balancers and Prometheus.",
+    "access": "Tokens, and the audit log.",
+}
+_SECURITY = {
+    "securitySchemes": {
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+    }
 }
 
 
 def document(operations: Sequence[Operation], levels: Sequence[str], *, secured: bool = True) -> dict[str, Any]:
-    """The document for an API with these priority levels. `secured`: whether callers have to show a key or a token."""
-    types = list(_types(operations))
+    """The document for an API with these priority levels. `secured`: whether callers need a key or a token."""
+    types = _types(operations)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
-    by_type = dict(zip(map(_named, types), schemas, strict=True))
+    by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, by_type, secured=secured)
@@ -47,45 +81,26 @@ def document(operations: Sequence[Operation], levels: Sequence[str], *, secured:
             "summary": "A drop folder for LLM output that never loses a file.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "tags": [{"name": name, "description": words} for name, words in _TAGS.items() if name in used],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if name in used],
         "paths": paths,
-        "components": {"schemas": components, **(_SECURITY if secured else {})},
+        "components": {"schemas": dict(_named(components)), **(_SECURITY if secured else {})},
     }
-    filled: dict[str, Any] = _with_levels(made, list(levels))
-    return filled
+    finished: dict[str, Any] = _finished(made, list(levels))
+    return finished
 
 
-_SECURITY = {
-    "securitySchemes": {
-        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-    }
-}
-
-
-def _types(operations: Iterable[Operation]) -> Iterable[Any]:
-    seen = {_named(Problem)}
-    yield Problem
+def _types(operations: Iterable[Operation]) -> list[type]:
+    """Every type that an answer or a body names, each once."""
+    found: dict[type, None] = {Problem: None}
     for each in operations:
-        for type_ in (
-            *(type_ for answer in each.answers.values() for type_ in _options(answer)),
-            *(each.body.content.values() if each.body else ()),
-        ):
-            if type_ is not None and not isinstance(type_, dict) and _named(type_) not in seen:
-                seen.add(_named(type_))
-                yield type_
+        in_answers = [type_ for answer in each.answers.values() for type_ in answer.types]
+        in_body = [type_ for type_ in each.body.content.values() if isinstance(type_, type)] if each.body else []
+        found |= dict.fromkeys((*in_answers, *in_body))
+    return list(found)
 
 
-def _options(answer: Answer) -> tuple[Any, ...]:
-    return answer.type if isinstance(answer.type, tuple) else (answer.type,)
-
-
-def _named(type_: Any) -> str:
-    return f"{getattr(type_, '__module__', '')}.{type_!r}"
-
-
-def _operation(each: Operation, schemas: dict[str, Any], *, secured: bool) -> dict[str, Any]:
-    summary, _, rest = each.words.partition("\n")
+def _operation(each: Operation, schemas: dict[type, Any], *, secured: bool) -> dict[str, Any]:
+    summary, _, rest = each.text.partition("\n")
     role = f"\n\nNeeds the role `{each.role}`." if each.role and secured else ""
     made: dict[str, Any] = {
         "operationId": each.name,
@@ -106,74 +121,76 @@ def _operation(each: Operation, schemas: dict[str, Any], *, secured: bool) -> di
 
 
 def _problems(each: Operation) -> list[int]:
-    asked = _ASKED if each.role else (403,)
-    in_path = (404,) if _PARAMETER.search(each.path) else ()
+    access = _WITH_ROLE if each.role else (403,)
+    in_path = (404,) if _PATH_PARAMETER.search(each.path) else ()
     body = (400, 413, 415) if each.body else ()
-    return sorted({*_ALWAYS, *asked, *in_path, *body, *each.problems} - set(each.answers))
+    redis = (503,) if each.needs_redis else ()
+    return sorted({*_ALWAYS, *access, *in_path, *body, *redis, *each.problems} - set(each.answers))
 
 
 def _in_path(path: str) -> list[dict[str, Any]]:
+    level = {"type": "string", LEVEL_MARK: True}
     return [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": _ID if name == "id" else {"type": "string", LEVELS: True},
-        }
-        for name in _PARAMETER.findall(path)
+        {"name": name, "in": "path", "required": True, "schema": _ID if name == "id" else level}
+        for name in _PATH_PARAMETER.findall(path)
     ]
 
 
 def _in_headers(each: Operation) -> list[dict[str, Any]]:
+    schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
     return [
-        {"name": name, "in": "header", "description": words, "schema": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
-        for name, words in each.headers.items()
+        {"name": name, "in": "header", "description": text, "schema": schema} for name, text in each.headers.items()
     ]
 
 
 def _in_query(each: Operation) -> list[dict[str, Any]]:
-    if not hints(each.query):
-        return []
-    _, components = msgspec.json.schema_components([each.query])
-    known = components[each.query.__name__]
+    required = {field.name for field in msgspec.structs.fields(each.query) if field.required}
     return [
         {
             "name": name,
             "in": "query",
-            "required": name in known.get("required", ()),
+            "required": name in required,
             "schema": {key: value for key, value in schema.items() if key not in ("description", "title")},
             **({"description": schema["description"]} if "description" in schema else {}),
         }
-        for name, schema in ((name, plain(schema, components)) for name, schema in known["properties"].items())
+        for name, schema in parameter_schemas(each.query).items()
     ]
 
 
-def _body(body: Body, schemas: dict[str, Any]) -> dict[str, Any]:
+def _body(body: Body, schemas: dict[type, Any]) -> dict[str, Any]:
     return {
         "required": body.required,
         "content": {
-            media: {"schema": type_ if isinstance(type_, dict) else schemas[_named(type_)]}
+            media: {"schema": type_ if isinstance(type_, dict) else schemas[type_]}
             for media, type_ in body.content.items()
         },
     }
 
 
-def _answer(answer: Answer, schemas: dict[str, Any]) -> dict[str, Any]:
-    options = [schemas[_named(option)] for option in _options(answer) if option is not None]
+def _answer(answer: Answer, schemas: dict[type, Any]) -> dict[str, Any]:
+    options = [schemas[type_] for type_ in answer.types]
     content = {"schema": options[0] if len(options) == 1 else {"anyOf": options}} if options else {}
     return {"description": answer.description, "content": {answer.media_type: content}}
 
 
 def _problem(status: int) -> dict[str, Any]:
-    return {
-        "description": HTTPStatus(status).phrase,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name=Problem.__name__)}}},
-    }
+    content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name=Problem.__name__)}}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
 
 
-def _with_levels(part: Any, levels: list[str]) -> Any:
-    """The document with the levels in all places that are marked for them."""
+def _named(components: dict[str, Any]) -> Iterable[tuple[str, Any]]:
+    """The components under their public names."""
+    for class_name, schema in components.items():
+        name = COMPONENT_NAMES.get(class_name, class_name)
+        yield name, {**schema, "title": name}
+
+
+def _finished(part: Any, levels: list[str]) -> Any:
+    """The document with the levels in all places marked for them, and with references to public component names."""
     if isinstance(part, dict):
-        made = {key: _with_levels(value, levels) for key, value in part.items() if key != LEVELS}
-        return {**made, "enum": levels} if LEVELS in part else made
-    return [_with_levels(each, levels) for each in part] if isinstance(part, list) else part
+        made = {key: _finished(value, levels) for key, value in part.items() if key != LEVEL_MARK}
+        if "$ref" in made:
+            class_name = made["$ref"].rpartition("/")[2]
+            made["$ref"] = _REF.format(name=COMPONENT_NAMES.get(class_name, class_name))
+        return {**made, "enum": levels} if LEVEL_MARK in part else made
+    return [_finished(each, levels) for each in part] if isinstance(part, list) else part

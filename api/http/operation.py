@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -12,21 +13,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llm_scheduler.api.access.roles import Role, caller
-from llm_scheduler.api.http.context import site
+from llm_scheduler.api.http.context import api_context, redis_access
 from llm_scheduler.api.http.problems import ProblemError
-from llm_scheduler.api.http.query import asked
+from llm_scheduler.api.http.query import parse_query
 
-# An endpoint gets the request and its query, checked: a struct of the type that its operation names.
+# An endpoint is called with the request and its checked query: a struct of the operation's `query` type.
 Endpoint = Callable[[Request, Any], Any]
 
 
-class Nothing(msgspec.Struct, frozen=True):
-    """The query of an operation that takes no parameters."""
+class EmptyQuery(msgspec.Struct, frozen=True):
+    """The query of an operation without parameters."""
 
 
 @dataclass(frozen=True)
 class Body:
-    """What a request may carry, by media type: a type that msgspec knows, or a JSON Schema as it is."""
+    """The bodies that an operation takes, by media type: a type that msgspec knows, or a JSON Schema as it is."""
 
     content: Mapping[str, Any]
     required: bool = True
@@ -34,18 +35,22 @@ class Body:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an operation answers with, under a media type: a type that msgspec knows, or one of several; None: bytes of
-    any kind."""
+    """A successful answer. `type`: a type that msgspec knows, a tuple of alternatives, or None for any bytes."""
 
     type: Any
     description: str
     media_type: str = "application/json"
 
+    @property
+    def types(self) -> "tuple[Any, ...]":
+        return self.type if isinstance(self.type, tuple) else (self.type,) if self.type is not None else ()
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Operation:
-    """`path` as Starlette writes it. `role` is the least that may ask; None: everybody, without showing a key.
-    `problems` are the statuses of problem documents beyond those that every operation has.
+    """`path` in Starlette's notation. `role` is the least that a caller needs; None: everybody, without a key.
+    `headers` maps request headers to their descriptions. `needs_redis`: the endpoint is not async and its OSErrors all
+    come from Redis; they become a 503. `problems` are statuses of problem answers that not every operation has.
     """
 
     method: str
@@ -54,53 +59,52 @@ class Operation:
     tag: str
     answers: Mapping[int, Answer]
     role: Role | None = Role.READONLY
-    query: type[msgspec.Struct] = Nothing
-    headers: Mapping[str, str] = field(default_factory=dict)  # by name: what they are for
+    query: type[msgspec.Struct] = EmptyQuery
+    headers: Mapping[str, str] = field(default_factory=dict)
     body: Body | None = None
+    needs_redis: bool = False
     problems: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
-        """The name of its function, under which generated clients know it."""
+        """The endpoint's name. Generated clients use it as the name of the operation."""
         return self.endpoint.__name__
 
     @property
-    def words(self) -> str:
-        """What its function says of itself."""
+    def text(self) -> str:
+        """The endpoint's docstring."""
         return inspect.getdoc(self.endpoint) or ""
 
 
 def routes(operations: Iterable[Operation]) -> list[Route]:
-    """One route a path, so that a refusal of any other method names all that are possible."""
+    """One route for each path, so that the answer to another method (405) lists every allowed one."""
     paths: dict[str, dict[str, Operation]] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method] = each
-    return [Route(path, _dispatch(methods), methods=list(methods)) for path, methods in paths.items()]
+    return [Route(path, _dispatcher(methods), methods=list(methods)) for path, methods in paths.items()]
 
 
-def _dispatch(methods: dict[str, Operation]) -> Callable[[Request], Any]:
+def _dispatcher(methods: dict[str, Operation]) -> Callable[[Request], Any]:
     async def dispatch(request: Request) -> Response:
         operation = methods["GET" if request.method == "HEAD" else request.method]
         if operation.role is not None:
-            _insist(request, operation.role)
-        query = asked(request, operation.query, site(request).levels)
-        endpoint = operation.endpoint
-        if inspect.iscoroutinefunction(endpoint):
-            answer = await endpoint(request, query)
-        else:
-            answer = await run_in_threadpool(endpoint, request, query)
+            _require_role(request, operation.role)
+        context = api_context(request)
+        query = parse_query(request, operation.query, context.levels)
+
+        def call() -> Any:
+            with redis_access(context) if operation.needs_redis else nullcontext():
+                return operation.endpoint(request, query)
+
+        is_async = inspect.iscoroutinefunction(operation.endpoint)
+        answer = await operation.endpoint(request, query) if is_async else await run_in_threadpool(call)
         assert isinstance(answer, Response)
         return answer
 
     return dispatch
 
 
-def _insist(request: Request, role: Role) -> None:
+def _require_role(request: Request, role: Role) -> None:
     who = caller(request)
     if not who.role.includes(role):
         raise ProblemError(403, f"{who.name!r} has the role {who.role}; this needs {role}.", role=who.role, needs=role)
-
-
-def hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """The annotations of a struct, resolved."""
-    return get_type_hints(struct, include_extras=True)

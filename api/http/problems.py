@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problems: every answer that is not a success is `application/problem+json`, in words."""
+"""Errors as RFC 9457 problems: every answer that is not a success is `application/problem+json`."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -17,7 +17,7 @@ REDIS_RETRY_SECONDS = 2
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """What went wrong. Beside these members there may be others, which name the parts of `detail` for programs."""
+    """What went wrong. Further members may name the parts of `detail` for programs."""
 
     type: str
     title: str
@@ -26,7 +26,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem. `extra` members stand beside RFC 9457's own."""
+    """Ends a request with a problem. `extra` holds members beyond those of RFC 9457."""
 
     def __init__(
         self,
@@ -50,18 +50,18 @@ class ProblemError(Exception):
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **extra: Any) -> Response:
-    """The answer for one problem. It carries the security headers itself: an unforeseen error passes no middleware."""
+    """The answer for one problem. It sets the security headers itself: an unexpected error passes no middleware."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **extra}
     return Response(
         msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers={**HEADERS, **(headers or {})}
     )
 
 
-def redis_away(error: Exception, so: str = "jobs can't be listed now.") -> ProblemError:
-    """The problem for a Redis that can't be asked now; `so` says what that keeps from being done."""
+def redis_unavailable(error: Exception, consequence: str = "jobs can't be listed now.") -> ProblemError:
+    """The problem for an unreachable Redis; `consequence` says what can't be done."""
     return ProblemError(
         503,
-        f"Redis is unreachable ({explain(error)}), so {so} No document is lost: "
+        f"Redis is unreachable ({explain(error)}), so {consequence} No document is lost: "
         "they are files on disk, and POST /jobs still takes more.",
         retry_after=REDIS_RETRY_SECONDS,
     )
@@ -73,12 +73,12 @@ def on_problem(request: Request, error: Exception) -> Response:
 
 
 def on_http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own refusals: no such route, a method that a route hasn't, a broken form."""
+    """Starlette's own refusals: an unknown path, a method that a path doesn't have, a broken form."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = (
-            "There is nothing here. GET / shows the dashboard, and /docs all that there is; "
+            "There is nothing here. GET / shows the dashboard, /docs lists every operation; "
             "/jobs, /queues, /workers, /stats and /ready answer in JSON."
         )
     elif error.status_code == 405:
@@ -89,10 +89,10 @@ def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 def on_disconnect(request: Request, error: Exception) -> Response:
-    """The client has gone in the middle of its body. Nothing was written, and nobody reads this."""
+    """The client has disconnected while it sent its body. Nothing was written, and nobody reads this answer."""
     return problem(400, "The request ended before its body did.")
 
 
-def on_unforeseen(request: Request, error: Exception) -> Response:
-    """A bug. The server logs the traceback; the client is told nothing of it."""
+def on_unexpected_error(request: Request, error: Exception) -> Response:
+    """A bug. The server logs the traceback; the client doesn't see it."""
     return problem(500, "Something went wrong inside the API. Its log says what.")

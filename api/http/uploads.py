@@ -1,4 +1,4 @@
-"""Reading the documents of a request: one body, the files of a form, or a document a line. All within bounds."""
+"""Reads the documents of a request, within bounds: one body, the files of a form, or JSONL (one document a line)."""
 
 import asyncio
 import os
@@ -13,33 +13,26 @@ from starlette.requests import Request
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.document import is_id
+from llm_scheduler.jobs.intake import LINE_SUFFIXES, SizeLimit, size_limit
 
 LINES_TYPES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 ACCEPTED_TYPES = ("application/json", "multipart/form-data", *LINES_TYPES)
-FRAME_BYTES = 64 * 1024  # what a form may need beside the documents in it
+FRAME_BYTES = 64 * 1024  # that a form may need besides its documents
 MAX_FILES = 100
-BODY_SECONDS = 60.0  # for a whole request to come in
-_LINES = (".jsonl", ".ndjson")
+BODY_SECONDS = 60.0  # for a whole request to arrive
 
 
 class Upload(NamedTuple):
-    """One file of a request: its bytes, and what the sender calls it."""
+    """One file of a request: its bytes, and its name if the sender gave one."""
 
     raw: bytes
     name: str | None
 
 
-class Limit(NamedTuple):
-    """How many bytes, and the configuration's key that says so."""
-
-    bytes: int
-    key: str
-
-
 async def read(request: Request, config: Config) -> list[Upload]:
-    """The documents of a request. Raises `ProblemError`: 400, 408, 413, 415 or 422."""
+    """The documents of a request. Raises a 400, 408, 413, 415 or 422."""
     kind = _media_type(request)
-    async with _in_time():
+    async with _body_deadline():
         if kind == "multipart/form-data":
             return await _form(request, config)
         lines = kind in LINES_TYPES
@@ -47,31 +40,29 @@ async def read(request: Request, config: Config) -> list[Upload]:
 
 
 @asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
+async def _body_deadline() -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(BODY_SECONDS):
             yield
     except TimeoutError:
-        raise ProblemError(408, f"The request did not come in within {BODY_SECONDS:.0f} s. Send it again.") from None
+        raise ProblemError(408, f"The request did not arrive within {BODY_SECONDS:.0f} s. Send it again.") from None
 
 
-def _limit(config: Config, *, lines: bool) -> Limit:
-    if lines:
-        return Limit(config.intake.max_lines_bytes, "intake.max_lines_bytes")
-    return Limit(config.processing.max_document_bytes, "processing.max_document_bytes")
+def _limit(config: Config, *, lines: bool) -> SizeLimit:
+    return size_limit(config.processing, config.intake, by_line=lines)
 
 
 def _media_type(request: Request) -> str:
     given = request.headers.get("content-type", "")
     kind = given.split(";", 1)[0].strip().lower()
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _unsupported("A compressed body is not taken: send it without Content-Encoding.")
-    # Bytes of no stated kind are a document like any other: what they are is for the pipeline to say.
+        raise _unsupported("A compressed body is not accepted: send it without Content-Encoding.")
+    # Without a content type it is a document too: intake finds out what it is.
     if kind in ("", "application/octet-stream", *ACCEPTED_TYPES) or kind.endswith("+json"):
         return kind
     raise _unsupported(
-        f"Content-Type {given[:100]} is not taken. Send one JSON document as application/json "
-        "(curl: -H 'content-type: application/json'), a document a line as application/x-ndjson, "
+        f"Content-Type {given[:100]} is not accepted. Send one JSON document as application/json "
+        "(curl: -H 'content-type: application/json'), one document a line as application/x-ndjson, "
         "or files as multipart/form-data."
     )
 
@@ -80,8 +71,8 @@ def _unsupported(detail: str) -> ProblemError:
     return ProblemError(415, detail, headers={"Accept-Post": ", ".join(ACCEPTED_TYPES)}, allowed=list(ACCEPTED_TYPES))
 
 
-async def _capped(request: Request, cap: int, limit: Limit) -> AsyncIterator[bytes]:
-    """The body in pieces; a 413 ends it before more than `cap` bytes are taken. `limit` is what the words say."""
+async def _capped(request: Request, cap: int, limit: SizeLimit) -> AsyncIterator[bytes]:
+    """The body in pieces. Raises a 413, whose text names `limit`, before more than `cap` bytes are read."""
     too_large = ProblemError(413, f"The request is larger than {limit.bytes} bytes ({limit.key}).", limit=limit.bytes)
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > cap:
@@ -94,7 +85,7 @@ async def _capped(request: Request, cap: int, limit: Limit) -> AsyncIterator[byt
         yield piece
 
 
-async def _body(request: Request, limit: Limit, name: str | None) -> Upload:
+async def _body(request: Request, limit: SizeLimit, name: str | None) -> Upload:
     body = bytearray()
     async for piece in _capped(request, limit.bytes, limit):
         body += piece
@@ -104,7 +95,7 @@ async def _body(request: Request, limit: Limit, name: str | None) -> Upload:
 
 
 async def _form(request: Request, config: Config) -> list[Upload]:
-    # The whole of a form is held in memory, so it may have no more bytes than one document, whatever is in it.
+    # A form is held in memory as a whole, so it may be as large as one document.
     limit = _limit(config, lines=False)
 
     async def stream() -> AsyncIterator[bytes]:
@@ -112,7 +103,7 @@ async def _form(request: Request, config: Config) -> list[Upload]:
             yield piece
 
     parser = MultiPartParser(request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FILES)  # type: ignore[arg-type]
-    # The whole form is bounded already; what has not been accepted has no business on a disk.
+    # The form is bounded already, and nothing goes to a disk before it is accepted.
     parser.spool_max_size = 0
     try:
         form = await parser.parse()
@@ -133,7 +124,7 @@ async def _form(request: Request, config: Config) -> list[Upload]:
     return uploads
 
 
-def _upload(raw: bytes, name: str, limit: Limit) -> Upload:
+def _upload(raw: bytes, name: str, limit: SizeLimit) -> Upload:
     if not raw:
         raise ProblemError(422, f"The file {name[-100:]!r} is empty.")
     if len(raw) > limit.bytes:
@@ -144,14 +135,14 @@ def _upload(raw: bytes, name: str, limit: Limit) -> Upload:
 
 
 def _plain_name(name: str) -> str | None:
-    """A sender's file name as one that ingest takes for a document, and whose id can only be the one given here.
+    """A sender's file name, changed so that ingest takes the file for a document and finds no other id in its name.
 
-    `answer.tmp` would be ignored as unfinished, and a name that holds an id would be taken for that id. A file of a
-    document a line keeps its suffix, since it is taken apart by it.
+    Ingest would ignore `answer.tmp` as unfinished, and would use an id in the name as the document's id. A JSONL file
+    keeps its suffix, because ingest splits it by that.
     """
     stem, suffix = os.path.splitext(os.path.basename(name))
-    kept = suffix.lower() if suffix.lower() in _LINES else ".json"
-    if suffix.lower() not in (*_LINES, ".json"):
+    kept = suffix.lower() if suffix.lower() in LINE_SUFFIXES else ".json"
+    if suffix.lower() not in (*LINE_SUFFIXES, ".json"):
         stem += suffix
     stem = stem.replace(".", "_")
     if not stem.strip("_") or is_id(stem):

@@ -1,36 +1,33 @@
-"""The workers under `llmctl up`: how many there are at first, and how one more is started or one is sent home."""
+"""The workers under `llmctl up`: how many start at first, and how the autoscaler starts and stops one."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
+from llm_scheduler.api.local.child_processes import Child, Supervisor
 from llm_scheduler.api.scaling.actuators import CrewError, Instance, instance_name
 from llm_scheduler.jobs.config import Config
-
-if TYPE_CHECKING:
-    from llm_scheduler.api.local.up import Child, Supervisor
 
 _PREFIX = "worker "
 
 
 def first_workers(config: Config) -> Iterator[tuple[str, int]]:
-    """The workers to begin with, as (queue, number).
+    """The workers to start with, as (queue, number).
 
-    Each queue has one, whatever `processing.max_workers` says: nobody else would do its documents. What the number
-    leaves is dealt out a worker at a time from the most urgent queue on, and round again: four workers for high,
-    medium and low are two, one and one. With "auto", each queue begins with its fewest.
+    Each queue has one, even if `processing.max_workers` is smaller. The rest is dealt out in turn, the most urgent
+    queue first: four workers for high, medium and low are two, one and one. With "auto", each queue starts with
+    `processing.autoscale.min_workers`.
     """
     levels = config.queue.priority_levels
-    most = config.processing.max_workers
-    total = len(levels) * config.processing.autoscale.min_workers if most == "auto" else max(most, len(levels))
+    count = config.processing.max_workers
+    total = len(levels) * config.processing.autoscale.min_workers if count == "auto" else max(count, len(levels))
     for place, level in enumerate(levels):
         for number in range(1, len(range(place, total, len(levels))) + 1):
             yield level, number
 
 
 class LocalCrew:
-    """The supervisor's workers, as `llm_scheduler.api.scaling` sees them."""
+    """The supervisor's workers; implements `Crew` of api/scaling. `child` makes the worker of a queue and a number."""
 
-    def __init__(self, supervisor: "Supervisor", levels: Sequence[str], child: "Callable[[str, int], Child]") -> None:
+    def __init__(self, supervisor: Supervisor, levels: Sequence[str], child: Callable[[str, int], Child]) -> None:
         self._supervisor = supervisor
         self._levels = levels
         self._child = child

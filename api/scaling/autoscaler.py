@@ -1,8 +1,8 @@
-"""One look, the decisions, and the acts: what `llmctl up` does every few seconds, and `llmctl autoscale` on hosts.
+"""One step: observe, decide, act. `llmctl up` runs it every few seconds, `llmctl autoscale` on hosts.
 
-What a look leaves to the next is kept in Redis (`llm:autoscale`), where all hosts share it; a lock lets one host at a
-time look and act. Each host says there how many workers it has decided on, since a worker that was started a moment
-ago is not to be seen yet: so two hosts don't both answer the same backlog.
+All hosts share one state in Redis; a lock lets one host at a time take a step. Each host records there how many
+workers it has decided on, because a worker that has just started is not registered yet. So two hosts do not both add
+workers for the same backlog.
 """
 
 import contextlib
@@ -19,166 +19,161 @@ from redis.exceptions import LockError
 
 from llm_scheduler.api.scaling import observation, policy
 from llm_scheduler.api.scaling.actuators import Crew, CrewError, Instance, free_number
-from llm_scheduler.api.scaling.observation import Looked, Pace, Vitals
-from llm_scheduler.api.scaling.policy import Decision, HostSeen, Limits, QueueSeen
+from llm_scheduler.api.scaling.observation import HostProbe, Observation, Pace
+from llm_scheduler.api.scaling.policy import Decision, HostLoad, Limits, QueueLoad
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.store.keys import keys_of
 
-KEY = "llm:autoscale"
-LOCK = "llm:autoscale:lock"
 LOCK_SECONDS = 30.0
-# For so long a host's own word of its workers counts more than the leases: one is started and registered by then.
-WORD_SECONDS = 15.0
+# For so long a host's report counts more than the registered workers: a new worker is registered by then.
+REPORT_SECONDS = 15.0
 KEPT_SECONDS = 86400
 _WORKERS_PER_CPU = 4
 _MAX_WINDOW = 60.0
 
 
-class Word(msgspec.Struct, frozen=True):
-    """A host's own word: when it decided, and on how many workers of each queue."""
+class HostReport(msgspec.Struct, frozen=True):
+    """When a host decided, and on how many workers of each queue."""
 
     at: float
     workers: dict[str, int]
 
 
-class Record(msgspec.Struct, frozen=True):
-    """All that is kept between two looks."""
+class ScalingState(msgspec.Struct, frozen=True):
+    """What is kept between two steps."""
 
-    memory: policy.Memory = policy.Memory()
+    memory: policy.PolicyMemory = policy.PolicyMemory()
     paces: dict[str, Pace] = {}
-    hosts: dict[str, Word] = {}
+    hosts: dict[str, HostReport] = {}
 
 
-class Look(NamedTuple):
-    """What came of a look: a decision for each queue served here, what was seen, and what could not be done."""
+class StepResult(NamedTuple):
+    """A decision for each queue that this host serves, the observed load, why nothing was decided, and what failed."""
 
     decisions: list[Decision]
-    seen: dict[str, QueueSeen]
-    host: HostSeen
+    seen: dict[str, QueueLoad]
+    host: HostLoad
     note: str = ""
     failed: tuple[str, ...] = ()
 
 
 def limits(config: Config) -> Limits:
-    """The limits of this host: those of the configuration, and where it gives none, by CPUs and memory."""
+    """The limits of this host. Without `max_workers` in the configuration, CPUs and memory set it."""
     wanted = config.processing.autoscale
     thresholds = config.monitoring.alert_thresholds
-    most = wanted.max_workers
-    if most is None:
+    max_workers = wanted.max_workers
+    if max_workers is None:
         in_memory = observation.memory_bytes() // 2 // policy.WORKER_BYTES
-        most = min(_WORKERS_PER_CPU * _cpus(), in_memory)
+        max_workers = min(_WORKERS_PER_CPU * _cpus(), in_memory)
     return Limits(
         target=wanted.target_seconds,
         shrink_after=wanted.shrink_after,
-        fewest=wanted.min_workers,
-        most=max(most, wanted.min_workers * len(config.queue.priority_levels)),
+        min_workers=wanted.min_workers,
+        max_workers=max(max_workers, wanted.min_workers * len(config.queue.priority_levels)),
         cpu=thresholds.cpu_usage,
         memory=thresholds.memory_usage,
     )
 
 
 def _cpus() -> int:
-    """The CPUs that this process may use."""
+    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Autoscaler:
-    """Looks, decides and acts for this host. Raises what redis-py raises while Redis is away: then nothing happens."""
+    """Observes, decides and acts for this host. Methods raise what `AWAY` lists; then nothing was changed."""
 
     def __init__(
         self,
         config: Config,
         redis: Redis,
         crew: Crew,
-        vitals: Vitals,
+        probe: HostProbe,
         clock: Clock,
         log: logging.Logger,
         host: str | None = None,
     ) -> None:
         self._levels = config.queue.priority_levels
         self._redis = redis
+        self._keys = keys_of(redis)
         self._crew = crew
-        self._vitals = vitals
+        self._probe = probe
         self._clock = clock
         self._log = log
         self._host = host or socket.gethostname()
         self._limits = limits(config)
         self._window = min(_MAX_WINDOW, max(1.0, self._limits.shrink_after / 5))
 
-    def rests(self) -> bool:
-        """Whether a look can be spared: nothing waits or is worked on, and each queue here has its fewest workers.
+    def is_at_rest(self) -> bool:
+        """Whether a step would change nothing: the queues are idle, and each has `min_workers` workers here.
 
-        An idle system is looked at every few seconds for ever; this is one round trip instead of seven.
+        This is one round trip to Redis; a step is seven.
         """
         if not observation.is_idle(self._redis, self._levels):
             return False
-        fewest = self._limits.fewest
+        min_workers = self._limits.min_workers
         return all(
-            sum(not instance.leaving for instance in instances) == fewest for instances in self._crew.running().values()
+            sum(not instance.leaving for instance in instances) == min_workers
+            for instances in self._crew.running().values()
         )
 
-    def step(self, *, act: bool = True, patience: float = 0.0) -> Look:
-        """Look, decide, act and log. Without `act` nothing is started, stopped, kept or logged.
+    def step(self, *, act: bool = True, patience: float = 0.0) -> StepResult:
+        """Observe, decide, act and log. Without `act` nothing is started, stopped, saved or logged.
 
-        Waits at most `patience` seconds for another host that is at it. Raises `CrewError` when the workers of this
-        host can't be asked for.
+        Waits at most `patience` seconds for the step of another host. Raises `CrewError` if the workers of this host
+        can't be listed.
         """
         if not act:
             return self._step(act=False)
-        with self._alone(patience) as alone:
-            if not alone:
-                return Look([], {}, HostSeen(), "another host decides at this moment")
-            return self._step(act=True)
-
-    @contextlib.contextmanager
-    def _alone(self, patience: float) -> Iterator[bool]:
-        lock = self._redis.lock(LOCK, timeout=LOCK_SECONDS, blocking=patience > 0, blocking_timeout=patience)
+        name = self._keys.autoscale_lock
+        lock = self._redis.lock(name, timeout=LOCK_SECONDS, blocking=patience > 0, blocking_timeout=patience)
         if not lock.acquire():
-            yield False
-            return
+            return StepResult([], {}, HostLoad(), "another host decides at this moment")
         try:
-            yield True
+            return self._step(act=True)
         finally:
-            with contextlib.suppress(LockError):  # it ran out meanwhile
+            with contextlib.suppress(LockError):  # it has expired
                 lock.release()
 
-    def _step(self, *, act: bool) -> Look:
+    def _step(self, *, act: bool) -> StepResult:
         now = self._clock.now()
-        looked = observation.look(self._redis, self._levels, now, self._window)
+        observed = observation.observe(self._redis, self._levels, now, self._window)
         crew = self._crew.running()
-        record = self._recall()
+        state = self._load()
         paces = {
-            queue: observation.paced(now, reading, record.paces.get(queue)) for queue, reading in looked.queues.items()
+            queue: observation.updated_pace(now, reading, state.paces.get(queue))
+            for queue, reading in observed.queues.items()
         }
-        seen = self._seen(now, looked, crew, paces, record)
-        host = self._vitals(self._busy_here(seen))
-        if looked.suspended:
-            return Look([], seen, host, "the workers are suspended (rq suspend), so nothing is decided")
-        decisions, memory = policy.decide(now, seen, host, record.memory, self._limits)
+        seen = self._seen(now, observed, crew, paces, state)
+        host = self._probe(self._busy_here(seen))
+        if observed.suspended:
+            return StepResult([], seen, host, "the workers are suspended (rq suspend), so nothing is decided")
+        decisions, memory = policy.decide(now, seen, host, state.memory, self._limits)
         if not act:
-            return Look(decisions, seen, host)
+            return StepResult(decisions, seen, host)
         failed = tuple(each for decision in decisions for each in self._act(decision, crew.get(decision.queue, [])))
-        word = Word(now, {decision.queue: decision.after for decision in decisions})
-        fresh = {name: said for name, said in record.hosts.items() if now - said.at < WORD_SECONDS}
-        self._keep(Record(memory, paces, {**fresh, self._host: word}))
-        return Look(decisions, seen, host, failed=failed)
+        report = HostReport(now, {decision.queue: decision.after for decision in decisions})
+        fresh = {name: other for name, other in state.hosts.items() if now - other.at < REPORT_SECONDS}
+        self._save(ScalingState(memory, paces, {**fresh, self._host: report}))
+        return StepResult(decisions, seen, host, failed=failed)
 
     def _seen(
         self,
         now: float,
-        looked: Looked,
+        observed: Observation,
         crew: Mapping[str, list[Instance]],
         paces: Mapping[str, Pace],
-        record: Record,
-    ) -> dict[str, QueueSeen]:
+        state: ScalingState,
+    ) -> dict[str, QueueLoad]:
         seen = {}
-        for queue, reading in looked.queues.items():
+        for queue, reading in observed.queues.items():
             elsewhere = {host: count for host, count in reading.hosts.items() if host != self._host}
-            for host, word in record.hosts.items():
-                if host != self._host and abs(now - word.at) < WORD_SECONDS and queue in word.workers:
-                    elsewhere[host] = word.workers[queue]
+            for host, report in state.hosts.items():
+                if host != self._host and abs(now - report.at) < REPORT_SECONDS and queue in report.workers:
+                    elsewhere[host] = report.workers[queue]
             here = sum(not instance.leaving for instance in crew[queue]) if queue in crew else None
-            seen[queue] = QueueSeen(
+            seen[queue] = QueueLoad(
                 waiting=reading.waiting,
                 jobs=reading.jobs,
                 oldest=reading.oldest,
@@ -190,15 +185,13 @@ class Autoscaler:
             )
         return seen
 
-    def _busy_here(self, seen: Mapping[str, QueueSeen]) -> int:
-        """How many of this host's workers are busy, as near as the queues' totals tell."""
+    def _busy_here(self, seen: Mapping[str, QueueLoad]) -> int:
+        """How many of this host's workers are busy, estimated from the totals of the queues."""
         return sum(min(each.busy, each.here or 0) for each in seen.values())
 
-    # Acting
-
     def _act(self, decision: Decision, instances: list[Instance]) -> Iterator[str]:
-        """Carry a decision out, and log it; yields what failed."""
-        if decision.told:
+        """Carry out a decision and log it; yields what failed."""
+        if decision.is_logged:
             self._log.info("%s", decision, extra={"queue": decision.queue})
         staying = sorted(instance.number for instance in instances if not instance.leaving)
         present = list(instances)
@@ -214,14 +207,12 @@ class Autoscaler:
             self._log.error("%s", error)
             yield str(error)
 
-    # Memory
-
-    def _recall(self) -> Record:
-        raw = self._redis.get(KEY)
+    def _load(self) -> ScalingState:
+        raw = self._redis.get(self._keys.autoscale)
         try:
-            return msgspec.json.decode(raw, type=Record) if raw else Record()
-        except msgspec.DecodeError:  # another version's: the looks begin again
-            return Record()
+            return msgspec.json.decode(raw, type=ScalingState) if raw else ScalingState()
+        except msgspec.DecodeError:  # another version wrote it: start again
+            return ScalingState()
 
-    def _keep(self, record: Record) -> None:
-        self._redis.set(KEY, msgspec.json.encode(record), ex=KEPT_SECONDS)
+    def _save(self, state: ScalingState) -> None:
+        self._redis.set(self._keys.autoscale, msgspec.json.encode(state), ex=KEPT_SECONDS)

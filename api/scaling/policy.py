@@ -1,18 +1,18 @@
-"""How many workers each queue should have: a pure function of what was seen, of the time and of its own memory.
+"""How many workers each queue should have: a pure function of the observed load, the time and the policy's own memory.
 
-Three questions are asked of a queue, and the one that wants the most workers wins:
+The number is the highest of three:
 
-- What do the arrivals need? The fewest workers that are busy for at most `BUSY` of the time and let at most `LATE` of
-  the documents wait longer than the target: Erlang's formula for M/M/c queues (`workers_for`).
-- What does the backlog need? First come, first served: the last of `n` documents waits for `n * seconds / workers`
-  (Little's law), which has to be within the target.
-- Does the oldest document wait too long, and ever longer, whatever the formulas say? Then half as many again; what
-  was added has the time of the target to show its effect before the question is asked again.
+- For the arrivals: the fewest workers that are busy for at most `MAX_BUSY` of the time, while at most `MAX_LATE` of
+  the documents wait longer than the target, by Erlang's formula for M/M/c queues (`workers_for`).
+- For the backlog: the last of `n` documents waits for `n * seconds / workers` (Little's law), which must be within the
+  target.
+- If the oldest document waits longer than the target and its wait does not shrink: half as many workers again. That is
+  not repeated before the target time has passed.
 
-Growth is immediate. A queue shrinks by one worker a look, and only when no look of the last `shrink_after` seconds
-wanted to keep it, at a load `MARGIN` times as high as it was. That is the stabilisation window of Kubernetes, see
-https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/, and a dead band besides: a load that stays
-the same, but for chance, is never on both sides of it.
+Growth is immediate. A queue loses one worker a step, and only if no step within `shrink_after` seconds wanted to keep
+it, with `MARGIN` times the load. That is the stabilisation window of Kubernetes
+(https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/) with a dead band: a load that varies only
+by chance does not make the number swing.
 """
 
 import math
@@ -21,21 +21,21 @@ from typing import NamedTuple
 
 import msgspec
 
-BUSY = 0.8
-LATE = 0.01
+MAX_BUSY = 0.8
+MAX_LATE = 0.01
 MARGIN = 1.5
-MOST = 1000  # a bound for the arithmetic, far above what a host can run
-SKEW_SECONDS = 10.0  # by so much the clocks of two hosts may differ
-# What one more worker is taken to need: 22 MB for the worker, a few for its keeper, and as much again for a handler.
+MAX_WORKERS = 1000  # a limit for the arithmetic, far above what a host can run
+SKEW_SECONDS = 10.0  # by which the clocks of two hosts may differ
+# The memory of one more worker: 22 MB for the worker, a few for its supervisor, and as much again for a handler.
 WORKER_BYTES = 64 * 1024 * 1024
 
 
-class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """What a look saw of one queue. Workers are counted, documents too; times are in seconds, rates per second.
+class QueueLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """The observed load of one queue: counts, seconds, and rates per second.
 
-    `jobs` are the RQ jobs in which the waiting documents lie: so many workers can share them. `seconds` is what a
-    document keeps a worker busy for, None while nobody knows. `here` are this host's workers, None where the queue
-    has none of its own to be joined by others; `elsewhere` those of each other host; `busy` of all of them.
+    `jobs`: the RQ jobs of the waiting documents, which is how many workers can share them. `seconds`: how long a
+    document keeps a worker busy; None: not known yet. `here`: this host's workers; None: the host does not serve the
+    queue. `elsewhere`: the workers of each other host. `busy`: how many of all workers are busy.
     """
 
     waiting: int = 0
@@ -49,7 +49,7 @@ class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def workers(self) -> int:
-        """All of them, wherever they run."""
+        """The workers on all hosts."""
         return (self.here or 0) + sum(self.elsewhere.values())
 
     @property
@@ -58,8 +58,8 @@ class QueueSeen(msgspec.Struct, frozen=True, kw_only=True):
         return (self.here is not None) + sum(1 for count in self.elsewhere.values() if count)
 
 
-class HostSeen(msgspec.Struct, frozen=True, kw_only=True):
-    """This host: CPU and memory in use in per cent, all its memory in bytes, and how many of its workers are busy."""
+class HostLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """This host: CPU and memory in use in percent, its memory in bytes, and how many of its workers are busy."""
 
     cpu: float = 0.0
     memory: float = 0.0
@@ -68,21 +68,21 @@ class HostSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration allows: `target` and `shrink_after` in seconds, `fewest` workers a queue and host,
-    `most` workers on this host, `cpu` and `memory` in per cent above which it gets no more."""
+    """From the configuration: `target` and `shrink_after` in seconds, `min_workers` for each queue of a host,
+    `max_workers` for this host, and `cpu` and `memory` in percent, above which the host gets no more workers."""
 
     target: float = 10.0
     shrink_after: float = 300.0
-    fewest: int = 1
-    most: int = 8
+    min_workers: int = 1
+    max_workers: int = 8
     cpu: float = 80.0
     memory: float = 85.0
 
 
 class QueueMemory(msgspec.Struct, frozen=True):
-    """What is remembered of a queue: since when it has been watched without a gap, how many workers the looks since
-    wanted to keep (falling: what a later look outbids is forgotten), the last look's oldest age, when the queue last
-    grew, and what held it back from growing further."""
+    """What is remembered of a queue. `since`: observed without a gap since then. `kept`: how many workers each step
+    wanted to keep, in falling order (a higher later wish replaces earlier ones). `oldest`: the age of the oldest
+    document at the last step. `grown`: when the queue last grew. `held`: what stopped further growth."""
 
     since: float
     kept: list[tuple[float, int]]
@@ -91,22 +91,22 @@ class QueueMemory(msgspec.Struct, frozen=True):
     held: str = ""
 
 
-class Memory(msgspec.Struct, frozen=True):
-    """What one look leaves to the next; `at` is its time in epoch seconds."""
+class PolicyMemory(msgspec.Struct, frozen=True):
+    """What one step leaves to the next; `at` is its time in epoch seconds."""
 
     at: float = 0.0
     queues: dict[str, QueueMemory] = {}
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """How many workers a queue is to have on this host, and why. `held` says what kept it from growing further."""
+    """How many workers a queue gets on this host, and why. `held`: what stopped further growth."""
 
     queue: str
     before: int
     after: int
     reason: str
     held: str = ""
-    told: bool = True
+    is_logged: bool = True
 
     @property
     def changes(self) -> bool:
@@ -119,8 +119,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.queue}: {steps} {noun}: {self.reason}{held}"
 
 
-class _Wish(NamedTuple):
-    """How many workers a queue would have here if it had the host to itself, why, and its new memory."""
+class _Demand(NamedTuple):
+    """How many workers a queue would get if it had the host for itself, why, and its new memory."""
 
     workers: int
     reason: str
@@ -128,22 +128,23 @@ class _Wish(NamedTuple):
 
 
 def decide(
-    now: float, queues: Mapping[str, QueueSeen], host: HostSeen, memory: Memory, limits: Limits
-) -> tuple[list[Decision], Memory]:
+    now: float, queues: Mapping[str, QueueLoad], host: HostLoad, memory: PolicyMemory, limits: Limits
+) -> tuple[list[Decision], PolicyMemory]:
     """One decision for each queue that this host serves, in the order of `queues` (most urgent first), and the memory.
 
-    `now` is in epoch seconds. A clock that went back, or a gap longer than `shrink_after`, only makes the waiting for
-    a smaller number begin again.
+    `now` is in epoch seconds. If the clock went back, or after a gap longer than `shrink_after`, the wait before a
+    queue may shrink starts again.
     """
     if not queues:
         return [], memory
     continuous = memory.at - SKEW_SECONDS <= now <= memory.at + limits.shrink_after
     now = max(now, memory.at) if continuous else now
     wishes = {
-        name: _wish(now, seen, memory.queues.get(name) if continuous else None, limits) for name, seen in queues.items()
+        name: _demand(now, seen, memory.queues.get(name) if continuous else None, limits)
+        for name, seen in queues.items()
     }
     served = {name: seen.here for name, seen in queues.items() if seen.here is not None}
-    allowed = _shared({name: wishes[name].workers for name in served}, limits)
+    allowed = _shares({name: wishes[name].workers for name in served}, limits)
     room = _Room(host, limits, sum(served.values()))
     decisions: list[Decision] = []
     remembered: dict[str, QueueMemory] = {}
@@ -152,71 +153,68 @@ def decide(
         here = served.get(name)
         if here is None:
             continue
-        after, reason, held = _granted(name, here, wish, allowed[name], room, limits)
+        after, reason, held = _grant(here, wish, allowed[name], room, limits)
         grown = now if after > here else wish.memory.grown
-        remembered[name] = msgspec.structs.replace(wish.memory, grown=grown, held=_kind(held))
+        remembered[name] = msgspec.structs.replace(wish.memory, grown=grown, held=_without_figures(held))
         old = memory.queues.get(name)
-        told = after != here or (bool(held) and (old is None or old.held != _kind(held)))
-        decisions.append(Decision(queue=name, before=here, after=after, reason=reason, held=held, told=told))
-    return decisions, Memory(now, remembered)
+        is_logged = after != here or (bool(held) and (old is None or old.held != _without_figures(held)))
+        decisions.append(Decision(queue=name, before=here, after=after, reason=reason, held=held, is_logged=is_logged))
+    return decisions, PolicyMemory(now, remembered)
 
 
-# What a queue wants
-
-
-def _wish(now: float, seen: QueueSeen, old: QueueMemory | None, limits: Limits) -> _Wish:
+def _demand(now: float, seen: QueueLoad, old: QueueMemory | None, limits: Limits) -> _Demand:
     settled = old is None or now - old.grown >= limits.target
-    grow, why = _grown(seen, old.oldest if old else 0.0, settled, limits)
-    keep = max(grow, _kept(seen, limits))
+    grow, why = _growth(seen, old.oldest if old else 0.0, settled, limits)
+    keep = max(grow, _least_to_keep(seen, limits))
     kept = [(at, count) for at, count in (old.kept if old else []) if at > now - limits.shrink_after and count > keep]
     kept.append((now, keep))
     since = old.since if old else now
     memory = QueueMemory(since, kept, seen.oldest, old.grown if old else 0.0)
     here, workers = seen.here or 0, seen.workers
     if grow > workers:
-        # Each host takes its share; above that, one at a time of what the others leave.
+        # Each host takes its share, and one more a step if the other hosts leave something.
         share = math.ceil(grow / max(1, seen.hosts))
-        return _Wish(min(max(share, here + 1), here + grow - workers), why, memory)
+        return _Demand(min(max(share, here + 1), here + grow - workers), why, memory)
     surplus = kept[0][1] < workers and now - since >= limits.shrink_after
-    if surplus and here > limits.fewest and here >= max(seen.elsewhere.values(), default=0):
-        return _Wish(here - 1, f"for {limits.shrink_after:g} s {_enough(kept[0][1])}", memory)
-    return _Wish(here, why if grow == workers else "enough for what arrives and waits", memory)
+    if surplus and here > limits.min_workers and here >= max(seen.elsewhere.values(), default=0):
+        return _Demand(here - 1, f"for {limits.shrink_after:g} s {_enough(kept[0][1])}", memory)
+    return _Demand(here, why if grow == workers else "enough for what arrives and waits", memory)
 
 
 def _enough(count: int) -> str:
     return "one worker would have been enough" if count == 1 else f"{count} workers would have been enough"
 
 
-def _grown(seen: QueueSeen, before: float, settled: bool, limits: Limits) -> tuple[int, str]:
-    """The fewest workers for what is seen, and why so many."""
-    count = limits.fewest
-    reason = f"at least {limits.fewest} (processing.autoscale.min_workers)"
+def _growth(seen: QueueLoad, before: float, settled: bool, limits: Limits) -> tuple[int, str]:
+    """The fewest workers for this load, and the reason."""
+    count = limits.min_workers
+    reason = f"at least {limits.min_workers} (processing.autoscale.min_workers)"
     shared = seen.busy + seen.jobs
     if seen.seconds:
         needed = workers_for(seen.arrivals * seen.seconds, seen.seconds, limits.target)
         if needed > count:
-            count, reason = needed, _in_words(seen, limits)
+            count, reason = needed, _figures(seen, limits)
         needed = min(_ceil(seen.waiting * seen.seconds / limits.target), shared)
         if needed > count:
-            count, reason = needed, _in_words(seen, limits)
-    # Half of them busy: where all sit idle before a backlog (a moment ago it was not there), more would not help.
+            count, reason = needed, _figures(seen, limits)
+    # At least half of the workers must be busy: idle ones will take a backlog that has only just appeared.
     if settled and seen.oldest > limits.target and seen.oldest >= before and 2 * seen.busy >= seen.workers:
         needed = min(seen.workers + math.ceil(seen.workers / 2), shared)
         if needed > count:
-            count, reason = needed, f"{_in_words(seen, limits)}, and the wait does not get shorter"
-    return min(count, MOST), reason
+            count, reason = needed, f"{_figures(seen, limits)}, and the wait does not get shorter"
+    return min(count, MAX_WORKERS), reason
 
 
-def _kept(seen: QueueSeen, limits: Limits) -> int:
-    """The fewest workers that would do with something to spare: what is above may go."""
+def _least_to_keep(seen: QueueLoad, limits: Limits) -> int:
+    """The fewest workers that are enough with a margin: more may go."""
     if not seen.seconds:
-        return seen.workers if seen.waiting or seen.busy else limits.fewest
+        return seen.workers if seen.waiting or seen.busy else limits.min_workers
     load = MARGIN * seen.arrivals * seen.seconds
     backlog = min(_ceil(2 * seen.waiting * seen.seconds / limits.target), seen.busy + seen.jobs)
-    return min(MOST, max(limits.fewest, workers_for(load, seen.seconds, limits.target), backlog))
+    return min(MAX_WORKERS, max(limits.min_workers, workers_for(load, seen.seconds, limits.target), backlog))
 
 
-def _in_words(seen: QueueSeen, limits: Limits) -> str:
+def _figures(seen: QueueLoad, limits: Limits) -> str:
     """`oldest document waits 12.4 s (target 5 s), 40.0 documents/s arrive, one worker does 18.3/s`."""
     parts = []
     if seen.waiting:
@@ -230,34 +228,23 @@ def _in_words(seen: QueueSeen, limits: Limits) -> str:
     return ", ".join(parts)
 
 
-# Queueing theory
-
-
 def workers_for(load: float, seconds: float, target: float) -> int:
-    """The fewest workers for a `load` in erlangs (arrivals per second times seconds a document), at most `MOST`.
+    """The fewest workers for a `load` in erlangs (arrivals per second times seconds a document), at most `MAX_WORKERS`.
 
-    They are busy for at most `BUSY` of the time, and at most `LATE` of the documents wait longer than `target`
+    They are busy for at most `MAX_BUSY` of the time, and at most `MAX_LATE` of the documents wait longer than `target`
     seconds: in an M/M/c queue that share is C(c, a) * exp(-(c - a) * target / seconds), with Erlang's C
     (A. K. Erlang, 1917; L. Kleinrock, Queueing Systems, volume 1, 1975, section 3.5).
     """
-    if load >= BUSY * MOST:
-        return MOST
+    if load >= MAX_BUSY * MAX_WORKERS:
+        return MAX_WORKERS
     lost = 1.0
-    for count in range(1, MOST):
+    for count in range(1, MAX_WORKERS):
         lost = _lost(count, load, lost)
-        if load <= BUSY * count:
+        if load <= MAX_BUSY * count:
             late = _waiting(count, load, lost) * math.exp(-(count - load) * target / seconds)
-            if late <= LATE:
+            if late <= MAX_LATE:
                 return count
-    return MOST
-
-
-def erlang_c(count: int, load: float) -> float:
-    """The share of documents that have to wait at all, for more workers than the load."""
-    lost = 1.0
-    for each in range(1, count + 1):
-        lost = _lost(each, load, lost)
-    return _waiting(count, load, lost)
+    return MAX_WORKERS
 
 
 def _lost(count: int, load: float, before: float) -> float:
@@ -266,34 +253,31 @@ def _lost(count: int, load: float, before: float) -> float:
 
 
 def _waiting(count: int, load: float, lost: float) -> float:
-    """Erlang's C from his B."""
+    """Erlang's C from Erlang's B."""
     return lost / (1 - load / count * (1 - lost))
 
 
 def _ceil(number: float) -> int:
-    """`math.ceil`, and `MOST` for what is beyond it (infinity, too)."""
-    return math.ceil(number) if number < MOST else MOST
+    """`math.ceil`, at most `MAX_WORKERS`; `number` may be infinite."""
+    return math.ceil(number) if number < MAX_WORKERS else MAX_WORKERS
 
 
-# What the host has for it
-
-
-def _shared(wishes: Mapping[str, int], limits: Limits) -> dict[str, int]:
-    """The host's workers dealt out: each queue its fewest, the rest by urgency."""
-    left = limits.most - sum(min(wish, limits.fewest) for wish in wishes.values())
+def _shares(wishes: Mapping[str, int], limits: Limits) -> dict[str, int]:
+    """The host's workers dealt out: `min_workers` for each queue, the rest by urgency."""
+    left = limits.max_workers - sum(min(wish, limits.min_workers) for wish in wishes.values())
     dealt = {}
     for name, wish in wishes.items():
-        extra = max(0, min(wish - limits.fewest, left))
-        dealt[name] = min(wish, limits.fewest) + extra
+        extra = max(0, min(wish - limits.min_workers, left))
+        dealt[name] = min(wish, limits.min_workers) + extra
         left -= extra
     return dealt
 
 
-def _granted(name: str, here: int, wish: _Wish, allowed: int, room: "_Room", limits: Limits) -> tuple[int, str, str]:
-    """(workers, reason, what held growth back)"""
-    if here < limits.fewest:
-        room.take(limits.fewest - here)
-        return limits.fewest, f"at least {limits.fewest} (processing.autoscale.min_workers)", ""
+def _grant(here: int, wish: _Demand, allowed: int, room: "_Room", limits: Limits) -> tuple[int, str, str]:
+    """(workers, reason, what stopped further growth)"""
+    if here < limits.min_workers:
+        room.take(limits.min_workers - here)
+        return limits.min_workers, f"at least {limits.min_workers} (processing.autoscale.min_workers)", ""
     if allowed < here:
         gives_way = "more urgent queues need the room" if wish.workers >= here else wish.reason
         return here - 1, gives_way, ""
@@ -307,18 +291,18 @@ def _granted(name: str, here: int, wish: _Wish, allowed: int, room: "_Room", lim
 
 
 class _Room:
-    """How many more workers the host takes at this look."""
+    """How many more workers the host takes at this step."""
 
-    def __init__(self, host: HostSeen, limits: Limits, running: int) -> None:
-        self.full = f"this host takes {limits.most} workers in all (processing.autoscale.max_workers)"
-        bounds = [(max(0, limits.most - running), self.full)]
+    def __init__(self, host: HostLoad, limits: Limits, running: int) -> None:
+        self.full = f"this host takes {limits.max_workers} workers in all (processing.autoscale.max_workers)"
+        bounds = [(max(0, limits.max_workers - running), self.full)]
         if host.cpu > limits.cpu:
             more = 0
         elif host.busy and host.cpu > 0:
-            # As if all that the CPU does were the busy workers' doing; handlers that wait for others leave it idle.
-            more = max(1, int(min(MOST, (limits.cpu - host.cpu) * host.busy / host.cpu)))
+            # Assumes that only the busy workers use the CPU. Handlers that wait for a network leave it idle.
+            more = max(1, int(min(MAX_WORKERS, (limits.cpu - host.cpu) * host.busy / host.cpu)))
         else:
-            more = MOST
+            more = MAX_WORKERS
         room = f", which leaves room for {more} more" if more else ""
         bounds.append((more, f"the CPU is busy for {host.cpu:.0f} %{room} (alert threshold {limits.cpu:g} %)"))
         if host.memory_bytes:
@@ -328,16 +312,16 @@ class _Room:
         self._left, self.cause = min(bounds, key=lambda bound: bound[0])
 
     def grant(self, wanted: int) -> int:
-        """So many of `wanted` as there is room for."""
+        """As many of `wanted` as there is room for."""
         granted = max(0, min(wanted, self._left))
         self._left -= granted
         return granted
 
     def take(self, count: int) -> None:
-        """Room for what has to run in any case."""
+        """Use room for workers that must run in any case."""
         self._left = max(0, self._left - count)
 
 
-def _kind(held: str) -> str:
-    """What holds growth back without its figures, which change with every look."""
+def _without_figures(held: str) -> str:
+    """`held` without its figures, which change with every step."""
     return "".join(each for each in held if not each.isdigit())

@@ -1,1 +1,7 @@
-"""How is the system? One answer for `/health`, `/ready`, `/hosts`, the dashboard, `llmctl status`, the autoscaler."""
+"""How is the system? One answer for `/health`, `/ready`, `/hosts`, `/metrics`, `llmctl status` and the autoscaler."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0)]

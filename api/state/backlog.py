@@ -1,4 +1,4 @@
-"""What waits on each queue and since when, read in one round trip, however much there is in the ledger."""
+"""What waits on each queue and since when, read in one round trip, whatever the size of the ledger."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,39 +6,13 @@ from typing import NamedTuple
 from redis import Redis
 
 from llm_scheduler.jobs.document import ACTIVE, Status
-from llm_scheduler.jobs.store import batches, commands, ledger
-from llm_scheduler.jobs.store.submission import queue_key
-
-# A document that comes back (a retry) keeps its old id, by which the sets are sorted: so the first is not always the
-# one that waits the longest, and some more are looked at.
-_FIRST = 16
-
-# KEYS: for each queue, the set of the queued and that of the batched documents. ARGV: how many of the first to look at.
-# Since when (ms) the longest-waiting of each queue waits where it is, or 0.
-_SINCE = (
-    ledger.LUA
-    + """
-local found = {}
-for place = 1, #KEYS, 2 do
-  local since = 0
-  for kind, set in ipairs({KEYS[place], KEYS[place + 1]}) do
-    for _, id in ipairs(redis.call('ZRANGE', set, 0, ARGV[1] - 1)) do
-      local record = ledger.get(id)
-      local at = record and (kind == 1 and record.tq or record.tb)
-      if at and (since == 0 or at < since) then since = at end
-    end
-  end
-  found[#found + 1] = since
-end
-return found
-"""
-)
+from llm_scheduler.jobs.store import waiting_documents
+from llm_scheduler.jobs.store.keys import keys_of
 
 
-class Waiting(NamedTuple):
-    """A queue at one moment. `jobs` are RQ's, `batched` documents wait for company, and `documents` counts those that
-    are not finished by status. `oldest` is for how many seconds the longest-waiting has been queued or in a batch;
-    None where nothing waits.
+class QueueBacklog(NamedTuple):
+    """One queue at one moment: `jobs` RQ jobs wait, and `batched` documents wait in its batch. `documents` counts the
+    unfinished documents by status. The oldest has been queued or batched for `oldest` seconds; None: nothing waits.
     """
 
     queue: str
@@ -54,31 +28,28 @@ class Waiting(NamedTuple):
         return self.documents[Status.QUEUED.value] + self.documents[Status.BATCHED.value]
 
 
-def read(redis: Redis, levels: Sequence[str], now: float) -> list[Waiting]:
+def read_backlog(redis: Redis, levels: Sequence[str], now: float) -> list[QueueBacklog]:
     """Every queue at epoch seconds `now`. Raises RedisError."""
+    keys = keys_of(redis)
     pipeline = redis.pipeline(transaction=False)
-    pipeline.smembers(commands.PAUSED)
-    sets = [_set(status, level) for level in levels for status in (Status.QUEUED, Status.BATCHED)]
-    pipeline.eval(_SINCE, len(sets), *sets, _FIRST)
+    pipeline.smembers(keys.paused)
+    waiting_documents.ask(pipeline, levels)
     for level in levels:
-        pipeline.llen(queue_key(level))
-        pipeline.llen(batches.key(level))
+        pipeline.llen(keys.queue(level))
+        pipeline.llen(keys.batch(level))
         for status in ACTIVE:
-            pipeline.zcard(_set(status, level))
-    paused, since, *sizes = pipeline.execute()
+            pipeline.zcard(keys.status_set(status.value, level))
+    paused, answer, *sizes = pipeline.execute()
+    oldest = waiting_documents.parse(answer, levels)
     rest = iter(sizes)
     return [
-        Waiting(
+        QueueBacklog(
             queue=level,
             jobs=next(rest),
             batched=next(rest),
             documents={status.value: next(rest) for status in ACTIVE},
-            oldest=max(0.0, now - since_ms / 1000) if since_ms else None,
+            oldest=max(0.0, now - since) if (since := oldest[level].since) is not None else None,
             paused=level.encode() in paused,
         )
-        for level, since_ms in zip(levels, since, strict=True)
+        for level in levels
     ]
-
-
-def _set(status: Status, level: str) -> str:
-    return f"llm:ledger:{status.value}:{level}"

@@ -1,27 +1,31 @@
-"""How the system is: whether Redis answers, since when it doesn't, and how many files are safe on disk."""
+"""Health: whether Redis answers, since when it has not, and how many files are safe on disk."""
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 import msgspec
 from redis import ConnectionPool, Redis
 
 from llm_scheduler.api.state.checks import Check, checks
-from llm_scheduler.ingest.finder import is_ignored
-from llm_scheduler.ingest.spool.claims import MANIFEST
+from llm_scheduler.ingest.outage_note import OutageNote
+from llm_scheduler.ingest.spool.claims import Claims, claim_counts
+from llm_scheduler.ingest.spool.watch_files import is_ignored
 from llm_scheduler.jobs.clock import Clock
-from llm_scheduler.jobs.config import Config, Directories
-from llm_scheduler.jobs.document import is_id
+from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store import ledger, server_state
+from llm_scheduler.jobs.store.keys import keys_of
+from llm_scheduler.jobs.store.load import read_load
 
 MAX_COUNTED = 100_000
 COUNT_KEPT_SECONDS = 2.0
 CHECKS_KEPT_SECONDS = 1.0
-PATIENCE_SECONDS = 2.0
-OUTAGE_FILE = "redis-outage.json"  # written by ingest, see ingest/outage_note.py
+LOAD_KEPT_SECONDS = 0.5
+MAX_ANSWER_SECONDS = 2.0
 
 
 class RedisHealth(msgspec.Struct, frozen=True):
@@ -30,10 +34,10 @@ class RedisHealth(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """`status` is ok or degraded, `message` says it to a person.
+    """`status` is ok or degraded; `message` is a sentence for people.
 
-    `files_on_disk` counts the documents in the watch folders and those claimed, up to `MAX_COUNTED`.
-    `counts` holds documents by status and priority; None while Redis is away.
+    `files_on_disk` counts the documents in the watch folders and the claimed ones, up to 100,000. `counts` holds
+    documents by status and priority; null while Redis is unreachable.
     """
 
     status: str
@@ -43,95 +47,100 @@ class Health(msgspec.Struct, frozen=True):
     counts: dict[str, dict[str, int]] | None
 
 
-class _Outage(msgspec.Struct):
-    since: float
-
-
-def look(config: Config, redis: Redis, clock: Clock) -> Health:
-    """Look once. Never raises because of Redis or a folder being away, and doesn't wait long for either."""
-    impatient = made_impatient(redis)
+def read_health(config: Config, redis: Redis, clock: Clock) -> Health:
+    """Read the health once, within a few seconds. Never raises because Redis or a folder is unreachable."""
+    own = short_timeout_client(redis)
     try:
-        return Lookout(config, impatient, clock).look()
+        return HealthMonitor(config, own, clock).health()
     finally:
-        impatient.close()
+        own.close()
 
 
-def made_impatient(redis: Redis) -> Redis:
-    """A client to the same place that waits `PATIENCE_SECONDS` for an answer, for who blocks a person meanwhile."""
+def short_timeout_client(redis: Redis) -> Redis:
+    """A client for the same server that waits at most `MAX_ANSWER_SECONDS` for an answer: a person waits for it."""
     pool = redis.connection_pool
     settings = {
         **pool.connection_kwargs,
-        "socket_timeout": PATIENCE_SECONDS,
-        "socket_connect_timeout": PATIENCE_SECONDS,
+        "socket_timeout": MAX_ANSWER_SECONDS,
+        "socket_connect_timeout": MAX_ANSWER_SECONDS,
     }
-    own = ConnectionPool(connection_class=pool.connection_class, **settings)
+    own: Any = ConnectionPool(connection_class=pool.connection_class, **settings)
+    own.key_prefix = keys_of(redis).prefix
     return Redis.from_pool(own)
 
 
-class Lookout:
-    """Looks again and again: remembers since when Redis is away, and counts files no more often than is worth it."""
+class HealthMonitor:
+    """Reads the health again and again. It remembers since when Redis is unreachable, and caches counts and checks."""
 
     def __init__(self, config: Config, redis: Redis, clock: Clock) -> None:
         self._config = config
         self._redis = redis
         self._clock = clock
-        self._away_since: float | None = None
-        self._lock = threading.Lock()  # one request counts, the others wait for its number
+        self._unreachable_since: float | None = None
+        self._counting = threading.Lock()  # one request counts, the others wait for its result
         self._counted_at = float("-inf")
-        self._waiting = 0
-        self._claimed = 0
+        self._counts = (0, 0)
         self._checking = threading.Lock()
         self._checked_at = float("-inf")
         self._checks: list[Check] = []
+        self._load_read_at = float("-inf")
+        self._in_flight = 0
 
-    def look(self) -> Health:
-        waiting, claimed = self.files()
-        files = min(waiting + claimed, MAX_COUNTED)
-        held = f"{MAX_COUNTED}+ files" if files >= MAX_COUNTED else f"{files} file{'' if files == 1 else 's'}"
+    def health(self) -> Health:
+        number = min(sum(self.file_counts()), MAX_COUNTED)
+        held = f"{MAX_COUNTED}+ files" if number >= MAX_COUNTED else f"{number} file{'' if number == 1 else 's'}"
         try:
             counts = ledger.counts(self._redis, self._config.queue.priority_levels)
-            trouble = server_state.look(self._redis).trouble()
+            trouble = server_state.read_state(self._redis).trouble()
         except AWAY:
-            seconds = self.failed()
+            seconds = self.redis_failed()
             return Health(
                 "degraded",
                 f"Redis unreachable for {seconds:.0f} s; {held} safe on disk",
                 RedisHealth(False, round(seconds, 1)),
-                files,
+                number,
                 None,
             )
-        self.answered()
+        self.redis_answered()
         if trouble:
-            return Health("degraded", f"{trouble} {held} safe on disk", RedisHealth(True, None), files, counts)
-        return Health("ok", f"Redis answers; {held} waiting or in work", RedisHealth(True, None), files, counts)
+            return Health("degraded", f"{trouble} {held} safe on disk", RedisHealth(True, None), number, counts)
+        return Health("ok", f"Redis answers; {held} waiting or in work", RedisHealth(True, None), number, counts)
 
-    def failed(self) -> float:
-        """Note that Redis did not answer. Returns for how long it has been away, as far as anyone knows."""
+    def redis_failed(self) -> float:
+        """Note that Redis did not answer. Returns for how many seconds it has been unreachable, as far as known."""
         now = self._clock.now()
-        if self._away_since is None:
-            self._away_since = now
-        noted = _noted_outage(self._config.directories.temp_directory)
-        since = self._away_since if noted is None else min(noted, self._away_since)
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+        noted = OutageNote(self._config.directories.temp_directory).read()
+        since = self._unreachable_since if noted is None else min(noted, self._unreachable_since)
         return max(0.0, now - since)
 
-    def answered(self) -> None:
-        """Note that Redis did answer."""
-        self._away_since = None
+    def redis_answered(self) -> None:
+        """Note that Redis answered."""
+        self._unreachable_since = None
 
-    def files(self) -> tuple[int, int]:
-        """(documents in the watch folders, documents claimed), each counted up to a bound and at most 2 s old."""
-        with self._lock:
+    def file_counts(self) -> tuple[int, int]:
+        """(files in the watch folders, claimed documents), each counted up to a bound and at most 2 s old."""
+        with self._counting:
             now = self._clock.monotonic()
             if now - self._counted_at >= COUNT_KEPT_SECONDS:
-                # The bound on the watch folders leaves room to notice ten times the largest queue.
-                most = max(MAX_COUNTED, 10 * self._config.queue.max_queue_size + 1)
-                self._waiting = _count(_waiting(self._config.directories), most)
-                self._claimed = _count(_claimed(self._config.directories.temp_directory), MAX_COUNTED)
+                # The bound on the watch folders is above the number at which POST /jobs answers 429.
+                bound = max(MAX_COUNTED, 10 * self._config.queue.max_queue_size + 1)
+                waiting = sum(1 for _ in islice(_waiting(self._config.directories.watch), bound))
+                self._counts = waiting, _claimed(self._config.directories.temp_directory)
                 self._counted_at = now
-            return self._waiting, self._claimed
+            return self._counts
+
+    def documents_in_flight(self) -> int:
+        """How many documents are in flight, at most 0.5 s old. Raises RedisError."""
+        now = self._clock.monotonic()
+        if now - self._load_read_at >= LOAD_KEPT_SECONDS:
+            self._in_flight = read_load(self._redis, self._config.queue.priority_levels).documents
+            self._load_read_at = now
+        return self._in_flight
 
     def checks(self) -> list[Check]:
-        """What has to be well for documents to be worked on, at most 1 s old, since anybody may ask at any time."""
+        """What must be well so that documents are worked on. At most 1 s old, because anybody may ask at any time."""
         with self._checking:
             now = self._clock.monotonic()
             if now - self._checked_at >= CHECKS_KEPT_SECONDS:
@@ -140,17 +149,9 @@ class Lookout:
             return self._checks
 
 
-def _count(found: Iterator[object], most: int) -> int:
-    number = 0
-    for _ in found:
-        number += 1
-        if number >= most:
-            break
-    return number
-
-
-def _waiting(directories: Directories) -> Iterator[object]:
-    pending = list(directories.watch)
+def _waiting(folders: Sequence[str]) -> Iterator[os.DirEntry[str]]:
+    """Every regular file that may be a document. A folder that can't be read has none."""
+    pending = list(folders)
     while pending:
         with contextlib.suppress(OSError), os.scandir(pending.pop()) as entries:
             for entry in entries:
@@ -162,18 +163,11 @@ def _waiting(directories: Directories) -> Iterator[object]:
                     yield entry
 
 
-def _claimed(temp: str) -> Iterator[object]:
-    with contextlib.suppress(OSError), os.scandir(temp) as groups:
-        for group in groups:
-            if not (is_id(group.name) and group.is_dir(follow_symlinks=False)):
-                continue
-            with contextlib.suppress(OSError), os.scandir(group.path) as entries:
-                yield from (entry for entry in entries if entry.name != MANIFEST)
-
-
-def _noted_outage(temp: str) -> float | None:
-    try:
-        with open(os.path.join(temp, OUTAGE_FILE), "rb") as file:
-            return msgspec.json.decode(file.read(1000), type=_Outage).since
-    except (OSError, msgspec.DecodeError):
-        return None
+def _claimed(temp: str) -> int:
+    count = 0
+    with contextlib.suppress(OSError):
+        for size in claim_counts(Claims(temp)):
+            count += size
+            if count >= MAX_COUNTED:
+                break
+    return min(count, MAX_COUNTED)

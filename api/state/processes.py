@@ -1,41 +1,168 @@
-"""What Redis knows of the processes and queues, read in few round trips."""
+"""Which processes run: the daemons by their heartbeats, the workers by RQ's registry, in three round trips."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
+from redis import Redis
 
-from llm_scheduler.api.state.rollcall import ROLES, words
+from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.clock import rfc3339
-from llm_scheduler.jobs.store import batches
-from llm_scheduler.jobs.store.submission import queue_key
+from llm_scheduler.jobs.process.heartbeat import HeartbeatRecord
+from llm_scheduler.jobs.process.vitals import HostVitals
+from llm_scheduler.jobs.store.keys import keys_of
+from llm_scheduler.jobs.worker.reaper import CURRENT_JOBS
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+ROLES = ("ingest", "collector", "scheduler")
 
-    from redis import Redis
-
-
-def processes(redis: Redis) -> list[dict[str, Any]]:
-    """Every role with its word, those that are not running too."""
-    said = words(redis)
-    shown = []
-    for role in ROLES:
-        word = said.get(role)
-        if word is None:
-            shown.append({"name": role, "state": "not running", "pid": None, "host": None, "message": "", "at": None})
-        else:
-            fields = msgspec.structs.asdict(word)
-            shown.append({"name": role, **fields, "at": rfc3339(word.at)})
-    return shown
+_FIELDS = (
+    *("hostname", "pid", "queues", "state", "birth", "last_heartbeat", "death"),
+    *("successful_job_count", "total_working_time"),
+    *("llm_version", "rss", "cpu", "vitals", CURRENT_JOBS),
+)
 
 
-def queues(redis: Redis, levels: Sequence[str]) -> list[dict[str, Any]]:
-    """RQ jobs that wait on each queue, and documents that wait for company before they become one."""
+class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A live worker, as of its last heartbeat.
+
+    `queue` is a comma-separated list if it helps several. `rss` is its memory in bytes, `cpu` its processor time in
+    percent of one core; both, `version` and `vitals` are up to about 15 s old. `current_job` is an RQ job's id.
+    """
+
+    name: str
+    host: str
+    pid: int | None
+    queue: str
+    state: str
+    last_heartbeat: str | None
+    birth: str | None
+    jobs_done: int
+    working_seconds: float
+    rss: int | None
+    cpu: float | None
+    version: str
+    current_job: str | None
+    vitals: HostVitals | None
+
+    @property
+    def queues(self) -> list[str]:
+        return self.queue.split(",")
+
+
+class Processes(NamedTuple):
+    """The daemons that run, by role, and the live workers, sorted by queue and name."""
+
+    daemons: dict[str, HeartbeatRecord]
+    workers: list[LiveWorker]
+
+    def missing(self, levels: Sequence[str]) -> list[str]:
+        """The programs that a document needs on its way and that don't run, by name."""
+        served = workers_by_queue(self.workers)
+        absent = [f"llm-{role}" for role in ROLES if role not in self.daemons]
+        return absent + [f"llm-worker {level}" for level in levels if not served[level]]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The hosts on which they run, sorted."""
+        names = {worker.host for worker in self.workers} | {daemon.host for daemon in self.daemons.values()}
+        return sorted(names - {""})
+
+    def on_host(self, name: str) -> "Processes":
+        """Those on one host."""
+        daemons = {role: daemon for role, daemon in self.daemons.items() if daemon.host == name}
+        return Processes(daemons, [worker for worker in self.workers if worker.host == name])
+
+    @property
+    def versions(self) -> list[str]:
+        """The version of each process, "" where it is unknown."""
+        return [worker.version for worker in self.workers] + [daemon.version for daemon in self.daemons.values()]
+
+    @property
+    def skewed(self) -> int:
+        """How many processes run another version than this one."""
+        return sum(version != __version__ for version in self.versions)
+
+
+def read_processes(redis: Redis) -> Processes:
+    """Raises RedisError."""
+    return Processes(_daemons(redis), read_workers(redis))
+
+
+def read_workers(redis: Redis) -> list[LiveWorker]:
+    """Every registered worker that has not died, sorted by queue and name, in two round trips. Raises RedisError.
+
+    RQ's own `Worker.all` makes several round trips for each worker.
+    """
+    registry = keys_of(redis)
+    members = sorted(member.decode() for member in redis.smembers(registry.workers) if isinstance(member, bytes))
     pipeline = redis.pipeline(transaction=False)
-    for level in levels:
-        pipeline.llen(queue_key(level))
-        pipeline.llen(batches.key(level))
-    lengths = iter(pipeline.execute())
-    return [{"name": level, "jobs": next(lengths), "batched": next(lengths)} for level in levels]
+    for member in members:
+        pipeline.hmget(member, *_FIELDS)
+    found = []
+    for member, values in zip(members, pipeline.execute(), strict=True):
+        texts = [value.decode("utf-8", "replace") if value is not None else "" for value in values]
+        fields = dict(zip(_FIELDS, texts, strict=True))
+        if fields["birth"] and not fields["death"]:
+            found.append(_worker(member.removeprefix(registry.worker("")), fields))
+    return sorted(found, key=lambda worker: (worker.queue, worker.name))
+
+
+def workers_by_queue(workers: Iterable[LiveWorker]) -> Counter[str]:
+    """How many workers take jobs from each queue. A worker that helps several queues counts for each of them."""
+    return Counter(queue for worker in workers for queue in worker.queues)
+
+
+def _daemons(redis: Redis) -> dict[str, HeartbeatRecord]:
+    found: dict[str, HeartbeatRecord] = {}
+    keys = keys_of(redis)
+    for role, raw in zip(ROLES, redis.mget([keys.heartbeat(role) for role in ROLES]), strict=True):
+        if raw is not None:
+            try:
+                found[role] = msgspec.json.decode(raw, type=HeartbeatRecord)
+            except msgspec.DecodeError:
+                found[role] = HeartbeatRecord(state="unknown", message="its heartbeat in Redis can't be read")
+    return found
+
+
+def _worker(name: str, fields: Mapping[str, str]) -> LiveWorker:
+    in_hand = fields[CURRENT_JOBS].split()[1:] if fields["state"] == "busy" else []
+    return LiveWorker(
+        name=name,
+        host=fields["hostname"],
+        pid=int(fields["pid"]) if fields["pid"].isdigit() else None,
+        queue=fields["queues"],
+        state=fields["state"],
+        last_heartbeat=_time(fields["last_heartbeat"]),
+        birth=_time(fields["birth"]),
+        jobs_done=int(fields["successful_job_count"] or 0),
+        working_seconds=round(float(fields["total_working_time"] or 0), 3),
+        rss=int(fields["rss"]) if fields["rss"].isdigit() else None,
+        cpu=_number(fields["cpu"]),
+        version=fields["llm_version"],
+        current_job=in_hand[0] if in_hand else None,
+        vitals=_vitals(fields["vitals"]),
+    )
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _vitals(text: str) -> HostVitals | None:
+    try:
+        return msgspec.json.decode(text, type=HostVitals) if text else None
+    except msgspec.DecodeError:
+        return None
+
+
+def _time(text: str) -> str | None:
+    """RQ's notation of a time, converted to RFC 3339."""
+    try:
+        return rfc3339(datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        return None

@@ -1,1 +1,1 @@
-"""`llmctl torture`: a fleet of its own, broken in every way there is while it works, and the account of it."""
+"""`llmctl torture`: a test fleet that is damaged in every way while it works, and the check that nothing is lost."""

@@ -1,7 +1,7 @@
-"""The account of a torture, from the disk alone and by content.
+"""The account of a torture run, by file content and from the disk alone.
 
-Every document that was dropped has to be in the archive or in the error folder, once, with one result or report that
-says what its content asks for; nothing else may be anywhere.
+Every dropped document must be once in the archive or in the error folder, with one result or report of the expected
+kind; there must be nothing else. This is independent of `ingest.reconcile` by design: it also judges that code's work.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.config import Directories
 
 _REPORT = ".error.json"
-# A sound document may end so: three workers were killed with it in hand, or it was frozen beyond its time too often.
+# A valid document may end so too: three workers were killed with it, or it was frozen beyond its time limit.
 _BAD_LUCK = (Code.WORKER_LOST, Code.TIMEOUT)
 
 
-class Specimen(msgspec.Struct, frozen=True):
-    """A file to drop. `ends`: how it has to."""
+class TortureDocument(msgspec.Struct, frozen=True):
+    """A file to drop. `ends`: its expected end."""
 
     name: str
     raw: bytes
@@ -32,10 +32,11 @@ class Specimen(msgspec.Struct, frozen=True):
 
 
 @dataclass
-class Account:
-    """What was dropped and where it ended. `balanced` is the verdict.
+class TortureAccount:
+    """What was dropped, and how it ended.
 
-    `disagreeing` have not exactly one result or report; `astray` ended in another way than their content asks for.
+    `unlucky`: valid, but rejected after too many kills. `disagreeing`: without exactly one result or report. `astray`:
+    with another end than expected. `strangers`: files that were never dropped.
     """
 
     dropped: int = 0
@@ -52,7 +53,7 @@ class Account:
 
     @property
     def balanced(self) -> bool:
-        """In = done + rejected, each once, each as it should, and nothing else."""
+        """The verdict: dropped = done + rejected, each once and as expected, and nothing else."""
         wrong = self.missing or self.duplicates or self.strangers or self.disagreeing or self.astray or self.in_flight
         return not wrong and self.dropped == self.done + self.rejected
 
@@ -61,9 +62,9 @@ def digest_of(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
-def balance(places: Directories, dropped: Mapping[str, Specimen]) -> Account:
-    """The account of `dropped`, which maps the digest of what was written to its specimen."""
-    account = Account(dropped=len(dropped), in_flight=len(list(claims(places))))
+def balance(places: Directories, dropped: Mapping[str, TortureDocument]) -> TortureAccount:
+    """The account of `dropped`, which maps the digest of each file to its document."""
+    account = TortureAccount(dropped=len(dropped), in_flight=len(list(claims(places))))
     account.in_flight += sum(1 for folder in places.watch for _ in _files(folder))
     found: Counter[str] = Counter()
     for path in originals(places):
@@ -71,32 +72,32 @@ def balance(places: Directories, dropped: Mapping[str, Specimen]) -> Account:
         found[digest] += 1
         if digest not in dropped:
             account.strangers.append(path)
-    told: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     for path, outcome in _outcomes(places):
-        specimen = dropped.get(str(outcome.get("sha256")))
-        told[str(outcome.get("sha256"))] += 1
+        document = dropped.get(str(outcome.get("sha256")))
+        outcomes[str(outcome.get("sha256"))] += 1
         code = outcome.get("code") if path.endswith(_REPORT) else None
-        if specimen is None:
+        if document is None:
             account.strangers.append(path)
         elif code is None:
             account.done += 1
-            if specimen.ends != "done":
-                account.astray.append(specimen.name)
+            if document.ends != "done":
+                account.astray.append(document.name)
         else:
             account.rejected += 1
             account.codes[str(code)] += 1
-            if specimen.ends == "done" and code in _BAD_LUCK:
+            if document.ends == "done" and code in _BAD_LUCK:
                 account.unlucky += 1
-            elif specimen.ends == "done":
-                account.astray.append(specimen.name)
-    account.missing = [specimen.name for digest, specimen in dropped.items() if not found[digest]]
-    account.duplicates = [specimen.name for digest, specimen in dropped.items() if found[digest] > 1]
-    account.disagreeing = [specimen.name for digest, specimen in dropped.items() if told[digest] != 1]
+            elif document.ends == "done":
+                account.astray.append(document.name)
+    account.missing = [document.name for digest, document in dropped.items() if not found[digest]]
+    account.duplicates = [document.name for digest, document in dropped.items() if found[digest] > 1]
+    account.disagreeing = [document.name for digest, document in dropped.items() if outcomes[digest] != 1]
     return account
 
 
 def originals(places: Directories) -> list[str]:
-    """The originals in their final places."""
+    """The originals in their final folders."""
     return [
         path
         for folder in (places.archive_directory, places.error_directory)
@@ -106,7 +107,7 @@ def originals(places: Directories) -> list[str]:
 
 
 def claims(places: Directories) -> Iterator[str]:
-    """The originals that are claimed, and not in their final places yet."""
+    """The originals that are claimed and not finished."""
     top = os.path.abspath(places.temp_directory)
     for path in _files(top):
         if os.path.dirname(path) != top and os.path.basename(path) != "manifest":
@@ -114,7 +115,7 @@ def claims(places: Directories) -> Iterator[str]:
 
 
 def _outcomes(places: Directories) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Results and reports: their paths, and what is in them; nothing, when that is no JSON object."""
+    """The paths and contents of results and reports; `{}` for what is not a JSON object."""
     reports = (path for path in _files(places.error_directory) if path.endswith(_REPORT))
     for path in (*_files(places.output_directory), *reports):
         try:

@@ -1,4 +1,4 @@
-"""What a torture does to its fleet, one blow at a time."""
+"""The faults that a torture run injects into its fleet, one blow at a time."""
 
 import os
 import random
@@ -10,24 +10,24 @@ import psutil  # type: ignore[import-untyped]
 from redis import Redis
 from redis.exceptions import RedisError
 
-from llm_scheduler.api.local.up import Child, Supervisor
-from llm_scheduler.api.torture.small_disk import Disk
+from llm_scheduler.api.local.child_processes import Child, Supervisor
+from llm_scheduler.api.torture.small_disk import SmallDisk
 
 MAX_OUTAGE = 5.0
 MAX_FREEZE = 8.0
 MAX_FULL = 6.0
-# What is left of a disk that is full: nothing, room for a name, or for a document and no more.
+# The room that stays on a full disk: none, enough for a name, or enough for one document.
 _LEFT_BYTES = (0, 4096, 40_000)
 
-# Lets so many seconds pass, while what has died is started again.
+# Lets this many seconds pass, while dead processes are started again.
 Pause = Callable[[float], None]
 
 
 class Blows:
-    """Strikes at what `supervisor` keeps running: whom, how and how long `chance` decides."""
+    """Damages the children of `supervisor`. `chance` chooses which, how and for how long."""
 
     def __init__(
-        self, supervisor: Supervisor, redis: Redis, disk: Disk | None, chance: random.Random, pause: Pause
+        self, supervisor: Supervisor, redis: Redis, disk: SmallDisk | None, chance: random.Random, pause: Pause
     ) -> None:
         self._supervisor = supervisor
         self._redis = redis
@@ -36,7 +36,7 @@ class Blows:
         self._pause = pause
 
     def strike(self) -> str:
-        """Strike once; returns what was done, in words."""
+        """Strike once. Returns a description."""
         blows: list[tuple[int, Callable[[], str]]] = [
             (5, lambda: self._signal(signal.SIGKILL)),
             (4, self._kill_worker),
@@ -63,28 +63,28 @@ class Blows:
         return f"{how.name} to {_title(victim)}"
 
     def _kill_worker(self) -> str:
-        """The process that runs the handlers, not its keeper."""
+        """Kill the process that runs the handlers, not its supervisor."""
         victim = self._victim(_is_worker)
-        for pid in _kept(victim):
+        for pid in _processes_of(victim):
             _send(pid, signal.SIGKILL)
-        return f"SIGKILL to what runs handlers in {victim.name if victim else 'nobody'}"
+        return f"SIGKILL to the handler process of {victim.name if victim else 'nobody'}"
 
     def _freeze(self) -> str:
         victim = self._victim(lambda name: name != "server")
         if victim is None:
             return "freeze nobody"
-        self._frozen([_pid(victim)])
+        self._freeze_for_a_while([_pid(victim)])
         return f"freeze {_title(victim)}"
 
     def _freeze_worker(self) -> str:
-        """Worker and keeper together, as a machine that is suspended."""
+        """Freeze a worker and its supervisor together, as a suspended machine does."""
         victim = self._victim(_is_worker)
         if victim is None:
             return "freeze nobody"
-        self._frozen([_pid(victim), *_kept(victim)])
+        self._freeze_for_a_while([_pid(victim), *_processes_of(victim)])
         return f"freeze all of {victim.name}"
 
-    def _frozen(self, pids: Sequence[int]) -> None:
+    def _freeze_for_a_while(self, pids: Sequence[int]) -> None:
         for pid in pids:
             _send(pid, signal.SIGSTOP)
         self._pause(self._chance.uniform(0.5, MAX_FREEZE))
@@ -95,11 +95,11 @@ class Blows:
         try:
             self._redis.flushall()
         except RedisError:
-            return "FLUSHALL, but the server was away"
+            return "FLUSHALL, but the server was unreachable"
         return "FLUSHALL"
 
     def _outage(self) -> str:
-        """The server is away for a while: frozen, which is the nastiest way, for nobody is told."""
+        """Freeze the server for a while, then kill it: its clients notice a freeze latest."""
         victim = self._victim(lambda name: name == "server")
         if victim is not None:
             pid = _pid(victim)
@@ -108,7 +108,7 @@ class Blows:
             _send(pid, signal.SIGKILL)
         return "outage of the server"
 
-    def _fill(self, disk: Disk) -> str:
+    def _fill(self, disk: SmallDisk) -> str:
         disk.fill(self._chance.choice(_LEFT_BYTES))
         try:
             self._pause(self._chance.uniform(0.5, MAX_FULL))
@@ -122,7 +122,7 @@ def _is_worker(name: str) -> bool:
 
 
 def _title(child: Child) -> str:
-    return f"the keeper of {child.name}" if _is_worker(child.name) else child.name
+    return f"the supervisor of {child.name}" if _is_worker(child.name) else child.name
 
 
 def _pid(child: Child) -> int:
@@ -130,8 +130,8 @@ def _pid(child: Child) -> int:
     return child.process.pid
 
 
-def _kept(child: Child | None) -> list[int]:
-    """The processes that a keeper has started."""
+def _processes_of(child: Child | None) -> list[int]:
+    """The processes that a worker's supervisor has started."""
     with suppress(psutil.NoSuchProcess):
         if child is not None:
             return [each.pid for each in psutil.Process(_pid(child)).children()]

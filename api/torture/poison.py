@@ -1,4 +1,4 @@
-"""The handler of a torture: the built-in one, but for documents that say how they mean to harm their worker."""
+"""The handler of a torture run: the built-in one, but a document can name a harm to its worker."""
 
 import ctypes
 import os
@@ -41,10 +41,10 @@ def _loop(context: Context) -> None:
 
 def _stumble(context: Context) -> None:
     if context.attempt == 1:
-        raise OSError("not the first time")
+        raise OSError("the first attempt fails")
 
 
-# What each does, and how a document that does it has to end.
+# What each poison does, and how its document must end.
 POISONS: dict[str, tuple[Callable[[Context], None], Literal["done", "rejected"]]] = {
     "segfault": (_segfault, "rejected"),
     "exit": (_exit, "rejected"),

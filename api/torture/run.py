@@ -1,4 +1,4 @@
-"""One run of a torture: the fleet, the dropping of documents, the blows, and the account at the end."""
+"""One torture run: start a fleet, drop documents, strike blows, wait for the end, and balance the account."""
 
 import errno
 import logging
@@ -15,46 +15,55 @@ from pathlib import Path
 import msgspec
 
 from llm_scheduler.api.local import embedded_server
-from llm_scheduler.api.local.up import STOPPING_ORDER, Supervisor, daemons, start_server
-from llm_scheduler.api.torture.balance import Account, Specimen, balance, claims, digest_of, originals
+from llm_scheduler.api.local.child_processes import Supervisor
+from llm_scheduler.api.local.daemons import STOPPING_ORDER, daemons, start_server
+from llm_scheduler.api.torture.balance import TortureAccount, TortureDocument, balance, claims, digest_of, originals
 from llm_scheduler.api.torture.blows import Blows
-from llm_scheduler.api.torture.small_disk import Disk, NoDisk, mounted
+from llm_scheduler.api.torture.small_disk import DiskUnavailable, SmallDisk, mount
 from llm_scheduler.jobs.config import Config, Directories, Logging, Processing
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.process.startup import PARENT_VARIABLE, URL_VARIABLE, Stop
+from llm_scheduler.jobs.process.startup import URL_VARIABLE
+from llm_scheduler.jobs.process.termination import PARENT_VARIABLE, Stop
 
 _DRAIN_SECONDS = 120.0
-_SHARE_DROPPING = 0.75  # of the time of the blows
+_DROPPING_SHARE = 0.75  # of the time of the blows, in which documents are dropped
 _DISK_BYTES = 96 * 1024 * 1024
-_DISK_BYTES_EACH = 24 * 1024  # of document, result, and what the server writes of them
+_DISK_BYTES_EACH = 24 * 1024  # for a document, its result, and the server's records of both
 
 
 @dataclass
-class Course:
-    """How far a run is, and what was done to it."""
+class TortureProgress:
+    """How far a run is, and its blows so far."""
 
     seconds: float = 0.0
     dropped: int = 0
     ended: int = 0
     blows: Counter[str] = field(default_factory=Counter)
-    no_disk: str = ""  # why the disk is not filled
-    is_cut_short: bool = False  # somebody has stopped it
+    no_disk: str = ""  # why the disk is not filled; empty if it is
+    is_cut_short: bool = False  # stopped before its end
 
 
-# Is told what has just happened.
-Tell = Callable[[str, Course], None]
+# Is called with what has just happened.
+Report = Callable[[str, TortureProgress], None]
 
 
-class Rehearsal:
-    """A fleet with a spool in the folder `home`/spool. `output`: where the processes' stderr goes."""
+class TortureRun:
+    """A fleet with its spool in `home`/spool. `output`: the descriptor for the stderr of its processes."""
 
     def __init__(
-        self, home: str, disk: Disk | None, seed: int, log: logging.Logger, tell: Tell, course: Course, output: int
+        self,
+        home: str,
+        disk: SmallDisk | None,
+        seed: int,
+        log: logging.Logger,
+        report: Report,
+        progress: TortureProgress,
+        output: int,
     ) -> None:
         self._chance = random.Random(seed)  # noqa: S311 - a seed to repeat a run by
         self._log = log
-        self._tell = tell
-        self._course = course
+        self._report = report
+        self._progress = progress
         self._home = home
         spool = os.path.join(home, "spool")
         self.config = Config(
@@ -77,34 +86,31 @@ class Rehearsal:
             handlers={"default": "llm_scheduler.api.torture.poison:handle"},
             logging=Logging(file=os.path.join(home, "scheduler.log")),
         )
-        self._disk = disk
         self._stop = Stop()
-        self._dropped: dict[str, Specimen] = {}
-        self._in_hand: Specimen | None = None  # there was no room for it yet
+        self._dropped: dict[str, TortureDocument] = {}
+        self._pending: TortureDocument | None = None  # there was no room on the disk for it yet
         self._redis = connect(embedded_server.socket_url(self.config))
         self._supervisor = Supervisor(self._environment(), log, output)
         self._blows = Blows(self._supervisor, self._redis, disk, self._chance, self._go_on)
 
-    def run(self, specimens: Iterator[Specimen], count: int, seconds: float) -> Account:
-        """Drop `count` specimens over three quarters of `seconds`, with blows all the while; drain; balance."""
-        self._stop.on_signals()
-        self._waiting, self._count, self._dropping = specimens, count, seconds * _SHARE_DROPPING
-        self._began = time.monotonic()
+    def run(self, documents: Iterator[TortureDocument], count: int, seconds: float) -> TortureAccount:
+        """Strike blows for `seconds`, and drop `count` documents meanwhile. Then wait for the end, and balance."""
+        self._stop.handle_signals()
+        self._waiting, self._count, self._dropping = documents, count, seconds * _DROPPING_SHARE
+        self._started = time.monotonic()
         try:
-            self._begin()
-            self._beat(seconds)
+            self._start_fleet()
+            self._strike_for(seconds)
             self._drain()
         finally:
             self._supervisor.stop_in_order(STOPPING_ORDER)
             self._redis.close()
-        self._course.seconds = self._spent()
-        self._course.is_cut_short = bool(self._stop)
+        self._progress.seconds = self._spent()
+        self._progress.is_cut_short = bool(self._stop)
         return balance(self.config.directories, self._dropped)
 
     def _spent(self) -> float:
-        return time.monotonic() - self._began
-
-    # The fleet
+        return time.monotonic() - self._started
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -113,7 +119,7 @@ class Rehearsal:
             URL_VARIABLE: embedded_server.socket_url(self.config),
         }
 
-    def _begin(self) -> None:
+    def _start_fleet(self) -> None:
         path = Path(self._home, "scheduler_config.json")
         path.write_bytes(msgspec.json.encode(self.config))
         os.makedirs(self.config.directories.watch[0], exist_ok=True)
@@ -123,113 +129,114 @@ class Rehearsal:
             if child.name != "api":
                 self._supervisor.start(child)
 
-    def _patiently(self, seconds: float) -> None:
-        """Let time pass with the supervisor doing its work."""
+    def _supervise(self, seconds: float) -> None:
+        """Let time pass while the supervisor works."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._stop:
             self._supervisor.watch()
             self._stop.wait(0.05)
 
-    # Documents and blows
-
-    def _beat(self, seconds: float) -> None:
+    def _strike_for(self, seconds: float) -> None:
         next_blow = 0.5
         while (spent := self._spent()) < seconds and not self._stop:
             if spent >= next_blow:
                 blow = self._blows.strike()
-                self._course.blows[blow] += 1
+                self._progress.blows[blow] += 1
                 self._say(blow)
                 next_blow = self._spent() + self._chance.uniform(0.2, 1.5)
             self._go_on(0.05)
-        while self._course.dropped < self._count and not self._stop:
+        while self._progress.dropped < self._count and not self._stop:
             self._go_on(0.05)
 
     def _go_on(self, seconds: float) -> None:
-        """Let time pass, and documents arrive in it."""
+        """Let time pass, and drop documents meanwhile."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and not self._stop:
             self._drop()
-            self._patiently(min(left, 0.05))
+            self._supervise(min(left, 0.05))
 
     def _drop(self) -> None:
-        """Drop what is due by now, as far as there is room for it."""
+        """Drop what is due, as far as there is room for it."""
         due = int(self._count * min(1.0, self._spent() / self._dropping))
-        while self._course.dropped < due:
-            specimen = self._in_hand or next(self._waiting)
-            self._in_hand = specimen
-            if not self._drop_one(specimen):
+        while self._progress.dropped < due:
+            document = self._pending or next(self._waiting)
+            self._pending = document
+            if not self._drop_one(document):
                 return
-            self._in_hand = None
+            self._pending = None
 
-    def _drop_one(self, specimen: Specimen) -> bool:
-        """Drop `specimen`; False when the disk is full."""
-        number = self._course.dropped
+    def _drop_one(self, document: TortureDocument) -> bool:
+        """Drop `document`; False if the disk is full."""
+        number = self._progress.dropped
         folder = os.path.join(self.config.directories.watch[0], f"part {number % 7}")
         unfinished = os.path.join(folder, f".{number}.tmp")
-        # White space around it makes every content another one: the account goes by content.
-        raw = b" " * (number % 50) + specimen.raw + b"\n" * (1 + number // 50)
+        # White space makes every content unique: the account identifies documents by content.
+        raw = b" " * (number % 50) + document.raw + b"\n" * (1 + number // 50)
         try:
             os.makedirs(folder, exist_ok=True)
             with open(unfinished, "wb") as file:
                 file.write(raw)
-            os.rename(unfinished, os.path.join(folder, specimen.name))
+            os.rename(unfinished, os.path.join(folder, document.name))
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             return False
         if digest_of(raw) in self._dropped:
-            raise RuntimeError("two specimens are the same")
-        self._dropped[digest_of(raw)] = specimen
-        self._course.dropped += 1
+            raise RuntimeError("two documents are equal")
+        self._dropped[digest_of(raw)] = document
+        self._progress.dropped += 1
         return True
 
     def _drain(self) -> None:
-        self._say("the blows are over; what is in flight comes to its end")
+        self._say("the blows are over; documents in flight are finished")
         end = time.monotonic() + _DRAIN_SECONDS
         while time.monotonic() < end and not self._stop:
             places = self.config.directories
             if len(originals(places)) >= len(self._dropped) and not any(claims(places)):
                 break
-            self._patiently(0.5)
+            self._supervise(0.5)
         self._say("the fleet stops")
 
     def _say(self, words: str) -> None:
-        self._course.seconds = self._spent()
-        self._course.ended = len(originals(self.config.directories))
-        self._tell(words, self._course)
+        self._progress.seconds = self._spent()
+        self._progress.ended = len(originals(self.config.directories))
+        self._report(words, self._progress)
 
 
 def torture(
-    specimens: Iterator[Specimen], count: int, seconds: float, seed: int, tell: Tell, keep: bool = False
-) -> tuple[Account, Course, str | None]:
-    """Run it in a temporary folder. Returns the account, what was done, and the folder if it was kept (always, when
-    the account doesn't balance)."""
+    documents: Iterator[TortureDocument], count: int, seconds: float, seed: int, report: Report, keep: bool = False
+) -> tuple[TortureAccount, TortureProgress, str | None]:
+    """Run in a temporary folder. Returns the account, the progress, and the folder if it was kept.
+
+    It is always kept if the account does not balance.
+    """
     home = tempfile.mkdtemp(prefix="llm-torture-")
     spool = os.path.join(home, "spool")
     os.mkdir(spool)
-    course = Course()
+    progress = TortureProgress()
     disk = None
     try:
-        disk = mounted(spool, _DISK_BYTES + count * _DISK_BYTES_EACH)
-    except NoDisk as error:
-        course.no_disk = str(error)
-    tell(
-        f"the disk is not filled: {course.no_disk}" if course.no_disk else "a small disk of its own is mounted", course
+        disk = mount(spool, _DISK_BYTES + count * _DISK_BYTES_EACH)
+    except DiskUnavailable as error:
+        progress.no_disk = str(error)
+    report(
+        f"the disk is not filled: {progress.no_disk}" if progress.no_disk else "a small disk of its own is mounted",
+        progress,
     )
     log = logging.getLogger("llm.torture")
     log.addHandler(logging.FileHandler(os.path.join(home, "torture.log")))
     log.propagate = False
     with open(os.path.join(home, "stderr.log"), "ab") as stderr:
-        account = Rehearsal(home, disk, seed, log, tell, course, stderr.fileno()).run(specimens, count, seconds)
+        account = TortureRun(home, disk, seed, log, report, progress, stderr.fileno()).run(documents, count, seconds)
     for handler in list(log.handlers):
         handler.close()
         log.removeHandler(handler)
     if account.balanced and not keep:
         shutil.rmtree(home, ignore_errors=True)
-        return account, course, None
-    if disk is not None:  # it goes with this process
+        return account, progress, None
+    if disk is not None:  # the disk ends with this process
         shutil.copytree(spool, os.path.join(home, "spool copied"), symlinks=True, ignore=_no_sockets)
-    return account, course, home
+    return account, progress, home
 
 
 def _no_sockets(folder: str, names: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A small disk to be filled without harm to anybody: a tmpfs that only this process and its children see."""
+"""A small disk that can be filled safely: a tmpfs that only this process and its children see."""
 
 import contextlib
 import ctypes
@@ -14,11 +14,11 @@ _MS_PRIVATE = 1 << 18
 _MS_NOSUID_NODEV = 2 | 4
 
 
-class NoDisk(Exception):
-    """There can't be such a disk here; the message says why."""
+class DiskUnavailable(Exception):
+    """No such disk can be mounted here; the message says why."""
 
 
-class Disk:
+class SmallDisk:
     """The file system at `folder`, which can be filled and freed."""
 
     def __init__(self, folder: str) -> None:
@@ -26,7 +26,7 @@ class Disk:
         self._filler = os.path.join(folder, ".filler")
 
     def fill(self, leave: int) -> None:
-        """Take all of its room but about `leave` bytes."""
+        """Fill it except for about `leave` bytes."""
         room = os.statvfs(self._folder)
         with contextlib.suppress(OSError), open(self._filler, "wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, room.f_bavail * room.f_frsize - leave))
@@ -36,17 +36,17 @@ class Disk:
             os.unlink(self._filler)
 
 
-def mounted(folder: str, size: int) -> Disk:
-    """Mount a file system of `size` bytes at `folder`, for this process and the children it starts from now on.
+def mount(folder: str, size: int) -> SmallDisk:
+    """Mount a file system of `size` bytes at `folder`, for this process and the children that it starts later.
 
-    It goes with the last of them. Where this user may not mount, it is tried in a user namespace of its own, which a
-    process with several threads can't have. Raises `NoDisk`.
+    It is unmounted when the last of them ends. A user without the right to mount gets a user namespace, which only a
+    process with a single thread can create. Raises `DiskUnavailable`.
     """
     if sys.platform != "linux":
-        raise NoDisk("this takes Linux")
+        raise DiskUnavailable("it needs Linux")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if size > available / 2:
-        raise NoDisk(f"it would take {size / 1e6:.0f} MB of memory, more than half of what is free")
+        raise DiskUnavailable(f"it would take {size / 1e6:.0f} MB of memory, more than half of what is free")
     user, group = os.getuid(), os.getgid()
     try:
         try:
@@ -60,8 +60,8 @@ def mounted(folder: str, size: int) -> Disk:
         options = f"size={size},mode=700".encode()
         _check(_libc().mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID_NODEV, options))
     except OSError as error:
-        raise NoDisk(f"a private file system can't be mounted ({os.strerror(error.errno or 0)})") from error
-    return Disk(folder)
+        raise DiskUnavailable(f"a private file system can't be mounted ({os.strerror(error.errno or 0)})") from error
+    return SmallDisk(folder)
 
 
 def _libc() -> ctypes.CDLL:

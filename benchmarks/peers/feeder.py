@@ -1,7 +1,7 @@
-"""Feeds a peer's queue, as its user would write it: watchdog for what arrives, one scan for what is there.
+"""Feeds a peer's queue as its user would: watchdog for new files, one scan for files that exist.
 
 `feeder.py SPOOL [once]`, run in the peer's folder and environment. `tasks.send(sources)` is the peer's own.
-`once` only scans; otherwise a file called `feeding` appears in the spool once the folder is watched.
+`once` only scans; otherwise the file `feeding` appears in the spool when the watch has begun.
 """
 
 import os
@@ -14,11 +14,11 @@ import tasks
 from watchdog.events import FileClosedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-_AT_ONCE = 100
+_BATCH = 100
 
 
 class Arrivals(FileSystemEventHandler):
-    """Files that were closed after writing, and are not hidden."""
+    """Files that were closed after writing and are not hidden."""
 
     def __init__(self, raw: str) -> None:
         self._raw = raw
@@ -31,12 +31,12 @@ class Arrivals(FileSystemEventHandler):
 
 
 def scan(raw: str) -> None:
-    """Send all that is there."""
+    """Send every file that exists."""
     for folder, _, names in os.walk(raw):
         below = os.path.relpath(folder, raw)
         sources = [os.path.normpath(os.path.join(below, name)) for name in names if not name.startswith(".")]
-        for start in range(0, len(sources), _AT_ONCE):
-            tasks.send(sources[start : start + _AT_ONCE])
+        for start in range(0, len(sources), _BATCH):
+            tasks.send(sources[start : start + _BATCH])
 
 
 def main() -> None:
@@ -48,8 +48,8 @@ def main() -> None:
         return
     arrivals = Arrivals(raw)
     observer = Observer()
-    # Told what it needs to hear, watchdog asks the kernel for no more. Were it to hear of moves too, it would hold back
-    # everything for 0.5 s behind each file that a worker moves out of the folder.
+    # With this filter watchdog asks the kernel for nothing else. With move events it would delay all events for 0.5 s
+    # behind each file that a worker moves out of the folder.
     observer.schedule(arrivals, raw, recursive=True, event_filter=[FileClosedEvent])
     observer.start()
     Path(spool, "feeding").touch()

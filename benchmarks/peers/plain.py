@@ -1,6 +1,6 @@
-"""The limit: one loop that does the work on every file in `raw`, with no queue. `plain.py SPOOL GROUP`.
+"""The limit: one loop over the files in `raw`, without a queue. `plain.py SPOOL GROUP`.
 
-GROUP results share one sync before they are renamed into place; 0 syncs nothing.
+GROUP results share one sync before they are renamed into place; 0: no sync.
 """
 
 import ctypes
@@ -29,7 +29,7 @@ def main() -> None:
         below = os.path.relpath(folder, raw)
         for name in names:
             source = os.path.join(below, name)
-            group.append((source, work.written(spool, source)))
+            group.append((source, work.write_result(spool, source)))
             if len(group) >= (size or _GROUP_WITHOUT_SYNC):
                 settle(group)
                 group = []

@@ -1,6 +1,6 @@
-"""The work on one document: the same function for every contender, the project's handler and the plain loop too.
+"""The work on one document, the same for every contender.
 
-It needs msgspec alone, so that it can be imported in each contender's own environment.
+It needs only msgspec, so that it can be imported in each contender's environment.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _made: set[str] = set()
 
 
 class Result(msgspec.Struct):
-    """What a contender writes: the document as it was and what was found, like the project's own results."""
+    """What a contender writes: the document and its classification, like the project's own results."""
 
     source: str
     status: str
@@ -32,15 +32,15 @@ class Result(msgspec.Struct):
 
 
 def classify(document: Any) -> dict[str, Any]:
-    """The category with the most keywords in the document's text, and the counts."""
+    """The category with the most keywords in the text, and the counts."""
     text = document["content"].lower()
     scores = {name: sum(map(text.count, words)) for name, words in KEYWORDS.items()}
     category = max(scores, key=lambda name: scores[name]) if any(scores.values()) else "other"
     return {"category": category, "scores": scores, "words": len(text.split()), "characters": len(text)}
 
 
-def written(spool: str, source: str) -> str:
-    """Read, parse and classify `raw/<source>` and write its result under a hidden name, which is returned."""
+def write_result(spool: str, source: str) -> str:
+    """Read, parse and classify `raw/<source>`, and write its result under a hidden name. Returns that path."""
     with open(os.path.join(spool, "raw", source), "rb") as file:
         raw = file.read()
     result = Result(source, "done", hashlib.sha256(raw).hexdigest(), msgspec.Raw(raw), classify(_decode(raw)))
@@ -61,16 +61,16 @@ def place(spool: str, source: str, unfinished: str) -> None:
 
 
 def finish(spool: str, source: str) -> None:
-    """All of it for one document, as a task does it. A document that is gone was done by somebody else."""
+    """The whole task for one document. If it is gone, another worker has done it."""
     try:
-        place(spool, source, written(spool, source))
+        place(spool, source, write_result(spool, source))
     except FileNotFoundError:
         if os.path.exists(os.path.join(spool, "raw", source)):
             raise
 
 
 def make(folder: str) -> None:
-    """Make a folder unless this process already has."""
+    """Make a folder, unless this process has done so before."""
     if folder not in _made:
         os.makedirs(folder, exist_ok=True)
         _made.add(folder)

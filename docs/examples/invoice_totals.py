@@ -1,17 +1,17 @@
-"""A handler of one's own: adds up an invoice and refuses one that does not add up.
+"""An example of a handler: it adds up the lines of an invoice, and rejects an invoice whose total is wrong.
 
-{"handlers": {"default": "invoice_totals:handle"}} in scheduler_config.json, with this file in the folder
-that the workers are started in (or installed as a package).
+Put {"handlers": {"default": "invoice_totals:handle"}} into scheduler_config.json, and this file into the folder
+in which the workers are started (or install it as a package).
 """
 
 from decimal import Decimal
 from typing import Any
 
-from llm_scheduler.jobs.handler import Context, Reject
+from llm_scheduler import Context, Reject
 
 
 def handle(document: Any, context: Context) -> dict[str, Any]:
-    """`{"lines": [{"quantity": 2, "price": "9.50"}], "total": "19.00"}` to its sum and the number of lines."""
+    """The sum and the number of lines of `{"lines": [{"quantity": 2, "price": "9.50"}], "total": "19.00"}`."""
     if not isinstance(document, dict) or not isinstance(document.get("lines"), list):
         raise Reject("an invoice has a list of lines")
     total = sum((amount(line) for line in document["lines"]), Decimal(0))
@@ -22,5 +22,5 @@ def handle(document: Any, context: Context) -> dict[str, Any]:
 
 
 def amount(line: dict[str, Any]) -> Decimal:
-    # Decimal(str(...)): 0.1 + 0.2 has to be 0.3 where money is meant.
+    # Decimal(str(...)): with money, 0.1 + 0.2 must be exactly 0.3.
     return Decimal(str(line["quantity"])) * Decimal(str(line["price"]))

@@ -1,5 +1,5 @@
-"""The router: where a document goes, and why. A pure function of the document and the configuration."""
+"""The router: where a document goes, and why. It depends on the document and the configuration alone."""
 
-from llm_scheduler.ingest.router.router import Asked, Routed, Router, reasons_of
+from llm_scheduler.ingest.router.router import RouteDecision, Router
 
-__all__ = ["Asked", "Routed", "Router", "reasons_of"]
+__all__ = ["RouteDecision", "Router"]

@@ -1,7 +1,7 @@
 """`python -m llm_scheduler.ingest.router.batch < in.jsonl > out.jsonl`: the route of each line, in order.
 
-A line in is `{"text": ...}` or `{"document": ...}`; a line out is the whole route. What is not known is null. A line
-that is neither is answered by `{"error": ...}`, so that the order holds, and the exit status is then 1.
+Each input line is `{"text": ...}` or `{"document": ...}`; each output line is the whole route, with null for what is
+unknown. Any other line gets `{"error": ...}`, which keeps the order, and the exit status is then 1.
 """
 
 import argparse
@@ -9,87 +9,60 @@ import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
-from llm_scheduler.ingest.router.router import Asked, Routed, Router, reasons_of
+from llm_scheduler.ingest.router.explanation import json_answer
+from llm_scheduler.ingest.router.router import RouteDecision, Router
 from llm_scheduler.jobs.config import Config, ConfigError, load
+from llm_scheduler.jobs.exit_codes import ExitCode
 
-EXIT_REFUSED = 1
 _GROUP = 64  # lines that are routed together
 
 
-def lines(router: Router, raws: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """What is said of each line."""
-    numbered = ((number, raw) for number, raw in enumerate(raws, 1) if raw.strip())  # the last may be empty
-    while group := list(islice(numbered, _GROUP)):
-        asked = [_asked(number, raw) for number, raw in group]
-        routed = iter(router.explained([each for each in asked if isinstance(each, Asked)]))
-        for each in asked:
-            yield shown(next(routed)) if isinstance(each, Asked) else each
-
-
-def _asked(number: int, raw: bytes) -> Asked | dict[str, Any]:
-    """What a line asks, or what is wrong with it."""
-    try:
-        asked = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return {"error": f"line {number} is not JSON: {error}"}
-    if not isinstance(asked, dict) or not ({"text", "document"} & asked.keys()):
-        return {"error": f'line {number} is neither {{"text": ...}} nor {{"document": ...}}'}
-    return Asked(asked["document"] if "document" in asked else asked["text"], "", len(raw))
-
-
-def shown(routed: Routed) -> dict[str, Any]:
-    """A route as a line of the answer, and as `llmctl explain --json` shows it."""
-    route, signals = routed.route, routed.signals
-    return {
-        "priority": route.priority,
-        "queue": route.queue,
-        "handler": route.handler,
-        "schema": route.schema or None,
-        "tags": route.tags,
-        "geo": signals.geo,
-        "industry": signals.industry,
-        "language": signals.language.code,
-        "language_confidence": signals.language.confidence,
-        "reasons": said_of(routed),
-    }
-
-
-def said_of(routed: Routed) -> list[str]:
-    """The reasons at full length: what the priority rests on, every clue, and each rule that applied."""
-    brief = reasons_of(routed.signals)
-    reasons = routed.route.reasons
-    return [*reasons[:1], *reasons_of(routed.signals, at_length=True), *reasons[1 + len(brief) :]]
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point. Returns the exit status: 1 when a line was refused, 78 for a configuration that can't be used."""
+    """Entry point. Returns the exit status: 1 if any line was wrong, 78 if the configuration is not valid."""
     parser = argparse.ArgumentParser(prog="python -m llm_scheduler.ingest.router.batch", description=__doc__)
-    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration; without it the defaults")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="the configuration; the defaults without it")
     parser.add_argument("--model", metavar="FILE", type=Path, help="an industry model made by `llmctl router train`")
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        router = Router(load(asked.config) if asked.config else Config(), asked.model, everything=True)
+        router = Router(load(options.config) if options.config else Config(), options.model, everything=True)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 78
+        return ExitCode.CONFIGURATION
     except (OSError, ValueError) as error:
-        print(f"{asked.model}: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    return _answer(router, sys.stdin.buffer, sys.stdout.buffer)
-
-
-def _answer(router: Router, source: BinaryIO, target: BinaryIO) -> int:
+        print(f"{options.model}: {error}", file=sys.stderr)
+        return ExitCode.NOT_WELL
     encode = msgspec.json.Encoder().encode
-    refused = False
-    for line in lines(router, source):
-        refused = refused or "error" in line
-        target.write(encode(line) + b"\n")
-    target.flush()
-    return EXIT_REFUSED if refused else 0
+    status = ExitCode.OK
+    for answer in _answers(router, sys.stdin.buffer):
+        if "error" in answer:
+            status = ExitCode.NOT_WELL
+        sys.stdout.buffer.write(encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+    return status
+
+
+def _answers(router: Router, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())  # the last may be empty
+    while group := list(islice(numbered, _GROUP)):
+        answers = [_decision(router, number, line) for number, line in group]
+        router.complete([each for each in answers if isinstance(each, RouteDecision)])
+        for each in answers:
+            yield json_answer(each.route, each.signals) if isinstance(each, RouteDecision) else each
+
+
+def _decision(router: Router, number: int, line: bytes) -> RouteDecision | dict[str, Any]:
+    """The decision about a line, or what is wrong with it."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return {"error": f"line {number} is not JSON: {error}"}
+    if not isinstance(value, dict) or not ({"text", "document"} & value.keys()):
+        return {"error": f'line {number} is neither {{"text": ...}} nor {{"document": ...}}'}
+    return router.decide(value["document"] if "document" in value else value["text"], "", len(line))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The signals of a document: place, industry and language, each found by a part of its own."""
+"""The detectors of a document's signals: place, industry and language."""
 
 import logging
 import os
@@ -6,80 +6,77 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llm_scheduler.ingest.router.language import DEFAULT, Languages
+from llm_scheduler.ingest.router.language import COMMON_LANGUAGES, LanguageDetector
 from llm_scheduler.ingest.router.signals import Geo, Industry, Language, Signals
 from llm_scheduler.ingest.router.text import Text
 from llm_scheduler.jobs.config import Routing
 
 _log = logging.getLogger(__name__)
-_Found = TypeVar("_Found", Geo, Industry, Language)
+_Signal = TypeVar("_Signal", Geo, Industry, Language)
+_NO_PLACE, _NO_INDUSTRY, _NO_LANGUAGE = Geo(), Industry(), Language()
 
 
 class Detectors:
-    """What finds signals. Loading takes about a second and 150 MB in all; what is switched off is not loaded."""
+    """The detectors that are switched on. All three take about a second to load, and 150 MB."""
 
-    def __init__(self, settings: Routing, asked_for: Callable[[str], bool], model: Path | None = None) -> None:
-        """`asked_for` says of a signal that the settings leave open whether it is to be found; `model` overrides
-        `settings.industry_model`."""
+    def __init__(self, settings: Routing, needs: Callable[[str], bool], model: Path | None = None) -> None:
+        """`needs(signal)` decides where the settings leave a signal open. `model` overrides
+        `settings.industry_model`. Raises OSError or ValueError if the model cannot be loaded."""
         self._geo: Callable[[Text, Any, int], Geo] | None = None
         self._industry: Callable[[Text, int], Industry] | None = None
-        self._languages: Languages | None = None
-        self._model = model or _current(settings)
-        self._loaded = _version(self._model)
+        self._language: Callable[[str], Language] | None = None
+        self._model = model or (Path(settings.industry_model) if settings.industry_model else None)
+        self._version = _version(self._model)
         if not settings.enabled:
             return
 
-        def wanted(setting: bool | None, signal: str) -> bool:
-            return asked_for(signal) if setting is None else setting
+        def is_on(setting: bool | None, signal: str) -> bool:
+            return needs(signal) if setting is None else setting
 
-        if wanted(settings.geo_detection, "geo"):
+        if is_on(settings.geo_detection, "geo"):
             self._geo = _geo()
-        if wanted(settings.industry_classification, "industry"):
+        if is_on(settings.industry_classification, "industry"):
             self._industry = _industry(self._model)
-        if wanted(settings.language_detection, "language"):
-            self._languages = Languages(settings.languages or DEFAULT)
+        if is_on(settings.language_detection, "language"):
+            self._language = LanguageDetector(settings.languages or COMMON_LANGUAGES).detect
 
     def __bool__(self) -> bool:
-        return bool(self._geo or self._industry or self._languages)
+        return bool(self._geo or self._industry or self._language)
 
     def refresh(self) -> str | None:
-        """Take up the industry model anew if its file has changed. Returns what happened, in words, if anything did.
+        """Load the industry model again if its file has changed. Returns a message if it did.
 
-        Where the new one can't be read the old one stays, and nothing is tried until the file changes again.
+        If the new file cannot be loaded, the previous model stays in use until the file changes again.
         """
         version = _version(self._model)
-        if self._industry is None or version == self._loaded:
+        if self._industry is None or version == self._version:
             return None
-        self._loaded = version
+        self._version = version
         try:
             self._industry = _industry(self._model)
         except (OSError, ValueError) as error:
-            return f"The industry model {self._model} can't be used, the one before it stays: {error}"
-        return f"The industry model {self._model} was taken up"
+            return f"Could not load the industry model {self._model}; the previous one stays in use: {error}"
+        return f"Loaded the new industry model {self._model}"
 
     def signals(self, documents: Sequence[Any], texts: Sequence[Text], clues: int) -> list[Signals]:
-        """The signals of parsed documents, with so many pieces of evidence each. What fails for one document is left
-        unknown: routing it goes on."""
-        geo, industry, languages = self._geo, self._industry, self._languages
-        pairs = list(zip(documents, texts, strict=True))
-        none = [None] * len(pairs)
-        geos = [_safely(geo, text, document, clues) for document, text in pairs] if geo else none
+        """The signals of parsed documents, each with at most `clues` clues. A signal whose detector fails for a
+        document stays unknown there."""
+        geo, industry, language = self._geo, self._industry, self._language
+        none = [None] * len(texts)
+        places = [_safely(geo, *pair, clues) for pair in zip(texts, documents, strict=True)] if geo else none
         industries = [_safely(industry, text, clues) for text in texts] if industry else none
-        codes = [_safely(languages.detect, text.whole) for text in texts] if languages else none
+        languages = [_safely(language, text.whole) for text in texts] if language else none
         return [
-            Signals(geo=place or _NOWHERE, industry=business or _NOTHING, language=code or _NO_LANGUAGE)
-            for place, business, code in zip(geos, industries, codes, strict=True)
+            Signals(geo=where or _NO_PLACE, industry=what or _NO_INDUSTRY, language=tongue or _NO_LANGUAGE)
+            for where, what, tongue in zip(places, industries, languages, strict=True)
         ]
 
 
-_NOWHERE, _NOTHING, _NO_LANGUAGE = Geo(), Industry(), Language()
-
-
-def _safely(detect: Callable[..., _Found], *arguments: Any) -> _Found | None:
+def _safely(detect: Callable[..., _Signal], *arguments: Any) -> _Signal | None:
     try:
         return detect(*arguments)
     except Exception:
-        _log.warning("A document's place, industry or language could not be looked at", exc_info=True)
+        _log.warning("A detector failed: this document's place, industry or language stays unknown", exc_info=True)
         return None
 
 
@@ -97,13 +94,9 @@ def _industry(model: Path | None) -> Callable[[Text, int], Industry]:
 
 
 def _version(path: Path | None) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced; None while there is none."""
+    """A value that changes when the file is replaced; None while there is no file."""
     try:
         status = os.stat(path) if path else None
     except OSError:
         return None
     return (status.st_ino, status.st_mtime_ns, status.st_size) if status else None
-
-
-def _current(settings: Routing) -> Path | None:
-    return Path(settings.industry_model) if settings.industry_model else None

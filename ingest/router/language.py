@@ -1,29 +1,28 @@
-"""The language of a text: by its script where that is enough, else by py3langid among the languages that are expected.
+"""The language of a text: by its script if only one expected language uses it, else by py3langid.
 
-The scripts: Unicode's blocks. Chinese is told from Japanese by kana, and its two ways of writing from one another by
-the characters that only one of them has: those of Big5 (Taiwan's standard set, traditional) and of GB 2312 (China's,
-simplified) that the other set lacks.
+Scripts are Unicode blocks. Kana tells Japanese from Chinese. The two Chinese scripts are told apart by the characters
+that only one of GB 2312 (China's standard set, simplified) and Big5 (Taiwan's, traditional) contains.
 """
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from llm_scheduler.ingest.router.signals import Language
 
-LOOKED_AT = 120  # characters; more of them hardly change the answer
-DEFAULT = (
-    *("ar", "bg", "cs", "da", "de", "el", "en", "es", "fa", "fi", "fr", "he", "hi", "hu", "id", "it", "ja", "ko", "nl"),
-    *("no", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "ur", "vi", "zh-Hans", "zh-Hant"),
-)
-_LEAST = 0.3  # of the model's confidence; below it nobody knows
+SAMPLE_CHARACTERS = 120  # of a text; more hardly change the answer
+_COMMON = "ar bg cs da de el en es fa fi fr he hi hu id it ja ko nl no pl pt ro ru sv th tr uk ur vi zh-Hans zh-Hant"
+_OTHERS = "sr mk be kk mn ps ug af bs ca cy et eu ga gl hr is lt lv ms sk sl sq sw tl"
+COMMON_LANGUAGES = tuple(_COMMON.split())  # those expected by default
+KNOWN_LANGUAGES = (*COMMON_LANGUAGES, *_OTHERS.split())
+_MIN_CONFIDENCE = 0.3  # of the model; below it the language is unknown
 
 _KANA = re.compile(r"[\u3040-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
-# Scripts that one of the known languages has to itself, or shares with few.
+# Scripts that one known language uses alone, or shares with few.
 _SCRIPTS = {
     "ko": re.compile(r"[\uac00-\ud7af\u1100-\u11ff]"),
     "th": re.compile(r"[\u0e00-\u0e7f]"),
@@ -33,33 +32,34 @@ _SCRIPTS = {
     "ar": re.compile(r"[\u0600-\u06ff]"),
     "ru": re.compile(r"[\u0400-\u04ff]"),
 }
-_CYRILLIC = ("ru", "uk", "bg", "sr", "mk", "be", "kk", "mn")
-_ARABIC = ("ar", "fa", "ur", "ps", "ug")
+_GROUPS = {
+    "cyrillic": {"ru", "uk", "bg", "sr", "mk", "be", "kk", "mn"},
+    "arabic": {"ar", "fa", "ur", "ps", "ug"},
+}
+_GROUPS["latin"] = set(KNOWN_LANGUAGES).difference(("zh-Hans", "zh-Hant", "ja"), _SCRIPTS, *_GROUPS.values())
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-class Languages:
-    """Tells the languages that may be expected from one another. Raises ValueError for a code that is none of those
-    it knows."""
+class LanguageDetector:
+    """Finds the language of texts among the expected ones. Raises ValueError for an unknown code."""
 
-    def __init__(self, expected: Sequence[str] = DEFAULT) -> None:
+    def __init__(self, expected: Sequence[str] = COMMON_LANGUAGES) -> None:
         self._expected = frozenset(expected)
-        self._model: Any = None
-        self._groups: dict[str, Any] = {}
-        if unknown := self._expected - set(known()):
+        self._models: dict[str, Any] = {}  # by group; the code itself for a group with one expected language
+        if unknown := self._expected - set(KNOWN_LANGUAGES):
             raise ValueError(f"no language is called {', '.join(sorted(unknown))}")
 
     def detect(self, text: str) -> Language:
-        """The language of `text`; without a code when it has no letters or the languages are too close."""
-        looked_at = text[:LOOKED_AT]
-        if looked_at.isascii():
-            return self._among("latin", looked_at) if _LATIN.search(looked_at) else Language()
-        letters = len(_LETTER.findall(looked_at))
+        """The language of `text`; without a code if it has no letters, or several languages are equally likely."""
+        sample = text[:SAMPLE_CHARACTERS]
+        if sample.isascii():
+            return self._most_likely("latin", sample) if _LATIN.search(sample) else Language()
+        letters = len(_LETTER.findall(sample))
         if not letters:
             return Language()
-        if (latin := len(_LATIN.findall(looked_at))) and 2 * latin > letters:
-            return self._among("latin", looked_at)
-        found = self._by_script(looked_at, letters)
+        if (latin := len(_LATIN.findall(sample))) and 2 * latin > letters:
+            return self._most_likely("latin", sample)
+        found = self._by_script(sample, letters)
         return found if found.code is None or found.code in self._expected else Language()
 
     def _by_script(self, text: str, letters: int) -> Language:
@@ -71,89 +71,53 @@ class Languages:
         counts = {code: len(pattern.findall(text)) for code, pattern in _SCRIPTS.items()}
         code = max(counts, key=lambda each: counts[each])
         if not counts[code]:
-            return self._among("latin", text)
+            return self._most_likely("latin", text)
         group = {"ru": "cyrillic", "ar": "arabic"}.get(code)
-        return self._among(group, text) if group else Language(code=code, confidence=0.99)
+        return self._most_likely(group, text) if group else Language(code=code, confidence=0.99)
 
-    def _among(self, group: str, text: str) -> Language:
-        """The likeliest of the expected languages of one script."""
-        model = self._groups.get(group)
+    def _most_likely(self, group: str, text: str) -> Language:
+        """The most likely of the expected languages of a group."""
+        model = self._models.get(group)
         if model is None:
-            model = self._groups[group] = self._restricted(group)
+            model = self._models[group] = self._model(group)
         if isinstance(model, str):
             return Language(code=model or None, confidence=0.9 if model else 0.0)
         code, confidence = model.classify(text)
         sure = float(confidence)
-        if math.isnan(sure) or sure < _LEAST:
+        if math.isnan(sure) or sure < _MIN_CONFIDENCE:
             return Language(confidence=0.0 if math.isnan(sure) else round(sure, 2))
         return Language(code=str(code).replace("nb", "no"), confidence=round(sure, 2))
 
-    def _restricted(self, group: str) -> Any:
-        """py3langid for the languages of a script; the only one where there is but one, "" where there is none."""
-        others = {"zh-Hans", "zh-Hant", "ja", *(set(_SCRIPTS) - {"ru", "ar"})}
-        members = {"cyrillic": set(_CYRILLIC), "arabic": set(_ARABIC)}
-        members["latin"] = set(known()) - others - members["cyrillic"] - members["arabic"]
-        codes = sorted(self._expected & members[group])
+    def _model(self, group: str) -> Any:
+        """py3langid for the expected languages of a group; the code if there is only one, "" if there is none."""
+        codes = sorted(self._expected & _GROUPS[group])
         if len(codes) < 2:
             return codes[0] if codes else ""
-        import numpy as np  # 0.1 s, for which nobody should wait who looks for no language
+        import numpy as np  # these two take 0.3 s and 18 MB: only where the language is needed
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-        model = _load()
+        model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
         model.set_languages(codes)
-        # Row by row and in single precision, a look takes a sixth of the time: the rows of a text are far apart.
+        # In row order and single precision it takes a sixth of the time: the rows of one text are far apart.
         model.nb_ptc = np.ascontiguousarray(model.nb_ptc, dtype=np.float32)
         return model
 
 
-def known() -> tuple[str, ...]:
-    """All codes that may be expected."""
-    extra = (
-        "sr",
-        "mk",
-        "be",
-        "kk",
-        "mn",
-        "ps",
-        "ug",
-        "af",
-        "bs",
-        "ca",
-        "cy",
-        "et",
-        "eu",
-        "ga",
-        "gl",
-        "hr",
-        "is",
-        "lt",
-        "lv",
-    )
-    return (*DEFAULT, *extra, "ms", "sk", "sl", "sq", "sw", "tl")
-
-
-def _load() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # 0.2 s and 18 MB
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
 def _chinese(text: str) -> Language:
-    simplified, traditional = _written_two_ways()
+    simplified, traditional = _own_characters()
     hans = sum(letter in simplified for letter in text)
     hant = sum(letter in traditional for letter in text)
     if hans == hant == 0:
-        return Language(code="zh-Hans", confidence=0.5)  # both write it alike; most who write Chinese write this
+        return Language(code="zh-Hans", confidence=0.5)  # written alike in both; most writers use this one
     code, count = ("zh-Hans", hans) if hans >= hant else ("zh-Hant", hant)
     return Language(code=code, confidence=round(0.5 + 0.49 * count / (hans + hant), 2))
 
 
 @cache
-def _written_two_ways() -> tuple[frozenset[str], frozenset[str]]:
-    """The characters of simplified and of traditional Chinese that the other one has not."""
+def _own_characters() -> tuple[frozenset[str], frozenset[str]]:
+    """The characters that only simplified Chinese has, and those that only traditional Chinese has."""
     letters = [chr(code) for code in range(0x4E00, 0xA000)]
-    simplified, traditional = (frozenset(filter(_is_in(charset), letters)) for charset in ("gb2312", "big5"))
+    simplified, traditional = (
+        frozenset(letter for letter in letters if letter.encode(charset, "ignore")) for charset in ("gb2312", "big5")
+    )
     return simplified - traditional, traditional - simplified
-
-
-def _is_in(charset: str) -> Callable[[str], bool]:
-    return lambda letter: bool(letter.encode(charset, "ignore"))

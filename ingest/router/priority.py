@@ -1,58 +1,51 @@
-"""The guide's priority rules: what the document says of itself, else what its text says, else medium."""
+"""The priority of a document: its own `metadata.priority`, else by keywords in its text, else medium."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from llm_scheduler.ingest.router.text import Text, plain
+from llm_scheduler.ingest.router.text import Text, normalized
 
-# What producers write for a level, beside its own name.
-_WORDS = {
-    "urgent": "high",
-    "critical": "high",
-    "normal": "medium",
-    "default": "medium",
-    "test": "low",
-}
-# Letters of scripts that separate words; beside any other character (CJK has no spaces) a keyword stands by itself.
+# Other names for the levels that producers write.
+_SYNONYMS = {"urgent": "high", "critical": "high", "normal": "medium", "default": "medium", "test": "low"}
+# The letters of scripts that put spaces between words. Beside any other character (Chinese, say) a keyword is whole.
 _WORD_CHARACTER = r"[A-Za-z0-9_\u00c0-\u024f\u0300-\u03ff\u0400-\u052f\u1e00-\u1fff]"
 
 
-class PriorityRules:
-    """Decides the priority of a document."""
+class PriorityMatcher:
+    """Finds the priority of a document."""
 
     def __init__(self, levels: Sequence[str], urgent: Sequence[str], low: Sequence[str]) -> None:
         self._levels = list(levels)
         self._urgent = _Keywords(urgent)
         self._low = _Keywords(low)
 
-    def decide(self, document: Any, text: Text | None = None) -> tuple[str, str]:
-        """(priority level, the reason in words) of `document`, a parsed JSON value; None stands for a broken one.
+    def find(self, document: Any, text: Callable[[], Text] | None = None) -> tuple[str, str]:
+        """(priority level, reason) of `document`, a parsed JSON value; None if it could not be parsed.
 
-        `text` is its text, where that is at hand.
+        `text` returns its text. It is called only if the text decides.
         """
-        said = document.get("metadata") if isinstance(document, dict) else None
-        said = said.get("priority") if isinstance(said, dict) else None
-        if isinstance(said, str):
-            level = self._level(said.strip().lower())
-            if level:
-                return level, f"metadata.priority is {said.strip()[:40]!r}"
+        metadata = document.get("metadata") if isinstance(document, dict) else None
+        given = metadata.get("priority") if isinstance(metadata, dict) else None
+        if isinstance(given, str) and (level := self._level(given.strip().lower())):
+            return level, f"metadata.priority is {given.strip()[:40]!r}"
         if document is not None and (self._urgent or self._low):
-            whole = (text or Text.of(document)).whole
-            folded = _folded(whole)
-            if (found := self._urgent.found(whole, folded)) is not None:
-                return self._named("high"), f"urgent keyword {found!r} in the text"
-            if (found := self._low.found(whole, folded)) is not None:
-                return self._named("low"), f"low-priority keyword {found!r} in the text"
-        return self._named("medium"), "no rule applied: the default"
+            whole = (text() if text else Text.from_document(document)).whole
+            folded = _casefolded(whole)
+            if (keyword := self._urgent.search(whole, folded)) is not None:
+                return self._configured("high"), f"urgent keyword {keyword!r} in the text"
+            if (keyword := self._low.search(whole, folded)) is not None:
+                return self._configured("low"), f"low-priority keyword {keyword!r} in the text"
+        return self._configured("medium"), "no rule applied: the default"
 
     def _level(self, word: str) -> str | None:
         if word in self._levels:
             return word
-        return self._named(_WORDS.get(word, word)) if word in _WORDS or word in ("high", "medium", "low") else None
+        level = _SYNONYMS.get(word, word)
+        return self._configured(level) if level in ("high", "medium", "low") else None
 
-    def _named(self, level: str) -> str:
-        """`level` among the configured ones: high is the first, low the last, medium the middle."""
+    def _configured(self, level: str) -> str:
+        """The configured level for `level`: the first for high, the last for low, the middle one for medium."""
         if level in self._levels:
             return level
         place = {"high": 0, "medium": (len(self._levels) - 1) // 2, "low": len(self._levels) - 1}
@@ -60,29 +53,29 @@ class PriorityRules:
 
 
 class _Keywords:
-    """Keywords to be found as whole words, in upper or lower case."""
+    """Keywords, found as whole words in upper or lower case."""
 
     def __init__(self, keywords: Sequence[str]) -> None:
-        keywords = [plain(keyword) for keyword in keywords]
+        keywords = [normalized(keyword) for keyword in keywords]
         self._pattern = _whole_words(keywords)
-        self._folded = [_folded(keyword.strip()) for keyword in keywords if keyword.strip()]
+        self._folded = [_casefolded(keyword.strip()) for keyword in keywords if keyword.strip()]
 
     def __bool__(self) -> bool:
         return self._pattern is not None
 
-    def found(self, text: str, folded: str) -> str | None:
-        """The first keyword in `text`, as it stands there. `folded` is the same text without its case."""
-        # Few texts hold a keyword, and the pattern takes ten to thirty times as long to say so.
+    def search(self, text: str, folded: str) -> str | None:
+        """The first keyword in `text`, as written there. `folded` is `_casefolded(text)`."""
+        # Few texts hold a keyword, and the pattern needs ten to thirty times as long to find none.
         if self._pattern is None or not any(keyword in folded for keyword in self._folded):
             return None
         match = self._pattern.search(text)
         return match[0] if match else None
 
 
-def _folded(text: str) -> str:
-    """`text` without its case: what `re.IGNORECASE` holds equal becomes equal (and a little more does)."""
+def _casefolded(text: str) -> str:
+    """`text` without its case: two texts that `re.IGNORECASE` treats as equal become equal (and a few others)."""
     folded = text.casefold()
-    # `casefold` keeps the dotted and the dotless i of Turkish apart from the other one, `re` doesn't.
+    # `casefold` separates the dotted and the dotless i of Turkish, `re` does not.
     return folded if folded.isascii() else folded.replace("\u0307", "").replace("ı", "i")
 
 

@@ -1,4 +1,4 @@
-"""The rules of `routes`, compiled: which apply to a document, and what they make of its route."""
+"""The rules of `routes`, compiled: which of them apply to a document, and how they change its route."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from llm_scheduler.jobs.config import Rule
 from llm_scheduler.jobs.document import Route
 
 DOCUMENT = "document"
-_OPERATIONS = 200_000  # that one rule may take for one document, a few milliseconds: `reduce` over a long list, say
+_OPERATIONS = 200_000  # the budget of one rule for one document, a few milliseconds; bounds `reduce` over a long list
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What rules may ask for beside the document itself; the names are those that conditions use."""
+    """What conditions may read beside the document itself, by these names."""
 
     geo: Mapping[str, Any]
     industry: Mapping[str, Any]
@@ -25,13 +25,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rules:
-    """Compiled rules. Their conditions have been checked by `llm_scheduler.jobs.config`."""
+    """Compiled rules. `llm_scheduler.jobs.config` has checked their conditions."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules: list[tuple[Rule, Any]] = []
+        self.set_priority = any(rule.then.priority for rule in rules)  # whether any rule may set the priority
         if not rules:
             return
-        from datalogic_py import DataHandle, Engine  # 14 ms and 3 MB, which only those pay who have rules
+        from datalogic_py import DataHandle, Engine  # 14 ms and 3 MB: only where there are rules
 
         engine = Engine(config={"ops_budget": _OPERATIONS})
         self._handle, self._truthy = DataHandle, engine.truthy
@@ -39,7 +40,7 @@ class Rules:
         self._rules = [(rule, engine.compile(rule.when)) for rule in rules]
         self._compiled = [compiled for _, compiled in self._rules]
         facts = [compiled.facts() for _, compiled in self._rules]
-        # Only what some rule reads is handed over: a document may have megabytes, and rules look at a few fields.
+        # The engine receives only what some rule reads: a document may have megabytes, and rules read a few fields.
         self._reads_all = any(not each["reads_complete"] or [] in each["reads"] for each in facts)
         paths = [path for each in facts for path in each["reads"] if path]
         self._reads = {path[0] for path in paths}
@@ -49,44 +50,38 @@ class Rules:
     def __bool__(self) -> bool:
         return bool(self._rules)
 
-    def ask_for(self, signal: str) -> bool:
-        """Whether any rule looks at this signal."""
+    def read(self, signal: str) -> bool:
+        """Whether any rule reads this signal."""
         return bool(self._rules) and (self._reads_all or signal in self._reads)
 
-    @property
-    def decide_priority(self) -> bool:
-        """Whether any rule sets a priority."""
-        return any(rule.then.priority for rule, _ in self._rules)
-
     def apply(self, route: Route, document: Any, facts: Facts) -> Route:
-        """`route` as the rules that apply leave it: a later one overrides an earlier one, tags add up."""
+        """`route`, changed by the rules that apply. A later rule overrides an earlier one; tags add up."""
         if not self._rules:
             return route
-        # All at once, which takes a quarter of the time of one by one; those behind a `stop` are asked for nothing.
-        answers = self._session.evaluate_many(self._compiled, self._handle(self._asked(document, facts)))
+        # All conditions in one call, which takes a quarter of the time; results behind a `stop` are ignored.
+        answers = self._session.evaluate_many(self._compiled, self._handle(self._variables(document, facts)))
         for (rule, _), answer in zip(self._rules, answers, strict=True):
             if answer in ("false", "null"):
                 continue
             if not isinstance(answer, str):
-                route = _because(route, f"rule {rule.name!r} could not be asked: {answer.message[:100]}")
+                route = _with_reason(route, f"rule {rule.name!r} failed: {answer.message[:100]}")
             elif answer == "true" or self._truthy(answer):
                 route = _changed(route, rule)
                 if rule.stop:
                     break
         return route
 
-    def _asked(self, document: Any, facts: Facts) -> dict[str, Any]:
-        """What conditions may look at: the document's own keys, the whole of it, and the facts, which come first."""
+    def _variables(self, document: Any, facts: Facts) -> dict[str, Any]:
+        """What conditions may read: the document's own keys, the facts, which win over them, and the whole document."""
         members = document if isinstance(document, dict) else {}
         known = msgspec.structs.asdict(facts)
         if self._reads_all:
             return {**members, **known, DOCUMENT: document}
-        asked = {key: members[key] for key in self._reads if key in members}
-        asked |= {key: value for key, value in known.items() if key in self._reads}
+        variables = {**_only(members, self._reads), **_only(known, self._reads)}
         if DOCUMENT in self._reads:
-            named = self._reads_document
-            asked[DOCUMENT] = document if named is None or not members else _only(members, named)
-        return asked
+            keys = self._reads_document
+            variables[DOCUMENT] = document if keys is None or not members else _only(members, keys)
+        return variables
 
 
 def _only(members: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
@@ -95,19 +90,23 @@ def _only(members: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def _changed(route: Route, rule: Rule) -> Route:
     then = rule.then
-    given = {"priority": then.priority, "queue": then.queue or then.priority, "handler": then.handler}
-    given |= {"schema": then.schema}
-    said = [f"{key} {value}" for key, value in given.items() if value is not None and (key != "queue" or then.queue)]
-    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {
+        "priority": then.priority,
+        "queue": then.queue or then.priority,
+        "handler": then.handler,
+        "schema": then.schema,
+    }
+    changes = {key: value for key, value in changes.items() if value is not None}
+    parts = [f"{key} {value}" for key, value in changes.items() if key != "queue" or then.queue]
     if then.accept is not None:
         changes["accept"] = list(then.accept)
-        said.append(f"accept {'/'.join(then.accept)}")
+        parts.append(f"accept {'/'.join(then.accept)}")
     if then.tags:
         changes["tags"] = list(dict.fromkeys([*route.tags, *then.tags]))
-        said.append(f"tags {', '.join(then.tags)}")
+        parts.append(f"tags {', '.join(then.tags)}")
     changed = msgspec.structs.replace(route, **changes)
-    return _because(changed, f"rule {rule.name!r}: {', '.join(said) or 'nothing to change'}")
+    return _with_reason(changed, f"rule {rule.name!r}: {', '.join(parts) or 'nothing to change'}")
 
 
-def _because(route: Route, reason: str) -> Route:
+def _with_reason(route: Route, reason: str) -> Route:
     return msgspec.structs.replace(route, reasons=[*route.reasons, reason])

@@ -1,14 +1,16 @@
-"""What the router finds out about a document before any rule is asked, and what each finding rests on."""
+"""What the router finds out about a document before it applies any rule, and the clues for it."""
 
 import msgspec
 
+MAX_CLUES = 8  # for each signal, where the router explains its decisions
 
-class Evidence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One thing in a document that counted.
 
-    `kind` says what sort of clue it is (`field`, `phrase`, `name`, `phone`, ...), `text` are the words as they stand
-    there, `says` what they speak for (a country's code, a section's letter), `weight` how much. `pointer` is the JSON
-    pointer of the string they are in, `offset` the place there in characters.
+class Clue(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One clue in a document.
+
+    `kind` is its sort (`field`, `phrase`, `name`, `phone`, ...), `text` its words as written, `says` what they
+    indicate (a country's code, a section's letter), `weight` how much they count. `pointer` is the JSON pointer of the
+    string that holds them, `offset` their position in it, in characters.
     """
 
     kind: str
@@ -20,9 +22,9 @@ class Evidence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Geo(msgspec.Struct, frozen=True, kw_only=True):
-    """The place that a document is about. `country` is an ISO 3166-1 alpha-2 code; None: not known.
+    """The place that a document is about. `country` is an ISO 3166-1 alpha-2 code; None: unknown.
 
-    `confidence` is from 0 to 1: the share of answers this sure that are right.
+    `confidence`, from 0 to 1, is the expected share of right answers among those with this confidence.
     """
 
     country: str | None = None
@@ -30,30 +32,32 @@ class Geo(msgspec.Struct, frozen=True, kw_only=True):
     latitude: float | None = None
     longitude: float | None = None
     confidence: float = 0.0
-    evidence: list[Evidence] = []
+    evidence: list[Clue] = []
 
 
 class Industry(msgspec.Struct, frozen=True, kw_only=True):
-    """The line of business. `section` (A to U) and `division` (two digits) are of ISIC Rev. 4; `label` is the section's
-    name, or the operator's own label where a model for those is in use. None: not sure enough, or not known.
+    """The industry that a document is about. None: unknown, or not sure enough.
+
+    `section` (A to U) and `division` (two digits) are those of ISIC Rev. 4. `label` is the section's name, or the
+    operator's own label if a model with such labels is in use.
     """
 
     section: str | None = None
     division: str | None = None
     label: str | None = None
     confidence: float = 0.0
-    evidence: list[Evidence] = []
+    evidence: list[Clue] = []
 
 
 class Language(msgspec.Struct, frozen=True, kw_only=True):
-    """`code` is an ISO 639-1 code, with the script where one language has two (`zh-Hans`, `zh-Hant`)."""
+    """`code` is an ISO 639-1 code, with the script for Chinese (`zh-Hans`, `zh-Hant`)."""
 
     code: str | None = None
     confidence: float = 0.0
 
 
 class Signals(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it."""
+    """All signals of one document."""
 
     geo: Geo = Geo()
     industry: Industry = Industry()

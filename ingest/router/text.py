@@ -1,4 +1,4 @@
-"""The text of a document, as the signals of the router see it: one string, and where each part of it stands."""
+"""The text of a document as the router's signals see it: one string, and the position of each of its parts."""
 
 import re
 import unicodedata
@@ -7,17 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-# A signal later than this in a long document does not count (any value counts as one character). It bounds the time
-# that one document can take.
+# Bounds the time for one document: signals after this many characters are ignored. Each value counts as one more.
 SCANNED_CHARACTERS = 100_000
-SEPARATOR = "\n"  # between two parts: no word and no name goes across it
+SEPARATOR = "\n"  # between two parts: no word and no name continues across it
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]")
 _END = object()
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One string of a document. `path` are the keys and indexes that lead to it."""
+    """One string of a document. `path` holds the keys and indexes that lead to it."""
 
     path: tuple[str | int, ...]
     text: str
@@ -35,8 +34,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """The strings of a document. `whole` is all of them in order, with SEPARATOR between them; `folded` is `whole`
-    in lower case, character for character."""
+    """The strings of a document. `whole` joins them in order with SEPARATOR. `folded` is `whole` in lower case, with
+    the same length. `starts` are the offsets of the parts in both."""
 
     parts: list[Part]
     starts: list[int]
@@ -44,8 +43,8 @@ class Text:
     folded: str
 
     @classmethod
-    def of(cls, document: Any) -> "Text":
-        """The text of a parsed JSON value: the strings in it, keys left out and its `metadata` too."""
+    def from_document(cls, document: Any) -> "Text":
+        """The text of a parsed JSON value: its strings, without keys and without its top-level `metadata`."""
         parts = list(_parts(document))
         starts = []
         length = 0
@@ -55,22 +54,22 @@ class Text:
         whole = SEPARATOR.join(part.text for part in parts)
         return cls(parts, starts, whole, lower(whole))
 
-    def at(self, offset: int) -> tuple[Part, int]:
-        """The part in which `offset` of `whole` lies, and how many characters into it."""
+    def locate(self, offset: int) -> tuple[Part, int]:
+        """The part that holds `offset` of `whole`, and the offset in that part."""
         index = bisect_right(self.starts, offset) - 1
         return self.parts[index], offset - self.starts[index]
 
 
-def plain(text: str) -> str:
-    """`text` in the form in which signals look at it: compatibility forms (full-width letters, ligatures) as ordinary
-    ones, and without characters that nobody sees."""
+def normalized(text: str) -> str:
+    """`text` in Unicode's NFKC form (full-width letters and ligatures become ordinary ones), without invisible
+    characters."""
     if text.isascii():
         return text
     return _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
 
 
 def lower(text: str) -> str:
-    """`text` in lower case, as many characters as before."""
+    """`text` in lower case, with the same length."""
     folded = text.lower()
     if len(folded) == len(text):
         return folded
@@ -91,7 +90,7 @@ def _parts(document: Any) -> Iterator[Part]:
         path = () if at_top else (*above, key)
         if isinstance(value, str):
             if value:
-                yield Part(path, plain(value[:left]))
+                yield Part(path, normalized(value[:left]))
                 left -= len(value)
         elif isinstance(value, dict):
             own: Iterator[tuple[str | int, Any]] = iter(value.items())

@@ -2,11 +2,11 @@
 
     watch --claim--> temp/<group>/<id> --commit--> archive + processed, or errors
 
-A document's original bytes are in exactly one of these places at every instant, because each step is one rename.
+Each step is one rename, so the original bytes of a document are in exactly one of these places at every instant.
 """
 
-from llm_scheduler.ingest.spool.claims import Claim, Claims, Found
-from llm_scheduler.ingest.spool.folders import Folders, Trouble, explain
+from llm_scheduler.ingest.spool.claims import Candidate, Claim, Claims
+from llm_scheduler.ingest.spool.folders import FolderError, Folders, explain
 from llm_scheduler.ingest.spool.spool_lock import SpoolLock
 
-__all__ = ["Claim", "Claims", "Folders", "Found", "SpoolLock", "Trouble", "explain"]
+__all__ = ["Candidate", "Claim", "Claims", "FolderError", "Folders", "SpoolLock", "explain"]

@@ -1,8 +1,8 @@
-"""Claims: documents taken out of the watch folder, in groups, each group with a manifest that says what they are.
+"""Claims: documents taken out of a watch folder, in groups, each group with a manifest.
 
-A group is a folder `temp/<group>/` with one file a document, named by its id, and `manifest`, one JSON line a document.
-The manifest is durable before the first document is moved, so a claim can always be told apart and put in its place,
-even when Redis has forgotten everything.
+A group is a folder `temp/<group>/` with one file for each document, named by its id, and `manifest`, one line of JSON
+for each document. The manifest is durable before the first document moves. So a claim can always be identified and put
+in its place, even when Redis has lost everything.
 """
 
 import base64
@@ -15,39 +15,39 @@ from collections.abc import Iterator
 
 import msgspec
 
-from llm_scheduler.ingest.spool.file_io import read_whole, write_file
+from llm_scheduler.ingest.spool.file_io import read_file, rename_new, write_file
+from llm_scheduler.ingest.spool.names import with_id
 from llm_scheduler.ingest.spool.originals import is_sealed, read_original
-from llm_scheduler.ingest.spool.renames import rename_new, with_id
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.document import is_id, new_id
 from llm_scheduler.jobs.faults import FaultPoint, no_faults
 from llm_scheduler.jobs.sealing import Seal
 
 MANIFEST = "manifest"
-# A file that has gone, or that only this one file's place keeps from being moved. It stays where it is.
+# The file has gone, or its path makes a move impossible. It is left where it is.
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 _IMMOVABLE = frozenset({errno.EACCES, errno.EPERM, errno.EXDEV, errno.EBUSY})
 
 
-class Seen(msgspec.Struct, frozen=True, array_like=True):
-    """What `stat` said of a file: enough to notice that it has changed."""
+class FileStamp(msgspec.Struct, frozen=True, array_like=True):
+    """What `stat` says of a file: enough to notice a change."""
 
     inode: int
     size: int
     modified_ns: int
 
     @classmethod
-    def of(cls, status: os.stat_result) -> "Seen":
+    def of(cls, status: os.stat_result) -> "FileStamp":
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A file in a watch folder that is ready to be claimed. `code` and `message` when it is refused unread."""
+class Candidate(msgspec.Struct, frozen=True):
+    """A file in a watch folder that can be claimed. `code` and `message` are set when it is rejected unread."""
 
     watch: str
     source: str
     id: str
-    seen: Seen
+    stamp: FileStamp
     received_at: float
     sha256: str | None = None
     code: str | None = None
@@ -59,12 +59,12 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A line of a manifest. `source` is the path below the watch folder; `raw_source` holds it when it isn't UTF-8."""
+    """A line of a manifest. `source` is the path below the watch folder; `raw_source` holds it if it isn't UTF-8."""
 
     id: str
     source: str
     watch: str
-    seen: Seen
+    stamp: FileStamp = msgspec.field(name="seen")
     received_at: float
     sha256: str | None = None
     code: str | None = None
@@ -97,27 +97,21 @@ class Claims:
             raise ValueError(f"not a claim: {group!r}/{document_id!r}")
         return os.path.join(self.temp, group, document_id)
 
-    def take(self, found: list[Found], now: float) -> tuple[str, list[Claim]]:
-        """Claim files: write the manifest, sync it, move them. Returns the group and what could be moved.
+    def take(self, candidates: list[Candidate], now: float) -> tuple[str, list[Claim]]:
+        """Claim files: write the manifest, sync it, move the files. Returns the group and the claims that succeeded.
 
-        A file that has gone in the meantime is left out, and so is a second one of the same id (a copy of one of the
-        API's). One that has changed is put back, to be read again later. Raises OSError when the temp folder can't be
-        written, or when not one of the files may be moved; what has been moved is in the manifest.
+        A file that has gone is left out, and so is a second file with the same id (a copy of one of the API's). A file
+        that has changed goes back and is read again later. Raises OSError when the temp folder can't be written, or
+        when none of the files may be moved; files that were moved are in the manifest.
         """
         group = new_id(now)
         folder = os.path.join(self.temp, group)
-        found = list({each.id: each for each in reversed(found)}.values())[::-1]
-        claims = [_claim(each) for each in found]
+        candidates = list({each.id: each for each in reversed(candidates)}.values())[::-1]
+        claims = [_claim(each) for each in candidates]
         os.mkdir(folder, 0o750)
         self._at("claim.folder_made")
         try:
-            write_file(
-                os.path.join(folder, MANIFEST),
-                b"".join(_encode(claim) + b"\n" for claim in claims),
-                0o640,
-                fresh=True,
-                sync=True,
-            )
+            _write_manifest(folder, claims)
         except OSError:
             self.remove_group(group)
             raise
@@ -125,14 +119,14 @@ class Claims:
         taken: list[Claim] = []
         immovable: OSError | None = None
         try:
-            for each, claim in zip(found, claims, strict=True):
+            for each, claim in zip(candidates, claims, strict=True):
                 try:
                     if self._move(each, os.path.join(folder, claim.id)):
                         taken.append(claim)
                 except OSError as error:
                     if error.errno not in _IMMOVABLE:
                         raise
-                    immovable = error  # of a folder that another user owns, say: the others can be moved all the same
+                    immovable = error  # in a folder of another user, for example; the other files can still be moved
                 self._at("claim.moved")
             if immovable and not taken:
                 raise immovable
@@ -141,7 +135,7 @@ class Claims:
                 self.remove_group(group)
         return group, taken
 
-    def take_again(
+    def reclaim(
         self,
         original: str,
         document_id: str,
@@ -151,9 +145,9 @@ class Claims:
         now: float,
         seal: Seal | None = None,
     ) -> tuple[str, Claim]:
-        """Claim a finished document's original anew, as it arrived, under its old id. Returns the group and the claim.
+        """Claim a finished document's original again, decrypted, with the same id. Returns the group and the claim.
 
-        Raises OSError (FileNotFoundError when it has gone), and `WrongKey` when `seal` doesn't open a sealed one.
+        Raises OSError (FileNotFoundError when it has gone), and `WrongKey` when `seal` can't decrypt it.
         """
         raw = read_original(original, seal)
         group = new_id(now)
@@ -161,29 +155,20 @@ class Claims:
         target = os.path.join(folder, document_id)
         os.mkdir(folder, 0o750)
         try:
-            if is_sealed(original):
-                unsealed = f"{target}.tmp"
-                write_file(unsealed, raw, 0o640, fresh=True, sync=True)
-                # The same inode once it has its name, so what `stat` says of it now holds.
-                status = os.lstat(unsealed)
-            else:
-                unsealed = ""
-                status = os.lstat(original)
-            claim = Claim(
-                id=document_id,
-                source=source,
-                watch=watch,
-                seen=Seen.of(status),
-                received_at=received_at,
-                sha256=hashlib.sha256(raw).hexdigest(),
-            )
-            write_file(os.path.join(folder, MANIFEST), _encode(claim) + b"\n", 0o640, fresh=True, sync=True)
-            self._at("retry.manifest_written")
+            unsealed = f"{target}.tmp" if is_sealed(original) else ""
             if unsealed:
-                os.rename(unsealed, target)
+                write_file(unsealed, raw, 0o640, fresh=True, sync=True)
+            # The rename below keeps the inode, so this stamp stays true.
+            stamp = FileStamp.of(os.lstat(unsealed or original))
+            sha256 = hashlib.sha256(raw).hexdigest()
+            claim = Claim(
+                id=document_id, source=source, watch=watch, stamp=stamp, received_at=received_at, sha256=sha256
+            )
+            _write_manifest(folder, [claim])
+            self._at("retry.manifest_written")
+            os.rename(unsealed or original, target)
+            if unsealed:
                 os.unlink(original)
-            else:
-                os.rename(original, target)
             self._at("retry.moved")
         except OSError:
             with contextlib.suppress(FileNotFoundError):
@@ -192,16 +177,16 @@ class Claims:
             raise
         return group, claim
 
-    def _move(self, found: Found, target: str) -> bool:
+    def _move(self, candidate: Candidate, target: str) -> bool:
         try:
-            os.rename(found.path, target)
+            os.rename(candidate.path, target)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
             return False
-        if Seen.of(os.lstat(target)) == found.seen:
+        if FileStamp.of(os.lstat(target)) == candidate.stamp:
             return True
-        put_back(target, found.watch, found.source, found.id)
+        return_to_watch(target, candidate.watch, candidate.source, candidate.id)
         return False
 
     def groups(self) -> list[str]:
@@ -210,7 +195,7 @@ class Claims:
             return sorted(entry.name for entry in entries if is_id(entry.name) and entry.is_dir(follow_symlinks=False))
 
     def manifest(self, group: str) -> dict[str, Claim]:
-        """The claims that a group was made for, by id; without what a crash may have left unwritten."""
+        """The claims in a group's manifest, by id. A line that a crash cut off is left out."""
         claims: dict[str, Claim] = {}
         try:
             with open(os.path.join(self.temp, group, MANIFEST), "rb") as file:
@@ -223,47 +208,42 @@ class Claims:
         return claims
 
     def held(self, group: str) -> dict[str, Claim]:
-        """The claims of a group that are still there. A file that no manifest knows gets a name of its own."""
+        """The claims whose files are still in the group. A file that is not in the manifest gets a generated claim."""
         manifest = self.manifest(group)
-        held = {}
         try:
             names = os.listdir(os.path.join(self.temp, group))
         except FileNotFoundError:
             return {}
-        for name in sorted(names):
-            if name == MANIFEST or not is_id(name):
-                continue
-            held[name] = manifest.get(name) or self._unknown(group, name)
-        return held
+        return {name: manifest.get(name) or self._unlisted(group, name) for name in sorted(names) if is_id(name)}
 
-    def _unknown(self, group: str, document_id: str) -> Claim:
+    def all_ids(self) -> set[str]:
+        """The ids of all claims."""
+        return {document_id for group in self.groups() for document_id in self.held(group)}
+
+    def _unlisted(self, group: str, document_id: str) -> Claim:
         status = os.lstat(os.path.join(self.temp, group, document_id))
         regular = stat.S_ISREG(status.st_mode)
         return Claim(
             id=document_id,
             source=f"recovered/{document_id}.json",
             watch="",
-            seen=Seen.of(status),
+            stamp=FileStamp.of(status),
             received_at=status.st_mtime,
             code=None if regular else Code.NOT_A_FILE.value,
-            message=None if regular else "This was recovered from a damaged group, and is no file.",
+            message=None if regular else "This was recovered from a damaged group, and is not a file.",
         )
 
     def read(self, group: str, document_id: str) -> bytes:
         """The original bytes of a claim. Raises OSError."""
-        descriptor = os.open(self.path(group, document_id), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            return read_whole(descriptor, os.fstat(descriptor).st_size)
-        finally:
-            os.close(descriptor)
+        return read_file(self.path(group, document_id))[1]
 
     def remove_group(self, group: str) -> bool:
-        """Remove a group that holds no claim. False when it does hold one."""
+        """Remove a group without claims. Returns False when it has claims."""
         folder = os.path.join(self.temp, group)
         try:
             names = os.listdir(folder)
             if any(name != MANIFEST and not name.endswith(".tmp") for name in names):
-                return False  # (an unfinished copy's original is where it was)
+                return False  # (the original of an unfinished copy is still in its old place)
             for name in names:
                 os.unlink(os.path.join(folder, name))
             os.rmdir(folder)
@@ -272,10 +252,11 @@ class Claims:
         return True
 
 
-def put_back(path: str, watch: str, source: str, document_id: str) -> str:
-    """Move a claim back into its watch folder, beside a newcomer of the same name if there is one. Returns its path.
+def return_to_watch(path: str, watch: str, source: str, document_id: str) -> str:
+    """Move a claim back into its watch folder and return its path there.
 
-    Where a folder of its path has become a file in the meantime, it goes to the top of the watch folder.
+    When a new file has its name, the id is added to the name. When a folder of its path has become a file, it goes to
+    the top of the watch folder. Raises OSError.
     """
     for place in (source, with_id(source, document_id), with_id(os.path.basename(source), document_id)):
         target = os.path.join(watch, place)
@@ -290,28 +271,33 @@ def put_back(path: str, watch: str, source: str, document_id: str) -> str:
     raise FileExistsError(f"{path} can't go back to {watch}: all of its names are taken")
 
 
-def held_count(claims: Claims) -> Iterator[int]:
-    """The number of claims in each group, without reading manifests."""
+def claim_counts(claims: Claims) -> Iterator[int]:
+    """The number of claims in each group. Reads no manifest."""
     for group in claims.groups():
         with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(claims.temp, group)) as entries:
             yield sum(1 for entry in entries if entry.name != MANIFEST)
 
 
-def _claim(found: Found) -> Claim:
-    source, raw = found.source, None
+def _write_manifest(folder: str, claims: list[Claim]) -> None:
+    content = b"".join(_encode(claim) + b"\n" for claim in claims)
+    write_file(os.path.join(folder, MANIFEST), content, 0o640, fresh=True, sync=True)
+
+
+def _claim(candidate: Candidate) -> Claim:
+    source, raw = candidate.source, None
     try:
         source.encode()
-    except UnicodeEncodeError:  # a name that isn't UTF-8
-        raw = base64.b64encode(os.fsencode(found.source)).decode()
-        source = os.fsencode(found.source).decode("utf-8", errors="backslashreplace")
+    except UnicodeEncodeError:  # the name isn't UTF-8
+        raw = base64.b64encode(os.fsencode(candidate.source)).decode()
+        source = os.fsencode(candidate.source).decode("utf-8", errors="backslashreplace")
     return Claim(
-        id=found.id,
+        id=candidate.id,
         source=source,
-        watch=found.watch,
-        seen=found.seen,
-        received_at=found.received_at,
-        sha256=found.sha256,
-        code=found.code,
-        message=found.message,
+        watch=candidate.watch,
+        stamp=candidate.stamp,
+        received_at=candidate.received_at,
+        sha256=candidate.sha256,
+        code=candidate.code,
+        message=candidate.message,
         raw_source=raw,
     )

@@ -1,24 +1,23 @@
-"""Dropping a document into the watch folder so that it is durable before anyone is told so (invariant 3)."""
+"""Dropping documents into the watch folder: they are durable before the caller may acknowledge them (invariant 3)."""
 
 import os
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from llm_scheduler.ingest.spool.file_io import write_file
-from llm_scheduler.ingest.spool.renames import sync_all
+from llm_scheduler.ingest.spool.file_io import sync_all, sync_folder, write_file
+from llm_scheduler.ingest.spool.names import unfinished_path
 from llm_scheduler.jobs.document import ID_PATTERN
 
-# Where the API's documents arrive, inside the first watch folder.
-FOLDER = "api"
+FOLDER = "api"  # in the first watch folder
 _SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".txt", ".md", ".log", ".gz"})
-_SYNCED_ALONE = 2  # files; more are made durable by one sync of the file system
+_SYNCED_SINGLY = 2  # files; for more, one sync of the file system is cheaper
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-_NAMED_ID = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
+_ID_IN_NAME = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
 
 
-class Dropped(NamedTuple):
-    """A document to be dropped. `name` is what the sender calls the file; only its harmless characters survive."""
+class NewDocument(NamedTuple):
+    """A document to drop. `name` is the sender's file name; unsafe characters in it are replaced."""
 
     id: str
     raw: bytes
@@ -30,22 +29,22 @@ class Dropped(NamedTuple):
         return f"{FOLDER}/{_file_name(self.id, self.name)}"
 
 
-def drop(watch: str, documents: Sequence[Dropped]) -> None:
+def drop(watch: str, documents: Sequence[NewDocument]) -> None:
     """Write documents under `<watch>/api/` and sync them together: all of them or none. Raises OSError.
 
-    Their names are there only once their bytes are durable, and it returns only once their names are.
+    The bytes are durable before the names appear. The names are durable when this returns.
     """
     folder = os.path.join(watch, FOLDER)
     if not os.path.isdir(folder):
         os.makedirs(folder, exist_ok=True)
         sync_folder(watch)
-    alone = len(documents) <= _SYNCED_ALONE
-    unfinished = [os.path.join(folder, f".{each.id}.tmp") for each in documents]
+    singly = len(documents) <= _SYNCED_SINGLY
+    unfinished = [unfinished_path(folder, each.id) for each in documents]
     placed: list[str] = []
     try:
         for each, path in zip(documents, unfinished, strict=True):
-            write_file(path, each.raw, 0o640, fresh=True, sync=alone)
-        if not alone:
+            write_file(path, each.raw, 0o640, fresh=True, sync=singly)
+        if not singly:
             sync_all(folder)
         for each, path in zip(documents, unfinished, strict=True):
             place = os.path.join(watch, each.source)
@@ -53,32 +52,23 @@ def drop(watch: str, documents: Sequence[Dropped]) -> None:
             placed.append(place)
         sync_folder(folder)
     except OSError:
-        # What has got its name may have been taken by ingest already: then it is accepted, whatever is answered.
+        # Ingest may have claimed a document that got its name. That one is accepted, although the caller gets an error.
         for path in (*unfinished, *placed):
             if os.path.lexists(path):
                 os.unlink(path)
         raise
 
 
-def sync_folder(folder: str) -> None:
-    """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def id_in_name(source: str) -> str | None:
-    """The id that `drop` gave a document, read back from its source; None for any other file."""
+    """The id that `drop` put into the name of a document; None for any other source."""
     folder, _, name = source.rpartition("/")
-    found = _NAMED_ID.findall(name) if folder == FOLDER else []
-    return found[-1] if found else None  # the last: one before it is part of what the sender called the file
+    found = _ID_IN_NAME.findall(name) if folder == FOLDER else []
+    return found[-1] if found else None  # an earlier one is part of the sender's name
 
 
 def _file_name(document_id: str, name: str | None) -> str:
     stem, suffix = os.path.splitext(_UNSAFE.sub("_", os.path.basename(name or "")).lstrip("."))
     if not stem:
         return f"{document_id}.json"
-    # A suffix that says "unfinished" to ingest would keep the file from ever being taken.
+    # Other suffixes are replaced: ingest would never take a file called `.part`, say.
     return f"{stem[:100]}.{document_id}{suffix[:16] if suffix.lower() in _SUFFIXES else '.json'}"

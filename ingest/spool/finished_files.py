@@ -1,90 +1,88 @@
-"""Where a finished document's files are: looked up by its source, and believed only with its id in them."""
+"""Where the report and the original of a finished document lie, and which two belong together.
+
+A *report* is the result in the output folder, or the error report next to an original in the error folder. A report is
+a document's own only if it begins with its id.
+"""
 
 import os
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
-import msgspec
-
-from llm_scheduler.ingest.spool.commit import SIDECAR
 from llm_scheduler.ingest.spool.folders import Folders
-from llm_scheduler.ingest.spool.renames import among_lines, names_for, within
-from llm_scheduler.jobs.crash import Evidence
-from llm_scheduler.jobs.document import Status
-from llm_scheduler.jobs.receipt import Repair, Warned
-from llm_scheduler.jobs.sealing import masked
+from llm_scheduler.ingest.spool.names import REPORT_SUFFIX, line_path, path_options, result_paths, safe_path, with_id
+from llm_scheduler.ingest.spool.result_files import id_of
+from llm_scheduler.jobs.document import ID_PATTERN, Status
 from llm_scheduler.jobs.store.ledger import Entry
 
+_ID_IN_NAME = re.compile(rf"\.({ID_PATTERN.pattern})(?=\.[^.]*$|$)")
 
-class Place(NamedTuple):
-    """A finished document on disk. `report` is its result, or the report of what was wrong with it."""
+
+class FinishedFiles(NamedTuple):
+    """The files of a finished document. `report` is its result or its error report."""
 
     report: str
     original: str | None
 
 
-class _Known(msgspec.Struct):
-    id: str
-
-
-class Told(msgspec.Struct):
-    """What a result or an error report says beside what the ledger knows. The place is null where there is none."""
-
-    line: int | None = None
-    column: int | None = None
-    offset: int | None = None
-    repairs: list[Repair] = []
-    warnings: list[Warned] = []
-    evidence: list[Evidence] = []
-
-
-class Published(msgspec.Struct):
-    """What a result says of the document in it."""
-
-    quality: str
-    repairs: list[dict[str, Any]]
-    document: msgspec.Raw
-    envelope: dict[str, Any] | None = None
-
-    @property
-    def text(self) -> str:
-        """The document, laid out, with `***` for what is sealed in it."""
-        return msgspec.json.format(masked(bytes(self.document)), indent=2).decode("utf-8", "backslashreplace")
-
-
-def published(report: str) -> Published:
-    """The document in a file of the output folder. Raises OSError and msgspec.DecodeError."""
-    with open(report, "rb") as file:
-        return msgspec.json.decode(file.read(), type=Published)
-
-
-def find(folders: Folders, entry: Entry) -> Place | None:
-    """The files of a document that is final; None where they are not (any more), or on another host."""
+def find(folders: Folders, entry: Entry) -> FinishedFiles | None:
+    """The files of a finished document; None when they were removed, or are on another host."""
     if entry.status == Status.DONE:
-        reports, originals, ending = folders.output, folders.archive, ""
+        reports, ending = folders.output, ""
     elif entry.status in (Status.REJECTED, Status.CANCELLED):
-        reports, originals, ending = folders.error, folders.error, SIDECAR
+        reports, ending = folders.error, REPORT_SUFFIX
     else:
         return None
-    for name in names_for(within(entry.source), entry.id, ending):
+    for name in path_options(safe_path(entry.source), entry.id, ending):
         report = os.path.join(reports, name + ending)
-        if _id_in(report) == entry.id:
-            homes = (os.path.join(originals, name), os.path.join(originals, among_lines(name)))
-            return Place(report, next((home for home in homes if os.path.lexists(home)), None))
+        if id_of(report) == entry.id:
+            return FinishedFiles(report, _first_existing(original_paths(folders, report)))
     return None
 
 
-def told(report: str) -> Told | None:
-    """What a report says; None when it can't be read (any more)."""
-    try:
-        with open(report, "rb") as file:
-            return msgspec.json.decode(file.read(), type=Told)
-    except (OSError, msgspec.DecodeError):
-        return None
+def original_paths(folders: Folders, report: str) -> list[str]:
+    """Where the original of a report may be. Reads nothing."""
+    if _is_in(folders.error, report):
+        return [report.removesuffix(REPORT_SUFFIX)]
+    name = os.path.relpath(report, folders.output)
+    return [os.path.join(folders.archive, home) for home in (name, line_path(name))]
 
 
-def _id_in(report: str) -> str | None:
-    try:
-        with open(report, "rb") as file:
-            return msgspec.json.decode(file.read(), type=_Known).id
-    except (OSError, ValueError):
-        return None
+def report_paths(folders: Folders, original: str) -> list[str]:
+    """Where the report of an original may be. Reads nothing."""
+    if _is_in(folders.error, original):
+        return [original + REPORT_SUFFIX]
+    names = result_paths(os.path.relpath(original, folders.archive))
+    return [os.path.join(folders.output, name) for name in names]
+
+
+# `Commit._places` may give an original a name with its id while its report, which a crash left in place, has none.
+
+
+def original_of(folders: Folders, report: str) -> str | None:
+    """The original of a report; None when there is none."""
+    paths = original_paths(folders, report)
+    document_id = id_of(report)
+    return _first_existing([*paths, *(with_id(path, document_id) for path in paths if document_id)])
+
+
+def report_of(folders: Folders, original: str) -> str | None:
+    """The report of an original; None when there is none."""
+    ending = REPORT_SUFFIX if _is_in(folders.error, original) else ""
+    for report in report_paths(folders, original):
+        if os.path.lexists(report) and not os.path.isdir(report):  # (a folder has the results of a split file)
+            return report
+        folder, name = os.path.split(report.removesuffix(ending))
+        if found := _ID_IN_NAME.search(name):
+            without_id = os.path.join(folder, name[: found.start()] + name[found.end() :] + ending)
+            if id_of(without_id) == found[1]:
+                return without_id
+    return None
+
+
+def _first_existing(paths: Iterable[str]) -> str | None:
+    return next((path for path in paths if os.path.lexists(path)), None)
+
+
+def _is_in(folder: str, path: str) -> bool:
+    return path.startswith(folder + os.sep)

@@ -1,4 +1,4 @@
-"""The folders of the spool: made, checked, and explained when something is wrong with them."""
+"""The folders of the spool: making and checking them, and messages for what is wrong with them."""
 
 import errno
 import os
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from llm_scheduler.jobs.config import Directories
 
 
-class Trouble(Exception):
-    """A folder can't be used now. The message says which, why and what to do; the cause may go away by itself."""
+class FolderError(Exception):
+    """A folder can't be used now. The message says which, why and what to do. The cause may go away by itself."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Folders:
 
     @property
     def lines(self) -> str:
-        """Where files of several documents lie taken apart, each in a watch folder of its own."""
+        """Where the documents of split files wait; each file has a watch folder of its own here."""
         return os.path.join(self.temp, "lines")
 
     @classmethod
@@ -47,7 +47,7 @@ class Folders:
         yield "temp_directory", self.temp
 
     def prepare(self) -> list[str]:
-        """Make what is missing and check what is there. Returns the folders it made. Raises `Trouble`."""
+        """Make missing folders and check all of them. Returns the folders it made. Raises `FolderError`."""
         made = []
         devices: dict[int, tuple[str, str]] = {}
         for key, path in self.named():
@@ -57,15 +57,15 @@ class Folders:
                     made.append(path)
                 device = os.stat(path).st_dev
             except OSError as error:
-                raise Trouble(explain(error, path, f"directories.{key}")) from None
+                raise FolderError(explain(error, path, f"directories.{key}")) from None
             if not os.access(path, os.W_OK | os.X_OK | os.R_OK):
-                raise Trouble(
-                    f"{path} (directories.{key}) can't be written. Give this user the right to, or mount it read-write."
+                raise FolderError(
+                    f"{path} (directories.{key}) can't be written. Allow this user to write, or mount it read-write."
                 )
             devices.setdefault(device, (key, path))
         if len(devices) > 1:
             (first_key, first), (other_key, other) = list(devices.values())[:2]
-            raise Trouble(
+            raise FolderError(
                 f"{first} (directories.{first_key}) and {other} (directories.{other_key}) are on different file "
                 "systems. Documents move by rename, so put all the folders on one."
             )
@@ -73,9 +73,9 @@ class Folders:
 
 
 def files_below(folder: str, unreadable: Callable[[OSError], None] | None = None) -> Iterator[str]:
-    """All files below a folder that are not hidden, links and pipes too; sorted within each folder.
+    """The paths of all files below a folder, links and pipes too, except hidden ones; sorted within each folder.
 
-    `unreadable` hears of folders that can't be looked into.
+    Errors of folders that can't be listed go to `unreadable`. For watch folders see `watch_files.py`.
     """
     for root, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(each for each in folders if not each.startswith("."))
@@ -84,14 +84,14 @@ def files_below(folder: str, unreadable: Callable[[OSError], None] | None = None
 
 
 def explain(error: OSError, path: str | None = None, key: str | None = None) -> str:
-    """An error of the file system as a sentence with the next step."""
+    """A message for an error of the file system: what happened, where, and the next step."""
     where = path or error.filename or "a folder"
     if isinstance(where, bytes):
         where = os.fsdecode(where)
     named = f"{where} ({key})" if key else str(where)
     match error.errno:
         case errno.ENOSPC:
-            return f"The disk is full: {named} can't be written. Make room; the work goes on by itself."
+            return f"The disk is full: {named} can't be written. Make room; the work then continues."
         case errno.EDQUOT:
             return f"The disk quota is used up: {named} can't be written. Raise it or make room."
         case errno.EROFS:

@@ -1,7 +1,7 @@
-"""The gate that a backup closes: while it is shut, ingest moves nothing.
+"""The freeze: a backup stops ingest from moving files for a moment.
 
-Two advisory locks (flock(2)), because one alone could be held by ingest turn after turn while somebody waits for it:
-whoever shuts the gate takes the first and then waits for the second; who passes has to get by the first.
+Two advisory locks (flock(2)). With one alone, ingest could take it again and again while a backup waits for it. A
+backup takes the first lock and then waits for the second; ingest needs the first one to get at the second.
 """
 
 import contextlib
@@ -11,55 +11,59 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Literal
 
+from llm_scheduler.ingest.spool.file_io import try_lock
+
 _POLL_SECONDS = 0.005
 
-# `moves`: claims, what is taken apart or put back. `retries`: finished documents that are tried again.
-Gates = Literal["moves", "retries"]
+# `moves`: claiming, splitting, moving back. `retries`: retrying finished documents.
+FreezeScope = Literal["moves", "retries"]
 
 
-class GateBusy(Exception):
-    """Ingest has not let go of the gate in time, or another backup stands in it."""
+class FreezeTimeout(Exception):
+    """Ingest did not leave in time, or another backup holds the lock."""
 
 
-class Gate:
-    """One of the two gates of a spool. Who passes has to `leave` again."""
+class FreezeLock:
+    """One of the two freeze locks of a spool."""
 
-    def __init__(self, temp: str, name: Gates) -> None:
-        self._paths = [os.path.join(temp, f".{name}.{part}.lock") for part in ("gate", "pass")]
+    def __init__(self, temp: str, scope: FreezeScope) -> None:
+        self._paths = [os.path.join(temp, f".{scope}.{part}.lock") for part in ("gate", "pass")]
         self._descriptors: list[int] = []
 
-    def passes(self) -> bool:
-        """Whether the gate is open; then it can't be shut before `leave`. Raises OSError."""
-        gate, within = self._opened()
-        if not _take(gate, fcntl.LOCK_SH):
+    def enter(self) -> bool:
+        """Begin to move files. False while a backup holds the lock; True: no backup gets it before `leave`.
+
+        Raises OSError.
+        """
+        first, second = self._opened()
+        if not try_lock(first, fcntl.LOCK_SH):
             return False
         try:
-            return _take(within, fcntl.LOCK_SH)
+            return try_lock(second, fcntl.LOCK_SH)
         finally:
-            fcntl.flock(gate, fcntl.LOCK_UN)
+            fcntl.flock(first, fcntl.LOCK_UN)
 
     def leave(self) -> None:
-        """The end of what began with `passes`."""
+        """End what began with `enter`."""
         fcntl.flock(self._opened()[1], fcntl.LOCK_UN)
 
     @contextlib.contextmanager
-    def shut(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> Iterator[None]:
-        """Keep the gate shut for the length of a block. Raises `GateBusy` after `seconds`, and OSError."""
+    def hold(self, seconds: float, monotonic: Callable[[], float] = time.monotonic) -> Iterator[None]:
+        """Keep ingest out for the length of a block. Raises `FreezeTimeout` after `seconds`, and OSError."""
         end = monotonic() + seconds
-        locks = self._opened()
+        descriptors = self._opened()
         try:
-            for lock in locks:
-                while not _take(lock, fcntl.LOCK_EX):
+            for descriptor in descriptors:
+                while not try_lock(descriptor, fcntl.LOCK_EX):
                     if monotonic() >= end:
-                        raise GateBusy
+                        raise FreezeTimeout
                     time.sleep(_POLL_SECONDS)
             yield
         finally:
-            for lock in locks:
-                fcntl.flock(lock, fcntl.LOCK_UN)
+            for descriptor in descriptors:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
 
     def close(self) -> None:
-        """Let go of everything."""
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors.clear()
@@ -68,15 +72,7 @@ class Gate:
         for path in self._paths[len(self._descriptors) :]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             self._descriptors.append(descriptor)
-            if os.geteuid() == 0:  # an administrator's backup: ingest has to be able to open it, too
+            if os.geteuid() == 0:  # the backup runs as root, and ingest has to be able to open the file
                 owner = os.stat(os.path.dirname(path))
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
         return self._descriptors
-
-
-def _take(descriptor: int, kind: int) -> bool:
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,4 +1,4 @@
-"""What `security.encryption_key` and `encrypt_sensitive_fields` may hold."""
+"""The form of `security.encryption_key` and of `security.encrypt_sensitive_fields`."""
 
 import base64
 import binascii
@@ -9,9 +9,9 @@ KEY = "32 random bytes in URL-safe base 64 (44 characters), as `llmctl config ne
 FIELD = "the name of a field, or a JSON pointer (/patient/name) in which ~ is written ~0, and a / within a key ~1"
 
 
-def split_keys(said: str | Sequence[str]) -> tuple[str, ...]:
-    """The keys, the first of which seals. A text holds them one a line, or with commas between them."""
-    texts = [said] if isinstance(said, str) else said
+def split_keys(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The keys, the sealing key first. A string may hold several, separated by lines or commas."""
+    texts = [value] if isinstance(value, str) else value
     return tuple(key for text in texts for key in re.split(r"[\s,]+", text) if key)
 
 

@@ -1,40 +1,59 @@
-"""What `security.api_keys`, `api_keys_file` and `jwt_secret` may hold."""
+"""Checks the keys and secrets of `security`. No problem shows any part of a secret."""
 
+import json
 import re
 from collections.abc import Iterator
 
+from llm_scheduler.jobs.config.encryption import FIELD, KEY, is_field, is_key
 from llm_scheduler.jobs.config.model import Security
-from llm_scheduler.jobs.config.problem import Problem
+from llm_scheduler.jobs.config.problem import ConfigProblem
 
-# A key of the configuration may be given by its hash, so that the file holds nothing that opens anything.
-HASHED = "sha256:"
-SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 has at least the size of its hash
+HASHED = "sha256:"  # an API key may be given by its hash, so that the file holds nothing that gives access
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
-# Signing libraries refuse these for HS256: whoever writes one there means another kind of signature.
+SECRET_BYTES = 32  # RFC 7518, 3.2: a key for HS256 is at least as long as its hash
+# JWT libraries reject these as HS256 secrets: they belong to other kinds of signature.
 _KEY_FILES = ("-----BEGIN", "ssh-", "{")
 _HIDDEN = '"(hidden)"'
 
 
-def access_problems(security: Security) -> Iterator[Problem]:
-    """Everything that is wrong with the keys and the secret of tokens; nothing of them is shown."""
+def security_problems(security: Security) -> Iterator[ConfigProblem]:
+    """Everything that is wrong with API keys, the token secret and encryption."""
     for name in ("admin", "readonly"):
         key: str = getattr(security.api_keys, name)
         if key.startswith(HASHED) and not _HASH.fullmatch(key):
             allowed = f"a key, or {HASHED} and the 64 digits of its SHA-256 (0-9, a-f)"
-            yield Problem(f"security.api_keys.{name}", _HIDDEN, allowed)
+            yield ConfigProblem(f"security.api_keys.{name}", _HIDDEN, allowed)
     if "\0" in security.api_keys_file:
-        yield Problem("security.api_keys_file", repr(security.api_keys_file), "a path without NUL characters")
-    if not security.jwt_enabled:
-        return
-    secret = security.jwt_secret
+        yield ConfigProblem("security.api_keys_file", repr(security.api_keys_file), "a path without NUL characters")
+    if security.jwt_enabled:
+        yield from _secret_problems(security.jwt_secret)
+    if security.encryption_enabled:
+        yield from _encryption_problems(security)
+
+
+def _secret_problems(secret: str) -> Iterator[ConfigProblem]:
+    size = len(secret.encode())
     if not secret:
-        yield Problem("security.jwt_secret", "nothing", _secret("since security.jwt_enabled is true"))
-    elif len(secret.encode()) < SECRET_BYTES:
-        found = f"{_HIDDEN} of {len(secret.encode())} bytes"
-        yield Problem("security.jwt_secret", found, _secret("or else every token gives it away to who can guess it"))
+        value, why = "nothing", "since security.jwt_enabled is true"
+    elif size < SECRET_BYTES:
+        value, why = f"{_HIDDEN} of {size} bytes", "because a shorter one can be guessed from any token"
     elif secret.lstrip().startswith(_KEY_FILES):
-        yield Problem("security.jwt_secret", _HIDDEN, _secret("not the content of a key file"))
+        value, why = _HIDDEN, "not the content of a key file"
+    else:
+        return
+    allowed = f"a secret of at least {SECRET_BYTES} bytes, as `openssl rand -base64 48` prints, {why}"
+    yield ConfigProblem("security.jwt_secret", value, allowed)
 
 
-def _secret(why: str) -> str:
-    return f"a secret of at least {SECRET_BYTES} bytes, as `openssl rand -base64 48` prints, {why}"
+def _encryption_problems(security: Security) -> Iterator[ConfigProblem]:
+    keys = security.encryption_keys
+    if not all(is_key(key) for key in keys):
+        yield ConfigProblem("security.encryption_key", _HIDDEN, KEY)
+    for field in security.encrypt_sensitive_fields:
+        if not is_field(field):
+            yield ConfigProblem("security.encrypt_sensitive_fields", json.dumps(field), FIELD)
+    if not keys:
+        yield ConfigProblem("security.encryption_key", "nothing", f"{KEY}, since security.encryption_enabled is true")
+    if not (security.encrypt_sensitive_fields or security.encrypt_originals):
+        allowed = "the names of fields (or security.encrypt_originals), since security.encryption_enabled is true"
+        yield ConfigProblem("security.encrypt_sensitive_fields", "[]", allowed)

@@ -1,4 +1,4 @@
-"""The configuration for people's eyes: without a secret."""
+"""The configuration without secrets, to be shown."""
 
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -8,11 +8,11 @@ import msgspec
 from llm_scheduler.jobs.config.model import Config
 
 MASK = "***"
-_SECRETS = frozenset({"password", "admin", "readonly", "jwt_secret", "encryption_key", "webhook_url"})
+SECRET_KEYS = ("password", "admin", "readonly", "jwt_secret", "encryption_key", "webhook_url")
 
 
 def masked(config: Config) -> dict[str, Any]:
-    """The configuration in plain types, without a secret."""
+    """The configuration as built-in types, with `***` for each secret."""
     hidden: dict[str, Any] = _hide(msgspec.to_builtins(config))
     return hidden
 
@@ -23,7 +23,7 @@ def _hide(value: Any, key: str = "") -> Any:
     if isinstance(value, list):
         return [_hide(inner, key) for inner in value]
     if isinstance(value, str) and value:
-        if key in _SECRETS:
+        if key in SECRET_KEYS:
             return MASK
         if key == "redis_url":
             return _hide_in_url(value)
@@ -31,7 +31,7 @@ def _hide(value: Any, key: str = "") -> Any:
 
 
 def _hide_in_url(url: str) -> str:
-    """The address without its password, whether it stands before the host or in the query."""
+    """The address without its passwords, before the host and in the query."""
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -1,7 +1,7 @@
-"""What `scheduler_config.json` may say: every key, its type, its bounds and its default.
+"""Every key of `scheduler_config.json`, with its type, bounds and default. docs/configuration.md explains each.
 
-The JSON Schema that a file is checked against is derived from these structs, so this is the only list of keys.
-Times are in seconds and sizes in bytes unless a name says otherwise.
+`type_checks` derives a JSON Schema from these structs, so this is the only list of keys. Times are in seconds and
+sizes in bytes unless a name says otherwise.
 """
 
 from typing import Annotated, Any, Literal
@@ -28,11 +28,11 @@ SPOOL = "./data/llm_generated"
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A part of the configuration: immutable, and with no room for a misspelt key."""
+    """A part of the configuration. An unknown key is an error."""
 
 
 class Directories(_Part, frozen=True):
-    """The spool's folders. All of them have to lie on one file system, since documents move by rename."""
+    """The folders of the spool. They must be on one file system, because documents move by rename."""
 
     watch_directory: Text | Annotated[list[Text], Meta(min_length=1)] = f"{SPOOL}/raw"
     output_directory: Text = f"{SPOOL}/processed"
@@ -42,12 +42,12 @@ class Directories(_Part, frozen=True):
 
     @property
     def watch(self) -> tuple[str, ...]:
-        """The watch folders, always as a tuple."""
+        """The watch folders, also when there is only one."""
         return (self.watch_directory,) if isinstance(self.watch_directory, str) else tuple(self.watch_directory)
 
 
 class Autoscale(_Part, frozen=True):
-    """What `max_workers: "auto"` goes by. `max_workers` here is for one host; None: by its CPUs and memory."""
+    """Settings for `max_workers: "auto"`. This `max_workers` is per host; None: from its CPUs and memory."""
 
     target_seconds: Annotated[float, Meta(gt=0)] = 10
     min_workers: Positive = 1
@@ -77,15 +77,15 @@ class Processing(_Part, frozen=True):
 
     @property
     def batch_timeout_seconds(self) -> float:
-        """The longest a document waits for company."""
+        """The longest time that a document waits in a batch."""
         return 300.0 if self.batch_timeout is None else self.batch_timeout
 
     @property
     def batch_idle_seconds(self) -> float | None:
-        """After how long without a newcomer a batch goes as it is; None: only size and `batch_timeout` count.
+        """A batch without a new document for this time is flushed. None: only its size and `batch_timeout` count.
 
-        Whoever sets `batch_timeout` means it. Whoever sets neither is not kept waiting five minutes
-        for the last few documents of a drop.
+        The default is short only while `batch_timeout` is not set: then the last documents of a drop need not wait
+        for five minutes.
         """
         if self.batch_idle is not None:
             return self.batch_idle
@@ -93,7 +93,7 @@ class Processing(_Part, frozen=True):
 
 
 class Intake(_Part, frozen=True):
-    """What counts as a document, and how far one may be repaired. `schemas` are files of JSON Schema by name."""
+    """What counts as a document, and how far it may be repaired. `schemas`: files of JSON Schema by name."""
 
     accept: Annotated[list[Quality], Meta(min_length=1)] = msgspec.field(default_factory=lambda: ["valid", "repaired"])
     repair_max_bytes: Count = 128 * 1024
@@ -126,30 +126,19 @@ class Api(_Part, frozen=True):
     ssl_key_file: str | None = None
 
 
+_URGENT = ("urgent", "emergency", "critical", "asap", "immediately", "緊急", "紧急", "立即", "至急")
+_LOW_PRIORITY = ("test", "sample", "demo", "draft", "測試", "测试", "範例", "草稿")
+
+
 class PriorityRules(_Part, frozen=True):
-    urgent_keywords: list[Text] = msgspec.field(
-        default_factory=lambda: [
-            "urgent",
-            "emergency",
-            "critical",
-            "asap",
-            "immediately",
-            "緊急",
-            "紧急",
-            "立即",
-            "至急",
-        ]
-    )
-    low_priority_keywords: list[Text] = msgspec.field(
-        default_factory=lambda: ["test", "sample", "demo", "draft", "測試", "测试", "範例", "草稿"]
-    )
+    urgent_keywords: list[Text] = msgspec.field(default_factory=lambda: list(_URGENT))
+    low_priority_keywords: list[Text] = msgspec.field(default_factory=lambda: list(_LOW_PRIORITY))
 
 
 class Routing(_Part, frozen=True):
-    """A signal that is None is looked for when a rule asks for it: to look for all of them takes longer than all else
-    that ingest does. `languages` are those that may be expected (None: all that are known); `industry_model` the file
-    that `llmctl router train` made (None: the one that comes with the router), `labels` the file that corrections go
-    into.
+    """A signal whose switch is None is computed only if a rule reads it: all signals take longer than the rest of
+    ingest. `languages`: those to expect (None: all known ones). `industry_model`: a file made by `llmctl router train`
+    (None: the router's own). `labels`: the file for corrections.
     """
 
     enabled: bool = True
@@ -163,7 +152,7 @@ class Routing(_Part, frozen=True):
 
 
 class Then(_Part, frozen=True):
-    """What a rule makes of a document's route. `queue` is the priority's own where only that is given."""
+    """What a rule sets in a document's route. A priority without a `queue` implies the queue of that name."""
 
     priority: Level | None = None
     queue: Level | None = None
@@ -174,7 +163,7 @@ class Then(_Part, frozen=True):
 
 
 class Rule(_Part, frozen=True):
-    """A rule of `routes`: `when` is JSONLogic. `stop`: the rules behind it are not asked when it applies."""
+    """A rule of `routes`. `when` is JSONLogic. `stop`: when the rule applies, later rules are not evaluated."""
 
     name: Annotated[str, Meta(pattern=r"^\S.{0,63}$")]
     when: dict[str, Any] | bool = True
@@ -217,7 +206,7 @@ class Monitoring(_Part, frozen=True):
 
 
 class ApiKeys(_Part, frozen=True):
-    """The keys `admin` and `readonly`: as they are sent, or as `sha256:` and the 64 hex digits of their hash."""
+    """The keys of the roles, in clear or as `sha256:` and the 64 hex digits of the hash."""
 
     admin: str = ""
     readonly: str = ""
@@ -227,7 +216,7 @@ class ApiKeys(_Part, frozen=True):
 
 
 class Security(_Part, frozen=True):
-    """Who may ask the API, and what is sealed. `api_keys_file` holds the keys that `llmctl key create` makes."""
+    """Access to the API, and encryption. `api_keys_file` holds the keys that `llmctl key create` makes."""
 
     api_key_enabled: bool = False
     api_keys: ApiKeys = ApiKeys()
@@ -242,7 +231,7 @@ class Security(_Part, frozen=True):
 
     @property
     def encryption_keys(self) -> tuple[str, ...]:
-        """The keys that open what is sealed; the first one seals."""
+        """The first key seals; all keys open."""
         return split_keys(self.encryption_key)
 
     def __repr__(self) -> str:
@@ -259,7 +248,7 @@ class Deployment(_Part, frozen=True):
 
 
 class Logging(_Part, frozen=True):
-    """`file` is the rotated log of local mode; None writes to stderr alone (systemd's journal takes it from there)."""
+    """`file`: the rotated log of local mode. None: only stderr, which systemd passes to its journal."""
 
     format: Literal["human", "json"] = "human"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -284,7 +273,7 @@ class Config(_Part, frozen=True):
 
     @property
     def default_handler(self) -> str:
-        """The handler of a document that no rule gives another: `default`, or the only one there is."""
+        """The handler of a document without a rule that sets one: `default`, or the only handler."""
         if "default" not in self.handlers and len(self.handlers) == 1:
             return next(iter(self.handlers))
         return "default"

@@ -1,8 +1,7 @@
 """The address of Redis behind Sentinel: `redis+sentinel://[user:password@]host[:port][,host[:port]...]/service[/db][?...]`.
 
-redis-py has no URL for this. The form is the one that several projects have agreed on: user and password are the
-server's, `sentinel_username` and `sentinel_password` in the query are the sentinels' own, every other option of the
-query is redis-py's.
+redis-py has no URL for this; several projects use this form. User and password are for the server.
+`sentinel_username` and `sentinel_password` in the query are for the sentinels; all other options are redis-py's.
 """
 
 from dataclasses import dataclass, field
@@ -16,9 +15,10 @@ _OWN_OPTIONS = ("sentinel_username", "sentinel_password")
 
 @dataclass(frozen=True)
 class SentinelAddress:
-    """Where the sentinels are, and what to say to the server that they name.
+    """The sentinels, and how to connect to the server that they name.
 
-    `server` is a URL as redis-py reads it: whatever it says is right but for its host, which the sentinels tell.
+    `server` is a URL for redis-py; its host is a placeholder, because the sentinels name the real one. `username` and
+    `password` are for the sentinels.
     """
 
     sentinels: tuple[tuple[str, int], ...]
@@ -30,7 +30,7 @@ class SentinelAddress:
 
 
 def sentinel_address(url: str) -> SentinelAddress | None:
-    """What `url` says of sentinels; None when it is the address of a server. Raises ValueError, without a secret."""
+    """The sentinels in `url`; None for the address of a server. Raises ValueError; its message shows no secret."""
     scheme, _, rest = url.partition("://")
     plain = SCHEMES.get(scheme)
     if plain is None:

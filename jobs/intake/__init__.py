@@ -1,30 +1,31 @@
-"""Is this text a document? Small named steps, each with a receipt for what it changed or a precise refusal.
+"""From the bytes of a file to documents.
 
-`read(raw, limits)` runs them: strict first; what wraps the one value is taken off; what is broken is mended when that
-is beyond doubt. `strict.read` is the first step alone.
+`read` turns one text into a document: by the strict step, else unwrapped, else repaired when the meaning is beyond
+doubt. Every change has a receipt; a text that is no document raises `IntakeRejection`. `split` finds the documents in
+a file of several. `Preview` is what ingest learns from a file before a worker reads it.
 """
 
-from llm_scheduler.jobs.intake.binary import is_text
-from llm_scheduler.jobs.intake.pipeline import Mending, Reading, glance, guess, read
-from llm_scheduler.jobs.intake.rejection import Refused
-from llm_scheduler.jobs.intake.split import is_by_line, split
-from llm_scheduler.jobs.intake.strict import Limits, body
-from llm_scheduler.jobs.receipt import Envelope, Quality, Repair, Warned
+from llm_scheduler.jobs.intake.limits import IntakeLimits, SizeLimit, size_limit
+from llm_scheduler.jobs.intake.pipeline import ReadDocument, RepairOptions, read
+from llm_scheduler.jobs.intake.preview import Preview, parts_of
+from llm_scheduler.jobs.intake.rejection import IntakeRejection
+from llm_scheduler.jobs.intake.split import LINE_SUFFIXES, is_by_line, split
+from llm_scheduler.jobs.intake.strict import body
+from llm_scheduler.jobs.receipt import Quality
 
 __all__ = [
-    "Envelope",
-    "Limits",
-    "Mending",
+    "LINE_SUFFIXES",
+    "IntakeLimits",
+    "IntakeRejection",
+    "Preview",
     "Quality",
-    "Reading",
-    "Refused",
-    "Repair",
-    "Warned",
+    "ReadDocument",
+    "RepairOptions",
+    "SizeLimit",
     "body",
-    "glance",
-    "guess",
     "is_by_line",
-    "is_text",
+    "parts_of",
     "read",
+    "size_limit",
     "split",
 ]

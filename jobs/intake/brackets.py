@@ -1,24 +1,23 @@
-"""Brackets, counted without recursion: how deep they nest, and where one that opens is closed."""
+"""Brackets, counted without recursion: how deep they nest, and which bracket closes which."""
 
 import re
 
-_STRING = r'"(?:[^"\\]|\\.)*+"?'  # the closing quote is optional, so that a broken string is looked at once only
-_FLAT = rf'(?:{_STRING}|[^"\[\]{{}}]++)*+'
-# A run of brackets of one direction, after whatever strings and other text come before it.
+STRING = r'"(?:[^"\\]|\\.)*+"?'  # the closing quote is optional, so an unclosed string is scanned only once
+STRINGS = re.compile(STRING, re.DOTALL)
+_FLAT = rf'(?:{STRING}|[^"\[\]{{}}]++)*+'
+# A run of brackets of one direction, with the strings and other text before it.
 _RUNS = re.compile(rf"{_FLAT}(?:([\[{{]++)|([\]}}]++)|\Z)".encode(), re.DOTALL)
-# The same with arrays and objects that hold no others passed over: most of them do, and this is ten times as fast.
+# The same, but innermost arrays and objects are skipped. Most are innermost, so this is ten times as fast.
 _OUTER_RUNS = re.compile(
-    rf'(?:{_STRING}|[^"\[\]{{}}]++|[\[{{]{_FLAT}[\]}}])*+(?:([\[{{]++)|([\]}}]++)|\Z)'.encode(), re.DOTALL
+    rf'(?:{STRING}|[^"\[\]{{}}]++|[\[{{]{_FLAT}[\]}}])*+(?:([\[{{]++)|([\]}}]++)|\Z)'.encode(), re.DOTALL
 )
 _RUNS_OF_TEXT = re.compile(_RUNS.pattern.decode(), re.DOTALL)
-_TOKENS = re.compile(rf"{_STRING}|[\[\]{{}}]", re.DOTALL)
+TOKENS = re.compile(rf"{STRING}|[\[\]{{}}]", re.DOTALL)
 
 
 def overstep(text: bytes, limit: int) -> int | None:
-    """The offset of the first bracket that is nested deeper than `limit`, None when there is none."""
-    if text.count(b"[") + text.count(b"{") <= limit:
-        return None
-    if _overstep(_OUTER_RUNS, text, limit - 1) is None:
+    """The offset of the first bracket that nests deeper than `limit`; None if there is none."""
+    if text.count(b"[") + text.count(b"{") <= limit or _overstep(_OUTER_RUNS, text, limit - 1) is None:
         return None
     return _overstep(_RUNS, text, limit)
 
@@ -35,7 +34,7 @@ def _overstep(runs: re.Pattern[bytes], text: bytes, limit: int) -> int | None:
 
 
 def closing(text: str, start: int) -> int | None:
-    """The place behind the bracket that closes the one at `start`, strings passed over; None when nothing does."""
+    """The place after the bracket that closes the one at `start`, brackets in strings ignored; None if none does."""
     depth = 0
     for match in _RUNS_OF_TEXT.finditer(text, start):
         depth += match.end(1) - match.start(1)
@@ -49,7 +48,7 @@ def closing(text: str, start: int) -> int | None:
 def is_open(text: str) -> bool:
     """Whether `text` ends inside a string, an array or an object."""
     depth = 0
-    for match in _TOKENS.finditer(text):
+    for match in TOKENS.finditer(text):
         found = match[0]
         if found in "[{":
             depth += 1
@@ -61,6 +60,6 @@ def is_open(text: str) -> bool:
 
 
 def _ends_escaped(string: str) -> bool:
-    """Whether the last quote of a string is an escaped one."""
+    """Whether the last quote of `string` is escaped."""
     inner = string[1:-1]
     return (len(inner) - len(inner.rstrip("\\"))) % 2 == 1

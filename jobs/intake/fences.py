@@ -11,15 +11,15 @@ from llm_scheduler.jobs.intake.strict import document_of
 _OPENING = re.compile(r"(?:^|(?<=\n))[ \t]*(?P<mark>`{3,}|~{3,})[ \t]*(?P<kind>[\w+.#-]*)[^\n`]*(?:\n|\Z)")
 _CLOSING = re.compile(r"(?:^|(?<=\n))[ \t]*`{3,}[ \t]*(?:\n|\Z)")
 _INLINE = re.compile(r"\A(?P<mark>`{1,3})(?:json\b)?\s*(?=[\[{])")
-# What a block may be called that holds a document, and what else may hold nothing but one.
+# Languages of blocks that hold a document, and of blocks that may hold nothing but one literal.
 DATA = frozenset({"", "json", "json5", "jsonc", "jsonl", "ndjson", "text", "txt", "plaintext", "output", "response"})
 LITERALS = frozenset({"javascript", "js", "python", "py", "typescript", "ts", "jsonp", "http", "yaml", "yml"})
-_MOST = 200  # blocks; nobody answers in more
+_MAX_BLOCKS = 200
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language, where it starts and ends, and where that which it holds does."""
+    """A fenced block: its language (`kind`), its place, and the place of its content (`inner` to `inner_end`)."""
 
     kind: str
     start: int
@@ -33,12 +33,12 @@ def blocks(text: str) -> list[Block]:
     """The fenced blocks of `text`, in order."""
     found: list[Block] = []
     if "```" not in text and "~~~" not in text:
-        return found  # a plain search is forty times as fast as the pattern
+        return found  # this search is forty times as fast as the pattern
     place = 0
-    while len(found) < _MOST and (opening := _OPENING.search(text, place)):
+    while len(found) < _MAX_BLOCKS and (opening := _OPENING.search(text, place)):
         mark = opening["mark"]
         sign = re.escape(mark[0])
-        # Behind the last line, or, as models do, at its end.
+        # On a line of its own, or, as models write it, at the end of the last line.
         closing = re.compile(
             rf"(?:^|(?<=\n))[ \t]*{sign}{{{len(mark)},}}[ \t]*(?:\n|\Z)|{sign}{{{len(mark)}}}[ \t]*(?:\n|\Z)"
         ).search(text, opening.end())
@@ -49,18 +49,18 @@ def blocks(text: str) -> list[Block]:
 
 
 def gaps(found: list[Block], length: int) -> list[tuple[int, int]]:
-    """What is between the blocks of a text of so many characters, before the first and after the last."""
+    """The (start, end) of the text before, between and after the blocks of a text of `length` characters."""
     edges = [0, *(edge for block in found for edge in (block.start, block.end)), length]
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def content(draft: Draft, block: Block) -> Draft:
-    """What a block holds."""
+    """The content of `block`."""
     return draft.part(block.inner, block.inner_end, "unwrap", "fence").trimmed()
 
 
 def inline(draft: Draft) -> Draft | None:
-    """What stands between one to three backticks on a line itself: `{"a": 1}`."""
+    """The content of one to three backticks without a line of their own, as in `{"a": 1}`."""
     opening = _INLINE.match(draft.text)
     if not opening:
         return None
@@ -70,18 +70,17 @@ def inline(draft: Draft) -> Draft | None:
     return draft.part(opening.end(), end if closed else len(draft.text), "unwrap", "fence").trimmed()
 
 
-def only(draft: Draft) -> Draft | None:
-    """What the one fenced block of a text holds, when nothing but talk stands around it."""
+def only_block(draft: Draft) -> Draft | None:
+    """The content of the only fenced block, when the text around it is only prose."""
     found = blocks(draft.text)
     if len(found) != 1 or found[0].kind not in DATA:
         return None
-    if not surroundings.is_talk(draft.text[: found[0].start], draft.text[found[0].end :]):
-        return None
-    return content(draft, found[0])
+    is_alone = surroundings.is_prose(draft.text[: found[0].start], draft.text[found[0].end :])
+    return content(draft, found[0]) if is_alone else None
 
 
 def without_programs(draft: Draft) -> Draft:
-    """Without the blocks of other languages, where exactly one block says that it is JSON and is: they show its use."""
+    """Without the blocks of source code, when exactly one block is marked as JSON and is JSON: they show its use."""
     found = blocks(draft.text)
     named = [block for block in found if block.kind.startswith("json")]
     others = [block for block in found if block.kind not in DATA and block.closed]
@@ -92,8 +91,8 @@ def without_programs(draft: Draft) -> Draft:
     return draft.edited([Edit(block.start, block.end, "", "program") for block in others], "unwrap")
 
 
-def longest(text: str, block: Block) -> Block:
-    """`block` up to a later fence, when the one that closes it first stands inside of a string of what it holds."""
+def extended(text: str, block: Block) -> Block:
+    """`block` up to a later closing fence that makes it JSON: the first one may be inside a string of the document."""
     later = (found for found in _CLOSING.finditer(text, block.inner) if found.start() > block.inner_end)
     for ending in reversed(list(islice(later, 20))):
         if document_of(text[block.inner : ending.start()]) is not None:

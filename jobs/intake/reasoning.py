@@ -1,14 +1,13 @@
-"""What a model says to itself, and what its chat template adds: neither is its answer."""
+"""Removes the reasoning block of a model and the marks of its chat template: neither is part of the answer."""
 
 import re
 
-from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.intake.draft import Draft
-from llm_scheduler.jobs.intake.rejection import Refused
+from llm_scheduler.jobs.intake.rejection import invalid_json
 
-_THOUGHT = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think"
-_OPENING = re.compile(rf"\s*(?:<\s*(?:{_THOUGHT})\s*>|◁think▷)", re.IGNORECASE)
-_CLOSING = re.compile(rf"</\s*(?:{_THOUGHT})\s*>|◁/think▷", re.IGNORECASE)
+_TAG = r"think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think"
+_OPENING = re.compile(rf"\s*(?:<\s*(?:{_TAG})\s*>|◁think▷)", re.IGNORECASE)
+_CLOSING = re.compile(rf"</\s*(?:{_TAG})\s*>|◁/think▷", re.IGNORECASE)
 _HARMONY = re.compile(r"<\|channel\|>final(?:<\|constrain\|>\w*)?<\|message\|>")  # gpt-oss' "harmony" format
 _MARK = re.compile(
     r"\[/?(?:ANSWER|JSON|OUTPUT|RESULT|RESPONSE|FINAL|DATA|START|END)\]"
@@ -18,24 +17,24 @@ _MARK = re.compile(
 _BRACKET = re.compile(r"[\[{]")
 
 
-def without_thoughts(draft: Draft) -> Draft:
-    """What follows the thoughts of the model, without marks of its template. Raises `Refused` when nothing does."""
+def without_reasoning(draft: Draft) -> Draft:
+    """The answer after the reasoning block. Raises `IntakeRejection` when there is none."""
     finals = list(_HARMONY.finditer(draft.text))
     if finals:
         draft = draft.part(finals[-1].end(), len(draft.text), "unwrap", "thoughts")
     closings = list(_CLOSING.finditer(draft.text))
     if _OPENING.match(draft.text) and not closings:
-        raise Refused(Code.INVALID_JSON, "The model's thoughts have no end, and no answer follows them.", cut=True)
-    # A template may have the opening tag in the prompt, so that only the closing one is in the answer.
-    if closings and not _is_inside_a_value(draft.text, closings[-1].start()):
+        raise invalid_json("The model's reasoning block does not end, so there is no answer.", cut=True)
+    # Some templates put the opening tag into the prompt: then the answer has only the closing tag.
+    if closings and not _is_in_string(draft.text, closings[-1].start()):
         draft = draft.part(closings[-1].end(), len(draft.text), "unwrap", "thoughts").trimmed()
         if not draft.text:
-            raise Refused(Code.INVALID_JSON, "No answer follows the model's thoughts.", cut=True)
+            raise invalid_json("No answer follows the model's reasoning block.", cut=True)
     return _without_marks(draft)
 
 
-def _is_inside_a_value(text: str, place: int) -> bool:
-    """Whether `place` is inside a string of a document that has begun before, as far as its line can tell."""
+def _is_in_string(text: str, place: int) -> bool:
+    """Whether `place` is inside a string of a document that began earlier, judged by the quotes on its line."""
     if _OPENING.match(text):
         return False
     first = _BRACKET.search(text, 0, place)

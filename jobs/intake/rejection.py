@@ -1,13 +1,13 @@
-"""Why a text is not a document, and where in it."""
+"""The exception for a text that is no document, and positions in a text."""
 
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.receipt import Position
 
 
-class Refused(Exception):
-    """The text is no document: `code`, a sentence, and the place where there is one.
+class IntakeRejection(Exception):
+    """A text is rejected: `code`, a sentence for people, and the position if there is one.
 
-    `kind` says what a binary file is: `png`, say. `cut` is set when the text ends too early.
+    `kind` is the format of a binary file, such as `png`. `cut`: the text ends too early.
     """
 
     def __init__(
@@ -26,13 +26,16 @@ class Refused(Exception):
         return f"{self.code.value}:{self.kind}" if self.kind else self.code.value
 
 
-def position_at(raw: bytes, offset: int) -> Position:
-    """The place of byte `offset` in UTF-8 `raw`."""
-    offset = min(max(offset, 0), len(raw))
-    before = raw[:offset]
+def invalid_json(message: str, *, cut: bool = False) -> IntakeRejection:
+    """A rejection without a position."""
+    return IntakeRejection(Code.INVALID_JSON, message, cut=cut)
+
+
+def position_after(before: bytes) -> Position:
+    """The position right after `before`, the UTF-8 beginning of a text."""
     line_start = before.rfind(b"\n") + 1
     return Position(
         line=before.count(b"\n") + 1,
         column=len(before[line_start:].decode("utf-8", errors="replace")) + 1,
-        offset=offset,
+        offset=len(before),
     )

@@ -1,6 +1,6 @@
-"""Files that hold several documents: JSON lines, values one after the other, and lines of batches with several answers.
+"""Splits files of several documents: JSON lines, values one after the other, and batch lines with several answers.
 
-Each document is split off with its own bytes; none is merged with another, and none is dropped.
+Each document keeps its own bytes. Documents are never merged, and none is dropped.
 """
 
 import re
@@ -11,103 +11,105 @@ import msgspec
 
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.intake import binary, brackets, encodings, envelope, fences, strict
-from llm_scheduler.jobs.intake.reasoning import without_thoughts
-from llm_scheduler.jobs.intake.rejection import Refused
-from llm_scheduler.jobs.intake.strict import Limits
+from llm_scheduler.jobs.intake.limits import IntakeLimits
+from llm_scheduler.jobs.intake.reasoning import without_reasoning
+from llm_scheduler.jobs.intake.rejection import IntakeRejection
 
-LINE_ENDINGS = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
-MOST = 100_000
-_LOOKED_AT = 20  # lines, of which one at least is a document, or the text is not made of such lines
+LINE_SUFFIXES = (".jsonl", ".ndjson")
+_BY_LINE = (*LINE_SUFFIXES, *(f"{suffix}.gz" for suffix in LINE_SUFFIXES))
+MAX_DOCUMENTS = 100_000
+_MAX_DEPTH = 200  # of a value that is parsed here
+_FIRST_LINES = 20  # one of them must be a document, else the text is not JSON lines
+_LEAST_DOCUMENTS = 0.8  # share of lines that must be documents when some lines do not begin like one
 _BETWEEN = re.compile(r"[\s,\x1e]*")  # RFC 7464 puts a record separator (0x1E) before each value
-_MOSTLY = 0.8  # of the lines are documents, where some don't even begin like one
 
 
 def is_by_line(name: str) -> bool:
-    """Whether a file of this name holds one document a line."""
-    return name.lower().endswith(LINE_ENDINGS)
+    """Whether a file of this name holds one document per line."""
+    return name.lower().endswith(_BY_LINE)
 
 
-def split(raw: bytes, name: str, limits: Limits, most: int = MOST) -> list[bytes]:
-    """The documents in `raw`, each with its own bytes; `[raw]` where it is one.
+def split(raw: bytes, name: str, limits: IntakeLimits, max_documents: int = MAX_DOCUMENTS) -> list[bytes]:
+    """The documents in the file `name`, each with its own bytes; `[raw]` for one document.
 
-    `name` is the file's: `.jsonl` and `.ndjson` hold a document a line, whatever each of them is. Raises `Refused`
-    (too_large) when there are more than `most`.
+    In `.jsonl` and `.ndjson` files every line is a document, even a broken one. Raises `IntakeRejection` (too_large)
+    for more than `max_documents`.
     """
     if raw.startswith(binary.GZIP):
         try:
             plain = binary.gunzip(raw, limits.max_bytes)
-        except Refused:
+        except IntakeRejection:
             return [raw]
-        parts = split(plain, name, limits, most)
+        parts = split(plain, name, limits, max_documents)
         return [raw] if len(parts) == 1 and not is_by_line(name) else parts
     if strict.is_strict(raw, limits):
-        return _answers([strict.body(raw)], most) if b'"custom_id"' in raw else [raw]
+        return _single_answers([strict.body(raw)], max_documents) if b'"custom_id"' in raw else [raw]
     if is_by_line(name):
-        return _answers(_lines(raw, most), most) or [raw]
+        return _single_answers(_lines(raw, max_documents), max_documents) or [raw]
     if len(raw) > limits.max_bytes:
         return [raw]
-    parts = _sequence(raw, most)
-    return _answers(parts, most) if len(parts) > 1 else [raw]
+    parts = _sequence(raw, max_documents)
+    return _single_answers(parts, max_documents) if len(parts) > 1 else [raw]
 
 
-def _lines(raw: bytes, most: int) -> list[bytes]:
-    """The lines of a file of lines that are not blank."""
+def _lines(raw: bytes, max_documents: int) -> list[bytes]:
+    """The lines that are not blank; none for a binary file."""
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in raw[:4]:
         try:
             raw = encodings.decode(raw).text.encode()
-        except Refused:
+        except IntakeRejection:
             return []
-    if binary.kind_of(raw):
+    if binary.format_of(raw):
         return []
-    lines = list(islice((line for line in strict.body(raw).split(b"\n") if line.strip()), most + 1))
-    _refuse_more(len(lines), most)
+    lines = list(islice((line for line in strict.body(raw).split(b"\n") if line.strip()), max_documents + 1))
+    _check_count(len(lines), max_documents)
     return [line.strip() for line in lines]
 
 
-def _refuse_more(count: int, most: int) -> None:
-    if count > most:
-        raise Refused(Code.TOO_LARGE, f"The file holds more than {most} documents (intake.max_lines).")
+def _check_count(count: int, max_documents: int) -> None:
+    if count > max_documents:
+        message = f"The file holds more than {max_documents} documents (intake.max_lines)."
+        raise IntakeRejection(Code.TOO_LARGE, message)
 
 
-def _sequence(raw: bytes, most: int) -> list[bytes]:
-    """The values of a text that is nothing but values; fewer than two where it is anything else."""
+def _sequence(raw: bytes, max_documents: int) -> list[bytes]:
+    """The values of a text that holds only values; fewer than two for any other text."""
     try:
-        draft = without_thoughts(encodings.decode(raw))
-    except Refused:
+        draft = without_reasoning(encodings.decode(raw))
+    except IntakeRejection:
         return []
-    draft = fences.only(draft) or draft
-    text = draft.text
+    text = (fences.only_block(draft) or draft).text
     if not text.lstrip().startswith(("{", "[", "\x1e")):
         return []
-    return [part.encode() for part in _by_lines(text, most) or _by_brackets(text, most)]
+    return [part.encode() for part in _by_lines(text, max_documents) or _by_brackets(text, max_documents)]
 
 
-def _by_lines(text: str, most: int) -> list[str]:
-    if text.count("\n") > 2 * most:  # most of a printed document's lines are no documents
+def _by_lines(text: str, max_documents: int) -> list[str]:
+    if text.count("\n") > 2 * max_documents:  # an indented document: most of its lines are no documents
         return []
     lines = [line.strip().strip("\x1e") for line in text.split("\n")]
     lines = [line for line in lines if line]
-    if not any(map(_is_value, lines[:_LOOKED_AT])):
+    if not any(map(_is_document, lines[:_FIRST_LINES])):
         return []
-    good = sum(_is_value(line) for line in lines)
-    begun = all(line.startswith(("{", "[")) and len(line) > 1 for line in lines)
-    enough = good >= 2 and (2 * good >= len(lines) if begun else good >= _MOSTLY * len(lines))
-    return lines if enough or (good == 1 and len(lines) == 2 and begun) else []
+    good = sum(_is_document(line) for line in lines)
+    all_begin = all(line.startswith(("{", "[")) and len(line) > 1 for line in lines)
+    enough = good >= 2 and (2 * good >= len(lines) if all_begin else good >= _LEAST_DOCUMENTS * len(lines))
+    return lines if enough or (good == 1 and len(lines) == 2 and all_begin) else []
 
 
-def _by_brackets(text: str, most: int) -> list[str]:
+def _by_brackets(text: str, max_documents: int) -> list[str]:
     parts: list[str] = []
     for part in _segments(text):
-        if part is None or (not parts and not _is_value(part)):
+        if part is None or (not parts and not _is_document(part)):
             return []
         parts.append(part)
-        _refuse_more(len(parts), most)
-    good = sum(_is_value(part) for part in parts)
+        _check_count(len(parts), max_documents)
+    good = sum(_is_document(part) for part in parts)
     return parts if len(parts) > 1 and good >= 1 and 2 * good >= len(parts) else []
 
 
 def _segments(text: str) -> Iterator[str | None]:
-    """Values one after the other, the last as far as it goes; None where something else stands between."""
+    """The bracketed parts of `text`; the last one may be cut off. Then None, if other text comes between them."""
     place = _BETWEEN.match(text).end()  # type: ignore[union-attr]
     while place < len(text):
         if text[place] not in "[{":
@@ -118,23 +120,23 @@ def _segments(text: str) -> Iterator[str | None]:
         place = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]
 
 
-def _is_value(text: str) -> bool:
+def _is_document(text: str) -> bool:
     """Whether `text` is strictly an object or an array."""
-    return brackets.overstep(text.encode(), 200) is None and strict.document_of(text) is not None
+    return brackets.overstep(text.encode(), _MAX_DEPTH) is None and strict.document_of(text) is not None
 
 
-def _answers(parts: list[bytes], most: int) -> list[bytes]:
-    """`parts`, the lines of batches among them with one answer each."""
-    split_off: list[bytes] = []
+def _single_answers(parts: list[bytes], max_documents: int) -> list[bytes]:
+    """`parts`, with every batch line of several answers replaced by lines of one answer each."""
+    found: list[bytes] = []
     for part in parts:
         singles: list[bytes] = []
-        if b'"custom_id"' in part and brackets.overstep(part, 200) is None:
+        if b'"custom_id"' in part and brackets.overstep(part, _MAX_DEPTH) is None:
             try:
                 line = strict.value_of(part)
             except ValueError:
                 line = None
             if envelope.is_envelope(line):
-                singles = [msgspec.json.encode(single) for single in envelope.singles(line)]
-        split_off += singles if len(singles) > 1 else [part]
-    _refuse_more(len(split_off), most)
-    return split_off
+                singles = [msgspec.json.encode(single) for single in envelope.single_answers(line)]
+        found += singles if len(singles) > 1 else [part]
+    _check_count(len(found), max_documents)
+    return found

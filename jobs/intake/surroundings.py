@@ -1,20 +1,20 @@
-"""What stands around a JSON value: a model's words to its reader, or a text of which the value is only a part."""
+"""Judges the text around a JSON value: prose for the reader, or a larger text of which the value is only a part."""
 
 import re
 
-from llm_scheduler.jobs.intake.strict import value_of
+from llm_scheduler.jobs.intake.strict import is_json
 
 # `{name}`: a placeholder in a sentence. Not `{}`, and nothing with a quote or a colon in it.
 PLACEHOLDER = re.compile(r"\{[A-Za-z_][\w .-]{0,40}\}")
 _BRACKET = re.compile(r"[\[\]{}]")
-# Brackets that talk has by itself: citations, links, empty ones in quotes, a word in its place.
-IN_TALK = re.compile(
+# Brackets that belong to prose: links, citations, quoted empty brackets, and a word in brackets.
+IN_PROSE = re.compile(
     r"!?\[[^\[\]{}\n\"']{1,80}\]\(\S{1,500}?\)"
     r"|\[\^?\d{1,3}\](?!\s*[\]}])|`\[\]`|`\{\}`|\(\[\]\)|\[[A-Za-z][\w -]{0,30}\]"
 )
-# Members of an object that the value is only a part of.
+# Members of an object around the value.
 _MEMBER = re.compile(r"(?:^|\n|[,{}\]])\s*,?\s*[\"'“][^\"'”\n]{1,80}[\"'”]\s*[:：]")
-# Talk about a document that is not there.
+# Prose about a document that does not exist.
 _HYPOTHETICAL = re.compile(
     r"would look like|will look like"
     r"|could look like|might look like|format (?:is|would be|should be)|\bif I could\b|for example"
@@ -25,14 +25,14 @@ _HYPOTHETICAL = re.compile(
 )
 
 _MODIFIERS = r"(?:export |public |private |protected |static |async |abstract |default )*"
-# Lines in which no reader is spoken to, each by the language that writes them.
+# Lines of programs, queries, shells and markup.
 _SOURCE = tuple(
     re.compile(pattern)
     for pattern in (
         r"[^\s;]*[=(){}<>.][^;]*;$|\S+;$",  # a statement
         r"[\w.$]+(?:\s*:\s*[\w.\[\], |]+)?\s*(?:=|:=|\+=|<-)\s*[^=\s].*$",  # an assignment
         r"(?:await |return |yield |new )?[\w.$]+\(.*\)[;:]?$",  # a call
-        r"[\w.$]+\([^)]*$",  # one that goes on
+        r"[\w.$]+\([^)]*$",  # the beginning of a call
         _MODIFIERS + r"(?:def|class|function|fn|func|interface|struct|enum|impl|namespace|trait)\s+\w+\s*[(:{<=]?.*$",
         r"(?:import\s+[\w.{*\"']+|from\s+[\w.]+\s+import\b|package\s+[\w.]+$|using\s+[\w.]+$|require\b.*['\"(]).*$",
         r"(?:if|for|while|elif|else if|switch|catch|except|with)\b.*[()=<>].*[:{)]?$",
@@ -54,26 +54,27 @@ _LEAD = re.compile(r"(?!(?:class|def|if|for|while|with|elif|except|case)\b)\w+(?
 _YAML_KEY = re.compile(r"^[ \t]*(?:-[ \t]+)?[\w-]+:(?:[ \t]|$)", re.MULTILINE)
 _YAML_LEAD = re.compile(r"(?:^|\n)[ \t]*(?:-[ \t]+)?[\w-]+:[ \t]*\Z")
 _TABLE = re.compile(r"^[ \t]*\|.*\|", re.MULTILINE)
-_LONGEST = 20_000  # characters of talk that are looked at, on each side of the value
+_MAX_PROSE = 20_000  # characters that are examined on each side of the value
 
 
 def has_brackets(text: str) -> bool:
-    """Whether there are brackets beside `{word}` placeholders."""
-    return _BRACKET.search(IN_TALK.sub(" ", PLACEHOLDER.sub(" ", text))) is not None
+    """Whether `text` has brackets other than those of placeholders and of prose."""
+    return _BRACKET.search(IN_PROSE.sub(" ", PLACEHOLDER.sub(" ", text))) is not None
 
 
-def is_talk(before: str, after: str) -> bool:
-    """Whether what stands before and after a value is talk around it, and not the rest of a program or of a table."""
-    before, after = before[-_LONGEST:], after[:_LONGEST]
+def is_prose(before: str, after: str) -> bool:
+    """Whether the text before and after a value only explains it, and is not part of a program, table or document."""
+    before, after = before[-_MAX_PROSE:], after[:_MAX_PROSE]
     if any(has_brackets(text) or is_source(text) or _TABLE.search(text) for text in (before, after)):
         return False
     if any(_MEMBER.search(text) or _HYPOTHETICAL.search(text) for text in (before, after)):
         return False
-    return not (_is_yaml(before, after) or _is_value(before) or _is_value(after))
+    # A scalar beside the value is a second value, and it would be unclear which is meant.
+    return not (_is_yaml(before, after) or is_json(before.strip()) or is_json(after.strip()))
 
 
 def is_source(text: str) -> bool:
-    """Whether a line of `text` is that of a program, a query, a shell or a page."""
+    """Whether `text` has a line of a program, a query, a shell or markup."""
     return any(_is_source(line.strip()) for line in text.splitlines())
 
 
@@ -83,17 +84,7 @@ def _is_source(line: str) -> bool:
     return any(pattern.match(line) for pattern in _SOURCE)
 
 
-def _is_value(text: str) -> bool:
-    """Whether `text` is JSON itself, a string or a number, say: then there are two values, and no telling which."""
-    try:
-        value_of(text.strip())
-    except ValueError:
-        return False
-    return True
-
-
 def _is_yaml(before: str, after: str) -> bool:
-    """Whether the value is that of one key among others: `tags: ["a"]` between `name: x` and `size: 3`."""
-    if not _YAML_LEAD.search(before):
-        return False
-    return len(_YAML_KEY.findall(before)) + len(_YAML_KEY.findall(after.strip("\r\n "))) > 1
+    """Whether the value belongs to one of several YAML keys: `tags: ["a"]` between `name: x` and `size: 3`."""
+    keys = len(_YAML_KEY.findall(before)) + len(_YAML_KEY.findall(after.strip("\r\n ")))
+    return keys > 1 and _YAML_LEAD.search(before) is not None

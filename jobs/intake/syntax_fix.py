@@ -1,49 +1,44 @@
-"""Slips that the place of the error explains: a comma, a quote or a bracket too many, too few, or the wrong one.
+"""Fixes a missing, needless or wrong comma, quote or bracket, where the position of the error explains it.
 
-`mend` goes from error to error. At each, one rule fits or none does; what it changes has to make the text strict in the
-end, or nothing is changed at all.
+`fix` goes from error to error and applies the one rule that fits. If the text is not strict JSON in the end, all
+changes are dropped. (The step is called "slip" in receipts, which are part of the result format.)
 """
 
 import json
 import re
 
+from llm_scheduler.jobs.intake.brackets import TOKENS
 from llm_scheduler.jobs.intake.draft import Draft, Edit
-from llm_scheduler.jobs.intake.strict import value_of
+from llm_scheduler.jobs.intake.strict import is_json
 
-_MOST = 60  # errors in one text
+_MAX_ERRORS = 60  # in one text
 _STARTS = re.compile(r'["\[{\d-]|true\b|false\b|null\b')
 _ENDS = re.compile(r'(?:["\]}\d]|true|false|null)\Z')
 _KEY_WITHOUT_OPENING = re.compile(r"[A-Za-z_\u00c0-\uffff][\w -]*\"\s*:")
 _KEY_WITHOUT_CLOSING = re.compile(r'"([A-Za-z_\u00c0-\uffff][\w-]*)\s*:\s*(?=["\d\[{tfn-])')
-_LAST_ON_ITS_LINE = re.compile(r'([^\n]*)"\s*,?[ \t]*[}\]]*[ \t]*,?[ \t]*(?=\n|\Z)')
-# What may as well be the end of one string and the beginning of another.
+_LINE_END = re.compile(r'([^\n]*)"\s*,?[ \t]*[}\]]*[ \t]*,?[ \t]*(?=\n|\Z)')
+# This may also be the end of one string and the beginning of another.
 _UNSURE = re.compile(r'"\s*(?:[,;+*?|]|or\b|and\b|if\b|else\b)|[,;+*|?]\s*"\s*\S|(?:\bor|\band|\bif|\belse)\s*"\S')
 _OTHER_STRING = re.compile(r'"\s*:|"\s*,\s*"')
 _KEY_AT_ITS_END = re.compile(r'(?<=\n)[ \t]*"[^"\\\n]+"\s*\Z')
 _CLOSERS = {"{": "}", "[": "]"}
-_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
-def mend(draft: Draft) -> Draft | None:
-    """`draft` made strict by the rules below; None when they don't get so far."""
-    for _ in range(_MOST):
+def fix(draft: Draft) -> Draft | None:
+    """`draft` as strict JSON; None when the rules below do not suffice."""
+    for _ in range(_MAX_ERRORS):
         place = _error(draft.text)
         if place is None:
-            return draft if _is_strict(draft.text) else None
-        edits = (
-            _comma(draft.text, place)
-            or _array(draft.text, place)
-            or _key(draft.text, place)
-            or _quote(draft.text, place)
-        )
-        if not edits:
+            return draft if is_json(draft.text) else None
+        edits = next(filter(None, (rule(draft.text, place) for rule in (_comma, _array, _key, _quote))), None)
+        if edits is None:
             break
         draft = draft.edited(edits, "slip")
     return _bracket(draft)
 
 
 def _error(text: str) -> int | None:
-    """Where `text` stops being JSON; None when it is."""
+    """The index at which `text` stops being JSON; None if it is JSON."""
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
@@ -54,7 +49,7 @@ def _error(text: str) -> int | None:
 
 
 def _comma(text: str, place: int) -> list[Edit]:
-    """A comma that misses at the end of a line, or one too many."""
+    """A comma is missing at the end of a line, or needless."""
     before = text[:place].rstrip()
     if text.startswith(",", place):
         ahead = text[place + 1 :].lstrip()[:1]
@@ -69,19 +64,19 @@ def _comma(text: str, place: int) -> list[Edit]:
 
 
 def _array(text: str, place: int) -> list[Edit]:
-    """An array that was not closed before the next key of the object around it."""
+    """An array was not closed before the next key of the object around it."""
     key = _KEY_AT_ITS_END.search(text[max(0, place - 300) : place])
     if text[place : place + 1] != ":" or not key:
         return []
-    start = place - len(key[0])
-    behind = len(text[:start].rstrip())
-    if text[behind - 1 : behind] == ",":
-        return [Edit(behind - 1, behind - 1, "]", "missing_bracket")]
-    return [Edit(behind, behind, "],", "missing_bracket")] if text[behind - 1 : behind] in ('"', "]", "}") else []
+    end = len(text[: place - len(key[0])].rstrip())
+    last = text[end - 1 : end]
+    if last == ",":
+        return [Edit(end - 1, end - 1, "]", "missing_bracket")]
+    return [Edit(end, end, "],", "missing_bracket")] if last in ('"', "]", "}") else []
 
 
 def _key(text: str, place: int) -> list[Edit]:
-    """One of the quotes of a key."""
+    """One of the two quotes of a key is missing."""
     if text[:place].rstrip()[-1:] in ("{", ",") and _KEY_WITHOUT_OPENING.match(text, place):
         return [Edit(place, place, '"', "missing_quote")]
     opening = text.rfind('"', 0, place)
@@ -94,26 +89,24 @@ def _key(text: str, place: int) -> list[Edit]:
 
 
 def _quote(text: str, place: int) -> list[Edit]:
-    """Quotes inside the last string of a line: only the last of them ends it."""
+    """The last string of a line holds unescaped quotes: only the last quote ends it."""
     closing = len(text[:place].rstrip()) - 1
     if closing < 1 or text[closing] != '"' or "\n" in text[closing:place] or text[place : place + 1] in ('"', "{", "["):
         return []
-    line = _LAST_ON_ITS_LINE.match(text, closing + 1)
+    line = _LINE_END.match(text, closing + 1)
     if not line or _OTHER_STRING.search(text, closing, line.end(1) + 1):
         return []
     if _UNSURE.search(text, closing + 1, line.end(1)):
         return []
-    inner = [closing, *(found.start() for found in re.finditer(r'(?<!\\)"', line[1]))]
-    return [
-        Edit(at, at + 1, r"\"", "inner_quote") for at in (inner[0], *(closing + 1 + offset for offset in inner[1:]))
-    ]
+    inner = (closing + 1 + found.start() for found in re.finditer(r'(?<!\\)"', line[1]))
+    return [Edit(at, at + 1, r"\"", "inner_quote") for at in (closing, *inner)]
 
 
 def _bracket(draft: Draft) -> Draft | None:
-    """The one bracket that is missing, needless or of the wrong kind, if one change and no other makes it right."""
+    """One bracket is missing, needless or wrong, and exactly one change makes the text strict."""
     text = draft.text
     stack: list[str] = []
-    for found in _BRACKET.finditer(text):
+    for found in TOKENS.finditer(text):
         char, at = found[0], found.start()
         if char in _CLOSERS:
             stack.append(char)
@@ -122,21 +115,10 @@ def _bracket(draft: Draft) -> Draft | None:
                 stack.pop()
                 continue
             expected = _CLOSERS[stack[-1]] if stack else ""
-            behind = len(text[:at].rstrip())
+            end = len(text[:at].rstrip())
             edits = [Edit(at, at + 1, "", "needless_bracket")] if text[at + 1 :].lstrip()[:1] in ",]}" else []
             if expected:
-                edits += [
-                    Edit(at, at + 1, expected, "wrong_bracket"),
-                    Edit(behind, behind, expected, "missing_bracket"),
-                ]
-            good = [mended for edit in edits if _is_strict((mended := draft.edited([edit], "slip")).text)]
+                edits += Edit(at, at + 1, expected, "wrong_bracket"), Edit(end, end, expected, "missing_bracket")
+            good = [fixed for edit in edits if is_json((fixed := draft.edited([edit], "slip")).text)]
             return good[0] if len(good) == 1 else None
     return None
-
-
-def _is_strict(text: str) -> bool:
-    try:
-        value_of(text)
-    except ValueError:
-        return False
-    return True

@@ -1,13 +1,13 @@
-"""The after-check of a repair: the words that went in are the words that came out."""
+"""The final check of a repair: the words of the text must be the words of the document."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from llm_scheduler.jobs.intake.values import parts
+from llm_scheduler.jobs.intake.values import walk
 
-# A run of letters or digits; each character of a script without spaces by itself.
+# A run of letters or digits. In scripts without spaces every character is a word.
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uac00-\ud7af]+"
 )
@@ -20,7 +20,7 @@ _SAME = {"none": "null", "undefined": "null"}
 
 
 def unescape(text: str) -> str:
-    r"""`text` with escapes as what they stand for: `\n` as a space, `\u4e2d` as its character."""
+    r"""`text` with its escapes decoded: `\n` becomes a space, `\u4e2d` its character."""
 
     def plain(found: re.Match[str]) -> str:
         if found[1] or found[2]:
@@ -39,23 +39,24 @@ def without_comments(text: str) -> str:
 
 
 def coverage(text: str, published: str) -> tuple[float, float]:
-    """(share of the words of `text` that are in the JSON text `published`, share of its words that are in `text`).
+    """Compare the words of `text` with those of the JSON text `published`.
 
-    The second is 0 when `published` has no words.
+    Returns (share of the words of `text` that were kept, share of the words of `published` that were in `text`). The
+    second is 0 when `published` has no words.
     """
-    came = _words(unescape(without_comments(text)))
-    went = _words(unescape(published))
-    common = (came & went).total()
-    return (common / came.total() if came else 1.0), (common / went.total() if went else 0.0)
+    original = _words(unescape(without_comments(text)))
+    result = _words(unescape(published))
+    common = (original & result).total()
+    return (common / original.total() if original else 1.0), (common / result.total() if result else 0.0)
 
 
 def has_any(value: Any) -> bool:
-    """Whether anything is written in `value`: a key, or a value with a letter or a digit in it."""
-    return any(_WORD.search(text) for part in parts(value) for text in _written(part))
+    """Whether `value` holds any key or scalar with a letter or a digit."""
+    return any(_WORD.search(text) for part in walk(value) for text in _texts(part))
 
 
-def _written(part: Any) -> Iterable[str]:
-    """The keys of an object, the text of a scalar; a list's own are its elements'."""
+def _texts(part: Any) -> Iterable[str]:
+    """The keys of an object, the text of a scalar, nothing for a list."""
     if isinstance(part, dict):
         return part
     return () if isinstance(part, list) else (str(part),)

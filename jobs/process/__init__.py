@@ -1,1 +1,1 @@
-"""The process around the work: start-up, signals, logs, the connection to Redis, and what systemd is told."""
+"""What every process needs: start-up, termination, logs, the connection to Redis, and systemd's protocols."""

@@ -1,4 +1,4 @@
-"""What a daemon may be told on its command line."""
+"""The command line of a daemon."""
 
 import argparse
 from collections.abc import Sequence
@@ -8,18 +8,17 @@ from llm_scheduler.jobs import __version__
 
 def read(
     program: str,
-    does: str,
+    purpose: str,
     argv: Sequence[str] | None = None,
     *,
     queue: bool = False,
     port: bool = False,
 ) -> argparse.Namespace:
-    """`--config FILE` as `config` and, where there is one, `queue`, as it was written (`high`, `high.2`), or `port`,
-    which is None where none is told.
+    """`config` from `--config FILE`; if wanted, `queue` as written (`high`, `high.2`) and `port`. None if not given.
 
-    Answers --help and --version and exits; exits with 2 and the usage on stderr when told anything else.
+    Exits after --help and --version; exits with status 2 and the usage on stderr when the command line is wrong.
     """
-    parser = argparse.ArgumentParser(prog=program, description=does, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=program, description=purpose, allow_abbrev=False)
     parser.add_argument(
         "--config", metavar="FILE", help="the configuration; else $LLM_CONFIG, ./scheduler_config.json, or the defaults"
     )

@@ -1,4 +1,4 @@
-"""Waiting in Redis for work, in a way that another thread can end: so one may wait long, and stop at once."""
+"""A blocking command to Redis that another thread can end: a loop may wait long, and still stop at once."""
 
 import contextlib
 import threading
@@ -9,63 +9,63 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from llm_scheduler.jobs.process.connection import AWAY
-from llm_scheduler.jobs.process.startup import Stop
+from llm_scheduler.jobs.process.termination import Stop
 
-PROD_SECONDS = 0.05  # a wait that is about to begin is not there yet to be ended: it is tried again so soon
+END_AGAIN_SECONDS = 0.05  # `end` misses a wait that is about to begin, so it is repeated this soon
 _LONG_SECONDS = 3600.0
 
 
 class Wait:
-    """One thread's connection for commands that block. Raises what `AWAY` lists where Redis is away."""
+    """One thread's connection for blocking commands. Raises what `AWAY` lists when Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
-        """`redis` lends the connection, and ends the wait."""
+        """`redis` provides the connection, and sends the commands that end the wait."""
         self._redis = redis
-        self._waits = False
+        self._is_waiting = False
         self._closed = threading.Event()
         self.client: Redis = redis.client()  # type: ignore[no-untyped-call]
-        self._learn_id(self.client.connection)
-        # It connects anew by itself, and is another to the server then.
-        self.client.connection.register_connect_callback(self._learn_id)
+        self._read_id(self.client.connection)
+        # The connection reconnects by itself, and then has another id.
+        self.client.connection.register_connect_callback(self._read_id)
 
     _id: int | None = None
 
-    def _learn_id(self, connection: Any) -> None:
+    def _read_id(self, connection: Any) -> None:
         self._id = None
-        with contextlib.suppress(ResponseError):  # by its access rules: then the wait ends when its time is over
+        with contextlib.suppress(ResponseError):  # the access rules forbid it: the wait ends when its time is over
             connection.send_command("CLIENT", "ID")
             self._id = int(connection.read_response())
 
     @property
-    def goes_on(self) -> bool:
+    def is_waiting(self) -> bool:
         """Whether the thread waits, or is just about to."""
-        return self._waits
+        return self._is_waiting
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Redis]:
-        """For a block with one blocking command. Whether to wait at all has to be looked at inside of it: who wants
-        the wait to end says so first, and ends it then."""
-        self._waits = True
+        """For a block with one blocking command. Check inside the block whether to wait: another thread sets a
+        flag first, and then calls `end`."""
+        self._is_waiting = True
         try:
             connection: Any = self.client.connection
             if not connection.is_connected:
-                connection.connect()  # the client's own way to connect anew doesn't ask the sentinels for the master
+                connection.connect()  # the client's own reconnection does not ask the sentinels for the master
             yield self.client
         finally:
-            self._waits = False
+            self._is_waiting = False
 
     def end(self) -> None:
-        """End the wait as if its time were over; a job that comes at that moment comes whole, or stays where it was."""
+        """End the wait as if its time were over. A job that comes at that moment comes whole, or stays in its queue."""
         client = self._id
-        if self._waits and client is not None:
+        if self._is_waiting and client is not None:
             with contextlib.suppress(*AWAY):
                 self._redis.client_unblock(client)
 
-    def end_when_asked(self, stop: Stop) -> None:
-        """Once `stop` is asked for, end this wait and every later one until `close`. For a thread of its own."""
+    def end_on_stop(self, stop: Stop) -> None:
+        """Once `stop` is set, end this wait and every later one until `close`. For a thread of its own."""
         while not stop.wait(_LONG_SECONDS):
             pass
-        while not self._closed.wait(PROD_SECONDS):
+        while not self._closed.wait(END_AGAIN_SECONDS):
             self.end()
 
     def close(self) -> None:

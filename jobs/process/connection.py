@@ -1,8 +1,10 @@
-"""The one way to Redis: a client with bounded waits, and words for when it is away."""
+"""Clients for Redis with bounded waits, and the explanation of their errors."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
-from redis import ConnectionPool, Redis
+from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import SSLConnection, parse_url
 from redis.exceptions import AuthenticationError, OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
@@ -12,44 +14,48 @@ from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from llm_scheduler.jobs.config.sentinel_address import SentinelAddress, sentinel_address
 
-# What "Redis is away" looks like to a daemon: no answer, or the answer that it can't write now
-# (loading its file, its disk full, a replica). Either way the work waits; it is never given up.
+# The exceptions when Redis is away: no answer, or the answer that it cannot write now (it is loading its file, its disk
+# is full, it is a replica). The work waits in each case; it is never given up.
 AWAY = (RedisError, OSError)
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 20.0  # longer than any blocking command that is sent
-SENTINEL_SECONDS = 1.0  # a sentinel answers from memory or is no use; the next one is asked
+SENTINEL_SECONDS = 1.0  # a sentinel answers from memory; one that does not is skipped
 
 
 def connect(url: str, answer_seconds: float = ANSWER_SECONDS, kind: type[Redis] = Redis) -> Redis:
-    """A client of `kind` for `url`: a server's, or `redis+sentinel://` for whichever server is the master at the time.
+    """A client of `kind` for `url`: a server, or with `redis+sentinel://` the server that is the master at the time.
 
-    Nothing is sent yet, and nothing is ever sent twice: whether the server had done what broke off only the caller can
-    find out. (A connection that a restarted server dropped is noticed before it is used.) Raises ValueError for an
-    address of no known form.
+    Nothing is sent yet, and no command is ever repeated: only the caller can find out whether the server had carried
+    it out when the connection broke. (A connection that a restarted server has closed is noticed before its use.)
+    Raises ValueError for an address of an unknown form.
     """
     bounds: dict[str, Any] = {
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": answer_seconds,
         "retry": Retry(NoBackoff(), 0),
     }
-    # Over TCP a host that vanished without a word is noticed; a unix socket knows no such thing.
+    # TCP notices a host that has disappeared; a unix socket has no such option.
     if not url.startswith("unix:"):
         bounds["socket_keepalive"] = True
     address = sentinel_address(url)
-    if address is None:
-        return kind.from_url(url, **bounds)
-    return kind.from_pool(_master_pool(address, bounds))
+    client = kind.from_url(url, **bounds) if address is None else kind.from_pool(_master_pool(address, bounds))
+    pool: Any = client.connection_pool
+    pool.key_prefix = key_prefix(os.environ)  # every client and pipeline of this pool finds it (store/keys.py)
+    return client
 
 
-def master_of(redis: Redis) -> tuple[str, int] | None:
-    """The server that `redis` talks to behind Sentinel, as of its last connection; None without Sentinel."""
-    pool: ConnectionPool = redis.connection_pool
-    return pool.master_address if isinstance(pool, SentinelConnectionPool) else None
+def key_prefix(environ: Mapping[str, str]) -> str:
+    """What all keys of this process's spool begin with: `RQ_KEY_PREFIX` without the `rq` at its end. RQ reads the same
+    variable, so that its keys and the project's have one prefix. Raises ValueError when it does not end in `rq`."""
+    rq = environ.get("RQ_KEY_PREFIX", "rq")
+    if not rq.endswith("rq"):
+        raise ValueError(f"RQ_KEY_PREFIX is {rq!r}. It must end in 'rq', for example '{{s1}}:rq'.")
+    return rq.removesuffix("rq")
 
 
 def explain(error: Exception) -> str:
-    """An error from Redis in one line for a person, without the address's password and what a command carried."""
+    """An error from Redis in one line for people, without passwords and without the command's arguments."""
     if isinstance(error, AuthenticationError):
         return "Redis refuses the password or user in queue.redis_url"
     refused = refusal(error)
@@ -59,7 +65,7 @@ def explain(error: Exception) -> str:
 
 
 def refusal(error: Exception) -> str | None:
-    """Why a Redis that answers won't be written to, and what to do about it; None when `error` says anything else."""
+    """Why a Redis that answers refuses writes, and what to do about it; None for any other error."""
     if isinstance(error, OutOfMemoryError):
         return "it is full (maxmemory is reached). Raise its maxmemory, or delete what others keep in it"
     if isinstance(error, ReadOnlyError):
@@ -70,19 +76,16 @@ def refusal(error: Exception) -> str | None:
 
 
 def _bare(error: Exception) -> str:
-    """What the server said. In front of it the client puts the command, a document and all."""
+    """The server's own message. In a pipeline the client puts the command in front of it, with its documents."""
     text = str(error).strip()
     return text.rpartition(" of pipeline caused error: ")[2] if text.startswith("Command # ") else text
 
 
-# Sentinel
-
-
 def _master_pool(address: SentinelAddress, bounds: dict[str, Any]) -> SentinelConnectionPool:
-    told = parse_url(address.server)  # type: ignore[no-untyped-call]
+    options = parse_url(address.server)  # type: ignore[no-untyped-call]
     for name in ("host", "port", "connection_class"):
-        told.pop(name, None)
-    tls = {name: value for name, value in told.items() if name.startswith("ssl_")}
+        options.pop(name, None)
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
     sentinels = _Sentinels(  # type: ignore[no-untyped-call]
         address.sentinels,
         sentinel_kwargs={
@@ -96,12 +99,11 @@ def _master_pool(address: SentinelAddress, bounds: dict[str, Any]) -> SentinelCo
         },
     )
     kind = _SecureMasterConnection if address.secure else _MasterConnection
-    options = {**bounds, **told, "connection_class": kind}
-    return _MasterPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call]
+    return _MasterPool(address.service, sentinels, **{**bounds, **options}, connection_class=kind)  # type: ignore[no-untyped-call]
 
 
 class _Sentinels(Sentinel):
-    """Sentinels, one of which is asked; says in a sentence why none can tell."""
+    """Asks the sentinels in turn. The error says in one sentence why none of them knows the master."""
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         troubles: list[str] = []
@@ -117,17 +119,17 @@ class _Sentinels(Sentinel):
                 if state is None:
                     troubles.append("watch no service of that name")
                 elif self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
-                    # Who could tell is asked first the next time.
+                    # This sentinel is asked first the next time.
                     self.sentinels[0], self.sentinels[place] = sentinel, self.sentinels[0]
                     return state["ip"], state["port"]
                 else:
                     troubles.append("say that it is down")
-        told = ", ".join(f"{troubles.count(what)} {what}" for what in dict.fromkeys(troubles))
-        raise MasterNotFoundError(f"There is no master of {service_name!r}; of {len(troubles)} sentinels {told}")
+        counts = ", ".join(f"{troubles.count(trouble)} {trouble}" for trouble in dict.fromkeys(troubles))
+        raise MasterNotFoundError(f"There is no master of {service_name!r}; of {len(troubles)} sentinels {counts}")
 
 
 class _MasterPool(SentinelConnectionPool):
-    """The connections to the master; closing it lets go of the sentinels too."""
+    """The connections to the master, closed together with those to the sentinels."""
 
     def close(self) -> None:
         super().close()
@@ -135,10 +137,10 @@ class _MasterPool(SentinelConnectionPool):
 
 
 class _MasterConnection(SentinelManagedConnection):
-    """A connection that asks the sentinels again as soon as its server turns out not to be the master any more.
+    """A connection that asks the sentinels again when its server is no longer the master.
 
-    redis-py does so for READONLY, which a deposed master says once it knows. One that was cut off from its replicas
-    and the sentinels doesn't know; with `min-replicas-to-write` it says NOREPLICAS.
+    redis-py does so after READONLY, the answer of a former master that knows it. One that is cut off from its replicas
+    and the sentinels does not know; with `min-replicas-to-write` it answers NOREPLICAS.
     """
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:

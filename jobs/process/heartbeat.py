@@ -1,5 +1,6 @@
-"""What a daemon says of itself in Redis: alive, and doing what, and how its host is."""
+"""A daemon's heartbeat in Redis: that it is alive, what it does, and the state of its host."""
 
+import contextlib
 import os
 import socket
 
@@ -11,12 +12,12 @@ from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.process.vitals import HostVitals, Vitals
 
-EVERY_SECONDS = 2.0
-BELIEVED_SECONDS = 10
+_EVERY_SECONDS = 2.0
+_EXPIRE_SECONDS = 10
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a daemon said last, at epoch seconds `at`. `state` is working or waiting, and `message` says why."""
+class HeartbeatRecord(msgspec.Struct, frozen=True):
+    """A daemon's last heartbeat, at epoch seconds `at`. `state` is working or waiting; `message` says why."""
 
     pid: int = 0
     host: str = ""
@@ -27,33 +28,28 @@ class Said(msgspec.Struct, frozen=True):
     vitals: HostVitals | None = None
 
 
-def key(role: str) -> str:
-    return f"llm:process:{role}"
+class Heartbeat:
+    """Writes the heartbeat to `key`, which expires when the daemon stops renewing it."""
 
-
-class Word:
-    """The key `llm:process:<role>`. It runs out by itself when the daemon stops renewing it."""
-
-    def __init__(self, redis: Redis, role: str, clock: Clock, spool: str | None = None) -> None:
-        """`spool`: a folder of the spool, for a daemon that works on it."""
+    def __init__(self, redis: Redis, key: str, clock: Clock, spool: str | None = None) -> None:
+        """`spool`: a folder of the spool, if the daemon works on it; the record then has its free space."""
         self._redis = redis
-        self._key = key(role)
+        self._key = key
         self._clock = clock
         self._vitals = Vitals(clock, spool)
         self._next = float("-inf")
 
     def is_due(self) -> bool:
-        """Whether it is time to say something again."""
         return self._clock.monotonic() >= self._next
 
     def due_in(self) -> float:
-        """Seconds until then."""
+        """Seconds until the next heartbeat is due."""
         return max(0.0, self._next - self._clock.monotonic())
 
-    def say(self, state: str, message: str) -> None:
-        """Say `state` (working or waiting) and why. Raises RedisError."""
-        self._next = self._clock.monotonic() + EVERY_SECONDS
-        said = Said(
+    def send(self, state: str, message: str) -> None:
+        """Write `state` (working or waiting) and the reason. Raises RedisError."""
+        self._next = self._clock.monotonic() + _EVERY_SECONDS
+        record = HeartbeatRecord(
             pid=os.getpid(),
             host=socket.gethostname(),
             state=state,
@@ -62,18 +58,14 @@ class Word:
             version=__version__,
             vitals=self._vitals.host(),
         )
-        self._redis.set(self._key, msgspec.json.encode(said), ex=BELIEVED_SECONDS)
+        self._redis.set(self._key, msgspec.json.encode(record), ex=_EXPIRE_SECONDS)
 
-    def try_say(self, state: str, message: str) -> None:
-        """The same for a daemon in trouble, to which Redis being away as well is no news."""
-        try:
-            self.say(state, message)
-        except RedisError:
-            pass
+    def try_send(self, state: str, message: str) -> None:
+        """The same, for a daemon that has another trouble already: nothing is raised if Redis is away too."""
+        with contextlib.suppress(RedisError):
+            self.send(state, message)
 
-    def take_back(self) -> None:
-        """The daemon stops."""
-        try:
+    def remove(self) -> None:
+        """Delete the key: the daemon stops."""
+        with contextlib.suppress(RedisError):
             self._redis.delete(self._key)
-        except RedisError:
-            pass

@@ -1,7 +1,7 @@
 """Logging to the systemd journal with priorities and fields: `journalctl -p err`, `journalctl DOCUMENT_ID=01M8...`.
 
-The protocol is https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: one datagram an entry, `FIELD=value` lines, and values of
-more than a line with their length in front.
+The protocol is https://systemd.io/JOURNAL_NATIVE_PROTOCOL/: one datagram for each entry, with `FIELD=value` lines. A
+value of several lines has its length in front.
 """
 
 import logging
@@ -12,11 +12,11 @@ import sys
 from collections.abc import MutableMapping
 
 SOCKET = "/run/systemd/journal/socket"
-# Set by the process whose stderr is the journal, for those that it forks: theirs may be a pipe to it.
+# A process whose stderr is the journal sets it for the processes that it forks: their stderr may be a pipe to it.
 VARIABLE = "LLM_JOURNAL"
 
 _PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))  # syslog(3)
-_MAX_BYTES = 32 * 1024  # a datagram's worth: a longer message is cut
+_MAX_BYTES = 32 * 1024  # for one datagram: a longer message is cut
 _ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -35,7 +35,7 @@ def is_in_use(environ: MutableMapping[str, str]) -> bool:
 
 
 class JournalHandler(logging.Handler):
-    """Sends each record with its priority, and what the call has as `extra` as fields of the same names."""
+    """Sends each record with its priority, and its `extra` as fields of the same names."""
 
     def __init__(self, process: str, address: str = SOCKET) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class JournalHandler(logging.Handler):
         self._always = {"SYSLOG_IDENTIFIER": f"llm-{process}", "LLM_PROCESS": process}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send it. What can't be sent goes to stderr."""
+        """Send the record, or print it on stderr when that fails."""
         text = self.format(record)
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:

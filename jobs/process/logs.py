@@ -1,7 +1,7 @@
-"""Logging: one line an event, for people or as JSON, to stderr and (in local mode) to a rotated file.
+"""Logging: one line for each event, for people or as JSON, to stderr and (in local mode) to a rotated file.
 
-Several processes write the same file, so none of them may rotate it alone: they reopen it when it has been moved
-(`WatchedFileHandler`), and the one supervisor moves it (`rotate`).
+Several processes write the same file. Only `llmctl up` rotates it (`rotate`); the others reopen it when it has been
+moved (`WatchedFileHandler`).
 """
 
 import logging
@@ -22,9 +22,9 @@ KEPT_FILES = 5
 
 
 def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool = False) -> logging.Logger:
-    """Send all logging of this process to stderr, and to `file` where one is given. Returns the process's logger.
+    """Send all log records to stderr (or the journal), and to `file` if given. Returns the process's logger.
 
-    `quiet` leaves only warnings on stderr: a person looks at it, and the rest is in the file.
+    `quiet` leaves only warnings on stderr: a person reads it, and the rest is in the file.
     """
     formatter = _formatter(config, process)
     in_journal = journal.is_in_use(os.environ)
@@ -39,19 +39,19 @@ def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool
     for old in list(root.handlers):
         root.removeHandler(old)
     for handler in handlers:
-        # The journal has the time, the priority and the process of each entry already.
+        # The journal adds the time, the priority and the process itself.
         bare = handler is console and in_journal and config.format != "json"
         handler.setFormatter(OneLine("%(message)s") if bare else formatter)
         root.addHandler(handler)
     root.setLevel(config.level.upper())
-    _leave_out_what_no_line_shows()
+    _skip_unused_fields()
     for chatty in ("watchdog", "rq", "rq.worker", "rq.job", "rq_scheduler.scheduler", "asyncio"):
         logging.getLogger(chatty).setLevel("WARNING")
     return logging.getLogger(f"llm.{process}")
 
 
-def _leave_out_what_no_line_shows() -> None:
-    """Half of a log call's time goes into finding its place in the code and the names of threads and processes.
+def _skip_unused_fields() -> None:
+    """No line shows the place in the code, the thread or the process, and they take half of a log call's time.
 
     See "Optimization" in https://docs.python.org/3/howto/logging.html.
     """
@@ -73,7 +73,7 @@ def _formatter(config: Logging, process: str) -> logging.Formatter:
 
 
 class OneLine(logging.Formatter):
-    """A line an event, whatever it says: a file's name may hold a newline, and must not make a line of its own."""
+    """One line for each event, with control characters escaped: a file name may hold a newline."""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
         return _second(int(record.created), datefmt or self.default_time_format)
@@ -85,7 +85,7 @@ class OneLine(logging.Formatter):
 
 @lru_cache(maxsize=4)
 def _second(epoch: int, form: str) -> str:
-    """The local time to the second: thousands of lines share one."""
+    """The local time, cached: thousands of lines share a second."""
     return time.strftime(form, time.localtime(epoch))
 
 
@@ -96,7 +96,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 16
 
 
 def rotate(file: str) -> None:
-    """Move a log that has grown past `ROTATE_BYTES` aside, keeping `KEPT_FILES`. Only the supervisor calls it."""
+    """Move a log larger than `ROTATE_BYTES` aside, and keep `KEPT_FILES` of them. Only `llmctl up` calls it."""
     path = Path(file)
     try:
         if path.stat().st_size < ROTATE_BYTES:

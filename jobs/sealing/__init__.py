@@ -1,4 +1,4 @@
-"""Sensitive fields: sealed wherever a document leaves the process that holds it, and opened only by who has a key."""
+"""Sensitive fields: sealed (encrypted) before a document leaves the process, opened only with a key."""
 
 from llm_scheduler.jobs.sealing.scope import Sealing, masked, opened, seal_of_originals, sealing_of
 from llm_scheduler.jobs.sealing.seal import Seal, WrongKey, new_key

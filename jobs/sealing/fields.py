@@ -1,7 +1,7 @@
-"""Where in a JSON text the sensitive values stand.
+"""Finds the sensitive values in a JSON text.
 
-The text is walked token by token, not parsed: what is replaced is exact to the byte, the rest of the text stays as it
-was written, and a key that occurs twice is found twice.
+The text is scanned token by token, not parsed. So a replacement is exact to the byte, all other text stays as it was
+written, and a duplicate key is found twice.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
-_ESCAPE = b"\\u"  # a key may be written with these, and is found all the same
+_ESCAPE = b"\\u"  # a key may be written with such escapes
 _OPEN, _CLOSE = b"{[", b"}]"
 
 _Step = str | int
@@ -19,9 +19,9 @@ _Path = tuple[str, ...]
 
 
 class Fields:
-    """Sensitive fields: names (at any depth) and JSON pointers (RFC 6901), both whatever their case.
+    """Sensitive fields: names (at any depth) and JSON pointers (RFC 6901). Case is ignored.
 
-    A pointer is a whole path, from the top: `/patient/contacts/0/phone`.
+    A pointer is a whole path from the top: `/patient/contacts/0/phone`.
     """
 
     def __init__(self, fields: Sequence[str]) -> None:
@@ -32,12 +32,12 @@ class Fields:
         self._has_indexes = any(pointer[-1].isdigit() for pointer in self._pointers)
 
     def spans(self, text: bytes) -> Iterator[tuple[int, int]]:
-        """The beginning and the end of each sensitive value in `text`, which is valid JSON; the outermost ones."""
+        """The (start, end) of each sensitive value in the valid JSON `text`; of nested ones only the outermost."""
         if not self._may_hold(text):
             return
         path: list[_Step] = []
         at_key = False
-        begin, depth = 0, 0  # of the sensitive object or list that the walk is inside of
+        begin, depth = 0, 0  # of the sensitive object or list around the current token
         for match in _TOKEN.finditer(text):
             mark = text[match.start()]
             if depth:
@@ -65,7 +65,7 @@ class Fields:
                 at_key = mark == b"{"[0]
 
     def replace(self, text: bytes, change: Callable[[bytes], bytes]) -> bytes:
-        """`text` with each sensitive value changed, and nothing else; the same object when there is none."""
+        """`text` with each sensitive value replaced by `change` of it; the same object if there is none."""
         return replace(text, self.spans(text), change)
 
     def without(self, value: Any) -> Any:
@@ -74,15 +74,11 @@ class Fields:
 
     def _without(self, value: Any, path: list[_Step]) -> Any:
         if isinstance(value, dict):
-            kept = {}
-            for key, member in value.items():
-                inner = [*path, key.casefold()]
-                if not self._is_sensitive(inner):
-                    kept[key] = self._without(member, inner)
-            return kept
+            members = ((key, member, [*path, key.casefold()]) for key, member in value.items())
+            return {key: self._without(member, at) for key, member, at in members if not self._is_sensitive(at)}
         if isinstance(value, list):
-            members = ((member, [*path, index]) for index, member in enumerate(value))
-            return [self._without(member, where) for member, where in members if not self._is_sensitive(where)]
+            items = ((member, [*path, index]) for index, member in enumerate(value))
+            return [self._without(member, at) for member, at in items if not self._is_sensitive(at)]
         return value
 
     def _is_sensitive(self, path: Sequence[_Step]) -> bool:
@@ -93,7 +89,7 @@ class Fields:
         return bool(self._pointers) and tuple(str(step) for step in path) in self._pointers
 
     def _may_hold(self, text: bytes) -> bool:
-        """Whether a field may be there: most texts that hold none are told so at once."""
+        """Whether `text` may have a sensitive field. A fast check that rules out most texts without one."""
         if self._has_indexes or _ESCAPE in text:
             return True
         folded = text.lower() if text.isascii() else text.decode("utf-8", "surrogatepass").casefold().encode()
@@ -101,17 +97,17 @@ class Fields:
 
 
 def strings(text: bytes) -> Iterator[tuple[int, int]]:
-    """The beginning and the end of each string in a JSON text, keys too."""
+    """The (start, end) of each string in a JSON text, keys included."""
     return (match.span() for match in _TOKEN.finditer(text) if text[match.start()] == b'"'[0])
 
 
 def scalars(text: bytes) -> Iterator[bytes]:
-    """The strings and the numbers of a JSON text, each as it is written there."""
+    """The strings, numbers and literals of a JSON text, as they are written."""
     return (match[0] for match in _TOKEN.finditer(text) if text[match.start()] not in b"{}[],:")
 
 
 def replace(text: bytes, spans: Iterator[tuple[int, int]], change: Callable[[bytes], bytes]) -> bytes:
-    """`text` with what stands in `spans` changed; the same object when there are none."""
+    """`text` with each of `spans` replaced by `change` of it; the same object if there are none."""
     pieces: list[bytes] = []
     end = 0
     for begin, after in spans:
@@ -121,7 +117,7 @@ def replace(text: bytes, spans: Iterator[tuple[int, int]], change: Callable[[byt
 
 
 def _key(token: bytes) -> str:
-    """A key, whatever its case."""
+    """The key, with its case removed."""
     key = msgspec.json.decode(token, type=str) if b"\\" in token else token[1:-1].decode()
     return key.casefold()
 

@@ -1,7 +1,7 @@
-"""The lock itself: Fernet (AES-128-CBC and HMAC-SHA256, https://github.com/fernet/spec) under a list of keys.
+"""Encryption with Fernet (AES-128-CBC and HMAC-SHA256, https://github.com/fernet/spec) and a list of keys.
 
-The first key locks, every one unlocks: to change keys, put the new one in front and leave the old one for as long as
-anything is sealed with it.
+The first key seals, all keys open. To change keys, put the new key first, and keep the old one while anything is sealed
+with it.
 """
 
 import base64
@@ -10,15 +10,16 @@ import os
 import secrets
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
-MARK = "fernet:"  # what a sealed value begins with, in front of its token
-_FILE_MARK = b"fernet-file:1:"  # and a sealed file, in front of its document's id
+MARK = "fernet:"  # the beginning of a sealed value, before its token
+_FILE_MARK = b"fernet-file:1:"  # the beginning of a sealed file, before the id of its document
 _CHUNK = 1024 * 1024
-_HEAD = struct.Struct(">Q?")  # the number of a chunk, and whether it is the last: none can be moved or left out
+_HEAD = struct.Struct(">Q?")  # number of a chunk, and whether it is the last: none can be moved or removed
 
 
 class WrongKey(Exception):
-    """No key that is at hand opens this, or it was changed after it was sealed."""
+    """None of the keys opens a sealed value or file, or it was changed after it was sealed."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -28,32 +29,32 @@ class WrongKey(Exception):
 
 
 class Seal:
-    """Locks and unlocks bytes. Raises ValueError for a key that is none; see `key_problem`."""
+    """Seals and opens bytes. Raises ValueError for an invalid key."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        # 34 ms and 7 MB of libraries, which only those pay who seal anything.
+        # Imported late: 34 ms and 7 MB, which only a process that seals needs.
         from cryptography.fernet import Fernet, MultiFernet
 
         self._fernet = MultiFernet([Fernet(key) for key in keys])
 
     def lock(self, raw: bytes) -> bytes:
-        """`raw` sealed, as the bytes of a token (not in base 64: it travels in binary)."""
+        """`raw` sealed, as the bytes of a token, not in base 64."""
         return base64.urlsafe_b64decode(self._fernet.encrypt(raw))
 
     def unlock(self, sealed: bytes) -> bytes:
-        """Raises `WrongKey`."""
+        """The bytes that `lock` sealed. Raises `WrongKey`."""
         return self._open(base64.urlsafe_b64encode(sealed))
 
     def lock_value(self, text: bytes) -> bytes:
-        """The JSON text of a value as the JSON text of a sealed one: a string."""
+        """The JSON text of a value, sealed as the JSON text of a string."""
         return b'"' + MARK.encode() + self._fernet.encrypt(text) + b'"'
 
     def unlock_value(self, text: bytes) -> bytes:
-        """What `lock_value` was given. Raises `WrongKey`, also for a string that is not sealed."""
+        """The JSON text that `lock_value` sealed. Raises `WrongKey`, also for a string that is not sealed."""
         return self._open(text[len(MARK) + 1 : -1])
 
     def lock_file(self, document_id: str, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The content of a file, sealed: a line with the document's id, and one for each chunk."""
+        """The sealed content of a file: a line with the document's id, then a line for each chunk."""
         yield _FILE_MARK + document_id.encode() + b"\n"
         number = 0
         held = b""
@@ -65,18 +66,16 @@ class Seal:
         yield self._line(number, True, held)
 
     def unlock_file(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """The content that `lock_file` was given. Raises `WrongKey`, at the latest when the file ends too early."""
-        is_last = False
-        for number, line in enumerate(lines, -1):
-            if number < 0:
-                continue
+        """The content that `lock_file` sealed. Raises `WrongKey`, also at the end when chunks are missing."""
+        ended = False
+        for number, line in enumerate(islice(lines, 1, None)):
             opened = self._open(line.rstrip(b"\n"))
-            at, is_last_here = _HEAD.unpack_from(opened)
-            if at != number or is_last:
+            own_number, is_last = _HEAD.unpack_from(opened)
+            if own_number != number or ended:
                 raise WrongKey
-            is_last = is_last_here
+            ended = is_last
             yield opened[_HEAD.size :]
-        if not is_last:
+        if not ended:
             raise WrongKey
 
     def _line(self, number: int, last: bool, chunk: bytes) -> bytes:
@@ -92,21 +91,21 @@ class Seal:
 
 
 def chunks_of(descriptor: int) -> Iterator[bytes]:
-    """The bytes of an open file, in the pieces in which it is sealed. Raises OSError."""
+    """The bytes of an open file, in chunks of the size that is sealed. Raises OSError."""
     while chunk := os.read(descriptor, _CHUNK):
         yield chunk
 
 
 def is_sealed_file(beginning: bytes, document_id: str = "") -> bool:
-    """Whether a file that begins so is sealed (and is that document's)."""
+    """Whether a file with this beginning is sealed, and belongs to `document_id` if that is given."""
     return beginning.startswith(_FILE_MARK + document_id.encode() + (b"\n" if document_id else b""))
 
 
 def is_sealed_value(text: bytes) -> bool:
-    """Whether the JSON text of a string is that of a sealed value, as far as its beginning says."""
+    """Whether the JSON text of a string begins like that of a sealed value."""
     return text.startswith(b'"' + MARK.encode())
 
 
 def new_key() -> str:
-    """A fresh key, for `security.encryption_key`."""
+    """A new random key for `security.encryption_key`."""
     return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()

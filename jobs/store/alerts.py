@@ -1,7 +1,7 @@
-"""Events: what people should hear of beyond the fate of single documents, and the alerts that stand.
+"""Events for people, and standing alerts.
 
-Events lie in one stream, the newest some ten thousand, for whoever follows them. An alert has a name; it is raised
-once and cleared once, each with one event, however many processes look for the same trouble and are killed over it.
+Events are in one stream of about ten thousand entries. An alert has a name. It is raised once and cleared once, with
+one event each, however many processes look for the same fault and whenever they are killed.
 """
 
 from typing import Annotated
@@ -9,14 +9,13 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 from redis import Redis
-from redis.client import Pipeline
 
-STREAM = "llm:events"
+from llm_scheduler.jobs.store.keys import keys_of
+
 FIELD = "e"
-ALERTS = "llm:alerts"
-MOST = 10_000
+MAX_EVENTS = 10_000
 
-# KEYS: alerts, stream. ARGV: name, event, most. The event is told when the alert is new; it is kept up to date.
+# KEYS: alerts, stream. ARGV: name, event, how many events to keep. A standing alert is updated without an event.
 _RAISE = """
 if redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'e', ARGV[2])
@@ -38,24 +37,24 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     details: dict[str, str | int | float] = {}
 
 
-def tell(redis: "Redis | Pipeline", event: Event) -> None:
-    """Add `event` to the stream. On a pipeline this only queues the command."""
-    redis.xadd(STREAM, {FIELD: encode(event)}, maxlen=MOST, approximate=True)
-
-
 def raise_alert(redis: Redis, name: str, event: Event) -> bool:
-    """Let the alert `name` stand as `event` says. True when it did not stand yet: only then the event is told."""
-    return bool(redis.eval(_RAISE, 2, ALERTS, STREAM, name, encode(event), MOST))
+    """Raise or update the alert `name`. True when it is new: only then the event is added to the stream."""
+    return _change(redis, _RAISE, name, event)
 
 
 def clear_alert(redis: Redis, name: str, event: Event) -> bool:
-    """End the alert `name`. True when it stood: only then the event is told."""
-    return bool(redis.eval(_CLEAR, 2, ALERTS, STREAM, name, encode(event), MOST))
+    """Clear the alert `name`. True when it was standing: only then the event is added to the stream."""
+    return _change(redis, _CLEAR, name, event)
+
+
+def _change(redis: Redis, change: str, name: str, event: Event) -> bool:
+    keys = keys_of(redis)
+    return bool(redis.eval(change, 2, keys.alerts, keys.events, name, encode(event), MAX_EVENTS))
 
 
 def standing(redis: Redis) -> dict[str, Event]:
-    """The alerts that stand, by name: each as its last look found it. What can't be read is left out."""
-    alerts: dict[bytes, bytes] = redis.hgetall(ALERTS)  # type: ignore[assignment]  # the client decodes nothing
+    """The standing alerts by name, each with its latest event. What cannot be decoded is left out."""
+    alerts: dict[bytes, bytes] = redis.hgetall(keys_of(redis).alerts)  # type: ignore[assignment]  # bytes, not decoded
     found = {}
     for name, raw in sorted(alerts.items()):
         try:
@@ -66,7 +65,7 @@ def standing(redis: Redis) -> dict[str, Event]:
 
 
 def encode(event: Event) -> bytes:
-    """As JSON, which whoever follows the stream can read in any language."""
+    """As JSON: readers of the stream may be written in any language."""
     return msgspec.json.encode(event)
 
 

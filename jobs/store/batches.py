@@ -1,37 +1,37 @@
-"""Batches: documents of a queue that wait for company, and the flush that makes RQ jobs of them.
+"""Batches: documents of a queue that wait until there are enough of them, and the flush that makes RQ jobs of them.
 
-A batch is a list `llm:batch:<queue>` of payloads with its times beside it. One script decides whether a batch is due
-and moves it, so a flush happens once however many ask for it and wherever they are killed. While a batch holds
-anything, rq-scheduler has an entry for it (`flush-<queue>`) at the moment it will be due.
+A batch is a list of payloads, with its times in a hash beside it. One script decides whether a batch is due and moves
+it: a flush happens once, however many processes ask for it and wherever they are killed. While a batch holds documents,
+rq-scheduler has an entry `flush-<queue>` at the time when it is due.
 """
 
 from collections.abc import Sequence
 
 from redis import Redis
 from redis.client import Pipeline
-from rq import Queue
 
 from llm_scheduler.jobs import document
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Payload, new_id
 from llm_scheduler.jobs.store import ledger
+from llm_scheduler.jobs.store.keys import keys_of, script
 from llm_scheduler.jobs.store.rq_job import FLUSH, DocumentJob
-from llm_scheduler.jobs.store.submission import JOB_BYTES, SCHEDULE, queue_key
+from llm_scheduler.jobs.store.submission import JOB_BYTES
 
 _NEVER = 10**15  # milliseconds: beyond any date
 
-# What the scripts below put in front: `since(place)` is when the payload at a place of the batch came.
+# Put in front of the scripts below. `since(place)`: when the payload at this place of the batch was added.
 _SINCE = """
 local function since(place)
   return tonumber(string.sub(redis.call('LINDEX', KEYS[1], place) or '', 27, 39)) or 0
 end
 """
 
-# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, rq:queues,
-# queue key, bytes, then the new job's fields. Moves up to `size` payloads, and up to `bytes` of originals, into one job
-# if the batch is due; returns how many it moved and whether more is due, and sets the schedule for what is left: a
-# batch of more bytes than one job may have is due until the whole of it is gone.
+# KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, force, flush id, job id, the set of queues,
+# queue key, bytes, then the new job's fields. If the batch is due, moves up to `size` payloads, and up to `bytes` of
+# originals, into one job. Returns how many it moved and whether more is due. Sets the schedule for what is left: a
+# batch of more bytes than one job may have is due until all of it is gone.
 _FLUSH = (
     ledger.LUA
     + _SINCE
@@ -52,7 +52,7 @@ if waiting < size and ARGV[5] ~= '1' and due > now then
 end
 local fields = {}
 for i = 11, #ARGV do fields[#fields + 1] = ARGV[i] end
-redis.call('HSET', 'rq:job:' .. ARGV[7], unpack(fields))
+redis.call('HSET', '<job>' .. ARGV[7], unpack(fields))
 local moved, bytes = 0, 0
 while moved < math.min(size, waiting) do
   local payload = redis.call('LINDEX', KEYS[1], moved)
@@ -60,7 +60,7 @@ while moved < math.min(size, waiting) do
   local record = ledger.get(id)
   bytes = bytes + math.max(record and record.z or 0, #payload - 39)
   if moved > 0 and bytes > tonumber(ARGV[10]) then break end
-  redis.call('HSET', 'rq:job:' .. ARGV[7], 'd' .. moved, string.sub(payload, 40))
+  redis.call('HSET', '<job>' .. ARGV[7], 'd' .. moved, string.sub(payload, 40))
   moved = moved + 1
   if record and record.s == 'batched' then
     record.j = ARGV[7]
@@ -87,7 +87,7 @@ return {moved, (at <= now or ARGV[5] == '1') and 1 or 0}
 )
 
 # KEYS: batch, its times, schedule. ARGV: now, timeout, idle (ms), size, flush id, payloads. Adds payloads to the batch.
-# A full one is due at once: whoever filled it may be killed before the flush.
+# A full batch is due at once: the process that filled it may be killed before the flush.
 _ADD = (
     _SINCE
     + """
@@ -107,7 +107,7 @@ return waiting
 """
 )
 
-# KEYS: batch. The ids of all that wait in it. The bodies stay in the server, which copies them a hundred at a time.
+# KEYS: batch. The ids of its documents. The server copies a hundred payloads at a time and sends none of them.
 _MEMBERS = """
 local ids = {}
 for first = 0, redis.call('LLEN', KEYS[1]) - 1, 100 do
@@ -119,23 +119,20 @@ return ids
 """
 
 
-def key(queue: str) -> str:
-    return f"llm:batch:{queue}"
-
-
 def flush_id(queue: str) -> str:
-    """The fixed id under which rq-scheduler knows the flush of `queue`."""
+    """The fixed id of the rq-scheduler entry for the flush of `queue`."""
     return f"flush-{queue}"
 
 
 def add(pipeline: Pipeline, queue: str, payloads: Sequence[Payload], processing: Processing, now: float) -> None:
-    """Let `payloads` join the batch of `queue` (queued on the pipeline; its result is how many wait there then)."""
+    """Add `payloads` to the batch of `queue` (queued on the pipeline; the answer is how many wait there then)."""
+    keys = keys_of(pipeline)
     pipeline.eval(
         _ADD,
         3,
-        key(queue),
-        f"{key(queue)}:times",
-        SCHEDULE,
+        keys.batch(queue),
+        keys.batch_times(queue),
+        keys.schedule,
         _milliseconds(now),
         _milliseconds(processing.batch_timeout_seconds),
         _idle(processing),
@@ -146,7 +143,8 @@ def add(pipeline: Pipeline, queue: str, payloads: Sequence[Payload], processing:
 
 
 def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, force: bool = False) -> int:
-    """Make jobs of the batch of `queue` while it is due (or at all, with `force`); returns how many documents."""
+    """Make jobs of the batch of `queue` while it is due (or regardless, with `force`); returns how many documents."""
+    keys = keys_of(redis)
     moved = 0
     while True:
         now = clock.now()
@@ -154,11 +152,11 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
         job.description = "flushed batch"
         fields = [part for pair in job.to_dict().items() for part in pair]
         count, more = redis.eval(
-            _FLUSH,
+            script(keys, _FLUSH),
             3,
-            key(queue),
-            f"{key(queue)}:times",
-            SCHEDULE,
+            keys.batch(queue),
+            keys.batch_times(queue),
+            keys.schedule,
             _milliseconds(now),
             _milliseconds(processing.batch_timeout_seconds),
             _idle(processing),
@@ -166,8 +164,8 @@ def flush(redis: Redis, queue: str, processing: Processing, clock: Clock, *, for
             int(force),
             flush_id(queue),
             job.id,
-            Queue.redis_queues_keys,
-            queue_key(queue),
+            keys.queues,
+            keys.queue(queue),
             JOB_BYTES,
             *fields,
         )
@@ -182,26 +180,27 @@ def flush_all(redis: Redis, queues: Sequence[str], processing: Processing, clock
 
 
 def members(pipeline: Pipeline, queue: str) -> None:
-    """Ask for the ids of the documents in the batch of `queue` (queued on the pipeline; its result is their list)."""
-    pipeline.eval(_MEMBERS, 1, key(queue))
+    """Ask for the ids of the documents in the batch of `queue` (queued on the pipeline; the answer is their list)."""
+    pipeline.eval(_MEMBERS, 1, keys_of(pipeline).batch(queue))
 
 
 def discard(pipeline: Pipeline, queue: str) -> None:
-    """Forget the batch of a queue that is no more, and its flush (queued on the pipeline)."""
-    pipeline.unlink(key(queue), f"{key(queue)}:times")
-    pipeline.zrem(SCHEDULE, flush_id(queue))
-    pipeline.unlink(DocumentJob.key_for(flush_id(queue)))
+    """Forget the batch of a queue that no longer exists, and its flush (queued on the pipeline)."""
+    keys = keys_of(pipeline)
+    pipeline.unlink(keys.batch(queue), keys.batch_times(queue))
+    pipeline.zrem(keys.schedule, flush_id(queue))
+    pipeline.unlink(keys.job(flush_id(queue)))
 
 
 def schedule_fields(queue: str, redis: Redis) -> dict[str, object]:
-    """The hash of the rq-scheduler entry that stands for the flush of `queue`."""
+    """The hash of the rq-scheduler entry for the flush of `queue`."""
     job = DocumentJob.create(FLUSH, args=[queue], id=flush_id(queue), origin=queue, connection=redis, result_ttl=-1)
     fields: dict[str, object] = job.to_dict()
     return fields
 
 
 def _member(payload: Payload) -> bytes:
-    """A payload in a batch, with what the script needs to know of it in front: id (26) and time in ms (13 digits)."""
+    """A payload as a member of a batch: in front of it, for the script, its id (26) and its time in ms (13 digits)."""
     return f"{payload.id}{_milliseconds(payload.submitted_at):013d}".encode() + document.encode(payload)
 
 

@@ -1,9 +1,9 @@
-"""A full Redis: what finishes work goes on in it, so that the work in it comes to an end and makes room.
+"""A client for a full Redis: work that is there can still be finished, which makes room.
 
-At `maxmemory` a server (with `noeviction`, the only policy under which it loses no job) refuses every command that may
-take memory, and with these the taking and the ending of jobs, though an ended job leaves more room than it took.
-Scripts that say `allow-oom` are let through (Redis 7 and Valkey). Workers, the collector and the scheduler, which only
-bring on what is there already, use them once they are refused; ingest, which brings in what is new, does not.
+At `maxmemory` a server with `noeviction` (the only policy that loses no job) refuses every command that may take
+memory. That includes taking and ending a job, though an ended job frees more than it takes. Scripts with the flag
+`allow-oom` pass (Redis 7 and Valkey). Workers, the collector and the scheduler use them once a command is refused.
+Ingest does not: it brings in new work.
 """
 
 from typing import Any
@@ -12,19 +12,19 @@ from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import ExecAbortError, OutOfMemoryError, ResponseError
 
-from llm_scheduler.jobs.store.outcomes import stream
+from llm_scheduler.jobs.store.keys import keys_of
 
 MAX_OUTCOMES = 2  # entries of a stream that a full server holds before no more jobs are begun
 
 _FLAGS = "#!lua flags=allow-oom\n"
 _CALL = f"{_FLAGS}return redis.call(unpack(ARGV))"
-# KEYS: queue, RQ's list between queue and worker, outcomes. ARGV: most outcomes, from and to which ends. A job for a
-# worker, which is begun only while the collector keeps up: what a worker makes of a job may be larger than the job.
+# KEYS: queue, RQ's intermediate list, outcomes. ARGV: most outcomes, from and to which ends. Takes a job for a worker,
+# but only while the collector keeps up: the results of a job may be larger than the job.
 _TAKE = f"""{_FLAGS}
 if redis.call('XLEN', KEYS[3]) >= tonumber(ARGV[1]) then return false end
 return redis.call('LMOVE', KEYS[1], KEYS[2], ARGV[2], ARGV[3])
 """
-# Of the commands that this project and RQ send, those that are refused.
+# The commands of this project and of RQ that a full server refuses.
 _REFUSED = frozenset(
     {
         *("HSET", "HSETNX", "HMSET", "HINCRBY", "HINCRBYFLOAT", "INCRBY", "LMOVE", "LPUSH", "RPUSH"),
@@ -34,9 +34,9 @@ _REFUSED = frozenset(
 
 
 class FinishingRedis(Redis):
-    """A client that gets its commands through to a full server, where a script can.
+    """A client whose commands pass on a full server, where a script makes that possible.
 
-    Not transactions that watch keys: those fail with OutOfMemoryError until there is room.
+    Transactions that watch keys do not: they raise OutOfMemoryError until there is room.
     """
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -44,9 +44,9 @@ class FinishingRedis(Redis):
             return self._send(*args, **options)
         except OutOfMemoryError as error:
             if args[0] == "BLMOVE":
-                # It can't wait in a script: where there is nothing to take, the caller waits, as in any outage.
-                name = args[1].rpartition(":")[2]
-                pressed: tuple[Any, ...] = ("EVAL", _TAKE, 3, args[1], args[2], stream(name), MAX_OUTCOMES, *args[3:5])
+                # A script cannot block. With nothing to take, the caller waits, as in an outage.
+                outcomes = keys_of(self).outcomes(args[1].rpartition(":")[2])
+                pressed: tuple[Any, ...] = ("EVAL", _TAKE, 3, args[1], args[2], outcomes, MAX_OUTCOMES, *args[3:5])
             else:
                 pressed = _pressed(args)
             if pressed is args:
@@ -64,7 +64,7 @@ class FinishingRedis(Redis):
 
 
 def finishing(redis: Redis) -> Redis:
-    """A client to the same place, over the same connections, that gets through."""
+    """A client with the same connections whose commands pass on a full server."""
     return redis if isinstance(redis, FinishingRedis) else FinishingRedis(connection_pool=redis.connection_pool)
 
 
@@ -75,7 +75,7 @@ class _FinishingPipeline(Pipeline):
         try:
             return super().execute(raise_on_error)
         except (OutOfMemoryError, ExecAbortError) as error:
-            # There was room when it was queued, and none when it was to be carried out: then it says so in the words.
+            # The server had room when it queued the command and none when it ran it: then only the message says OOM.
             if watched or (isinstance(error, ExecAbortError) and "OOM" not in str(error)):
                 raise
             for args, options in commands:
@@ -86,7 +86,7 @@ class _FinishingPipeline(Pipeline):
 
 
 def _pressed(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The command as a script that a full server lets through, or itself where that is not needed."""
+    """The command as a script that a full server lets through, or the command itself where that is not needed."""
     if args[0] in _REFUSED:
         return ("EVAL", _CALL, 0, *args)
     if args[0] == "EVAL" and not args[1].startswith("#!"):
@@ -98,6 +98,6 @@ def _unless_unknown(send: Any, refused: ResponseError) -> Any:
     try:
         return send()
     except ResponseError as error:
-        if "ompiling" in str(error):  # before Redis 7 a script can't say so
+        if "ompiling" in str(error):  # before Redis 7 a script cannot have flags
             raise refused from None
         raise

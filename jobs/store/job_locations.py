@@ -1,56 +1,53 @@
-"""Where every document is that somebody will bring to an end, asked for in one round trip.
+"""Job locations: every place where somebody will bring a document to its end, read in one round trip.
 
-An RQ job is in good hands in four places, and nowhere else:
-on its queue (a worker takes it); between queue and worker (RQ's intermediate list: the worker that took it, or the
-reaper, puts it in hand or back); in a worker's hand (RQ's registry of begun jobs: the worker ends it, or the reaper
-finds that the worker is dead or has moved on); in rq-scheduler's schedule (the scheduler delivers it). A document that
-waits for company is in its batch. A job's hash that is in none of these, or a name in them without a hash, is a
-leftover. All of it holds for the queues of today's configuration only: nobody looks at the others.
+An RQ job is safe in four places, and nowhere else: on its queue (a worker takes it); between queue and worker, in RQ's
+intermediate list (the worker begins it, or the reaper puts it back); with a worker, in RQ's registry of begun jobs (the
+worker ends it, or the reaper sees that the worker is dead or does not have it); in rq-scheduler's schedule. A document
+may also wait in a batch. A job's hash that is in none of these places is a leftover, and so is a name without a hash.
+Only the queues of the present configuration count: nobody works on others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis import Redis
-from rq import Queue
-from rq.intermediate_queue import IntermediateQueue
 
-from llm_scheduler.jobs.store import batches, outcomes
-from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.store.submission import SCHEDULE, queue_key
+from llm_scheduler.jobs.store import batches
+from llm_scheduler.jobs.store.keys import keys_of
 
-_AT_ONCE = 1000
-# KEYS: a stream. The id of its first entry, without what that holds.
+_CHUNK = 1000
+# KEYS: a stream. The id of its first entry, without the content.
 _FIRST = "local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1] return first and first[1]"
 
 
-class Whereabouts(NamedTuple):
-    """What was where at one moment: `at`, in milliseconds of the server's clock.
+class JobLocations(NamedTuple):
+    """What was where at one moment, `at` (milliseconds of the server's clock).
 
-    `jobs` are ids of RQ jobs, `batched` ids of documents. `untold` is the time (ms) of the oldest outcome that waits
-    for the collector, by queue; a queue without any has none.
+    `jobs`: ids of RQ jobs. `batched`: ids of documents. `oldest_outcomes`: the time (ms) of the oldest outcome that
+    waits for the collector, for the queues that have one.
     """
 
     at: int
     jobs: frozenset[str]
     batched: frozenset[str]
-    untold: Mapping[str, int]
+    oldest_outcomes: Mapping[str, int]
 
 
-def look(redis: Redis, queues: Sequence[str]) -> Whereabouts:
-    """The whereabouts of all that is on its way through `queues`."""
+def read_locations(redis: Redis, queues: Sequence[str]) -> JobLocations:
+    """The locations of everything that is on its way through `queues`."""
+    keys = keys_of(redis)
     jobs: set[str] = set()
     batched: set[str] = set()
-    untold: dict[str, int] = {}
-    with redis.pipeline() as pipeline:  # one transaction: nothing moves from one place to another meanwhile
+    oldest: dict[str, int] = {}
+    with redis.pipeline() as pipeline:  # one transaction: nothing moves in the meantime
         pipeline.time()
-        pipeline.zrange(SCHEDULE, 0, -1)
+        pipeline.zrange(keys.schedule, 0, -1)
         for queue in queues:
-            pipeline.lrange(queue_key(queue), 0, -1)
-            pipeline.lrange(_between(queue), 0, -1)
-            pipeline.zrange(_begun(queue), 0, -1)
+            pipeline.lrange(keys.queue(queue), 0, -1)
+            pipeline.lrange(keys.intermediate(queue), 0, -1)
+            pipeline.zrange(keys.begun(queue), 0, -1)
             batches.members(pipeline, queue)
-            pipeline.eval(_FIRST, 1, outcomes.stream(queue))
+            pipeline.eval(_FIRST, 1, keys.outcomes(queue))
         (seconds, microseconds), scheduled, *rest = pipeline.execute()
     jobs.update(_names(scheduled))
     answers = iter(rest)
@@ -61,33 +58,27 @@ def look(redis: Redis, queues: Sequence[str]) -> Whereabouts:
         batched.update(_names(next(answers)))
         first = next(answers)
         if first:
-            untold[queue] = int(first.partition(b"-")[0])
-    return Whereabouts(seconds * 1000 + microseconds // 1000, frozenset(jobs), frozenset(batched), untold)
+            oldest[queue] = int(first.partition(b"-")[0])
+    return JobLocations(seconds * 1000 + microseconds // 1000, frozenset(jobs), frozenset(batched), oldest)
 
 
 def discard(redis: Redis, queue: str, job_ids: Iterable[str]) -> None:
-    """Forget all that is on its way through a queue that is no more, `job_ids` included.
+    """Forget everything on its way through a queue that no longer exists, `job_ids` included.
 
-    Only for documents that have been submitted elsewhere. Whatever a process of the former configuration still adds is
-    a claim on disk, too.
+    Only for documents that were submitted to another queue. If a process with the earlier configuration still adds
+    something, its claim is on disk, and recovery submits it.
     """
-    listed: list[Any] = [*redis.lrange(queue_key(queue), 0, -1), *redis.lrange(_between(queue), 0, -1)]
-    keys = [DocumentJob.key_for(job_id) for job_id in {*_names(listed), *job_ids}]
+    keys = keys_of(redis)
+    places = keys.queue(queue), keys.intermediate(queue)
+    listed: list[Any] = [member for place in places for member in redis.lrange(place, 0, -1)]
+    jobs = [keys.job(job_id) for job_id in {*_names(listed), *job_ids}]
     with redis.pipeline() as pipeline:
-        for start in range(0, len(keys), _AT_ONCE):
-            pipeline.unlink(*keys[start : start + _AT_ONCE])
-        pipeline.unlink(queue_key(queue), _between(queue), _begun(queue), outcomes.stream(queue))
-        pipeline.srem(Queue.redis_queues_keys, queue_key(queue))
+        for start in range(0, len(jobs), _CHUNK):
+            pipeline.unlink(*jobs[start : start + _CHUNK])
+        pipeline.unlink(*places, keys.begun(queue), keys.outcomes(queue))
+        pipeline.srem(keys.queues, keys.queue(queue))
         batches.discard(pipeline, queue)
         pipeline.execute()
-
-
-def _between(queue: str) -> str:
-    return IntermediateQueue.get_intermediate_queue_key(queue_key(queue))
-
-
-def _begun(queue: str) -> str:
-    return f"rq:wip:{queue}"
 
 
 def _names(members: Iterable[bytes]) -> list[str]:

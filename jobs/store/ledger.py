@@ -1,39 +1,30 @@
 """The ledger: the record of every document's status in Redis, for the API and the reports.
 
-A document is a record `llm:d:<id>` and a member of exactly one sorted set `llm:ledger:<status>:<priority>`
-(all scores 0, so members lie in the order of their ids, which is the order of arrival). The sets' sizes are the counts.
-The ledger is an index: losing it loses no document.
+A document is a record, and a member of exactly one sorted set: that of its status and priority. All scores are 0, so
+the members lie in the order of their ids, which is the order of arrival. The sizes of the sets are the counts.
+The ledger is an index: a lost ledger costs no document.
 
-A record is one MessagePack map with keys of a letter or two: a hash of the same fields takes half as much memory again
-and twice the time to move (docs/decisions/0009-throughput.md). Who follows what happens reads the stream of transitions
-that every move adds to (jobs/store/transitions.py).
+A record is one MessagePack map with keys of one or two letters. A hash of the same fields takes half as much memory
+again and twice the time to move (docs/decisions/0009-throughput.md). Every move adds an entry to the stream of
+transitions (jobs/store/transitions.py).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from redis import Redis
 from redis.client import Pipeline
-from ulid_transform import ulid_at_time
 
-from llm_scheduler.jobs.document import FINAL, IN_FLIGHT, Status
-from llm_scheduler.jobs.store import server_state, transitions
+from llm_scheduler.jobs.document import FINAL, Route, Status, id_prefix_at
+from llm_scheduler.jobs.store import transitions
+from llm_scheduler.jobs.store.keys import keys_of, script
 
-# What is in flight, in bytes: the measure of back-pressure.
-BYTES_KEY = "llm:inflight:bytes"
-# Seconds a document takes in a worker, by level (a moving average, written by the workers).
-PACE_KEY = "llm:pace"
-# Whoever finds this key missing knows that Redis has been emptied (ingest sets it again once it has reconciled).
-EPOCH_KEY = "llm:epoch"
-MAX_SEEN = 20_000  # records that one page is looked for in
-_SEEN_AT_ONCE = 500
-
-# What scripts put in front of their own lines to read and move documents. `ledger.get(id)` is a record or nil;
-# `ledger.move(id, record, status, ms)` puts it under another status, its fields changed as the script likes; what the
-# record said of an earlier stay under that status joins its `o`, which keeps the latest. `ledger.tell()` comes last:
-# whoever follows the transitions hears of all moves together.
+# Put in front of scripts that read or move documents.
+# `ledger.get(id)`: the record, or nil. `ledger.move(id, record, status, ms)`: stores the record, whose fields the
+# script may have changed, under another status. The time of an earlier stay there is kept in the record's `o`.
+# `ledger.tell()`: call it last; it adds one entry for all moves to the stream of transitions.
 LUA = (
     """
 local ledger = {
@@ -44,7 +35,7 @@ local ledger = {
            rejected = 'tx', cancelled = 'tc'},
 }
 function ledger.get(id)
-  local raw = redis.call('GET', 'llm:d:' .. id)
+  local raw = redis.call('GET', '<record>' .. id)
   return raw and cmsgpack.unpack(raw) or nil
 end
 function ledger.move(id, record, status, at)
@@ -55,13 +46,13 @@ function ledger.move(id, record, status, at)
     if #record.o > 40 then table.remove(record.o, 1) end
   end
   if was ~= status or record.op then
-    if was then redis.call('ZREM', 'llm:ledger:' .. was .. ':' .. (record.op or record.p), id) end
-    redis.call('ZADD', 'llm:ledger:' .. status .. ':' .. record.p, 0, id)
+    if was then redis.call('ZREM', '<status_set>' .. was .. ':' .. (record.op or record.p), id) end
+    redis.call('ZADD', '<status_set>' .. status .. ':' .. record.p, 0, id)
   end
   record.op = nil
   record.s = status
   record[place] = at
-  redis.call('SET', 'llm:d:' .. id, cmsgpack.pack(record))
+  redis.call('SET', '<record>' .. id, cmsgpack.pack(record))
   if was ~= status then
     ledger.status, ledger.at = status, at
     ledger.moved[#ledger.moved + 1] = id
@@ -71,13 +62,13 @@ end
     f"""
 function ledger.tell()
   if #ledger.moved == 0 then return end
-  redis.call('XADD', '{transitions.STREAM}', 'MAXLEN', '~', {transitions.MOST}, '*',
+  redis.call('XADD', '<transitions>', 'MAXLEN', '~', {transitions.MAX_ENTRIES}, '*',
     's', ledger.status, 't', string.format('%.0f', ledger.at), 'i', cmsgpack.pack(ledger.moved))
 end
 """
 )
 
-# Moves documents to a status. A final status stays; a word about an unknown document counts only if it says what it is.
+# Moves documents to a status. A final status stays. An unknown document is added only if its fields have a priority.
 _MOVE = (
     LUA
     + """
@@ -103,8 +94,7 @@ return moved
 """
 )
 
-# Tells of documents that were received. What the ledger knows of already stays as it is: others know more of it.
-# ARGV: entries, each an id, its fields and when it was received (ms).
+# Adds received documents. A document that the ledger knows stays as it is. ARGV: entries of id and fields.
 _RECEIVE = (
     LUA
     + """
@@ -116,8 +106,7 @@ return 0
 """
 )
 
-# Takes documents back from a final status other than done, as if they had just been received: they are to be run again.
-# ARGV: now (ms), then ids. Returns the ids that were taken back.
+# Moves rejected and cancelled documents back to received: they run again. ARGV: now (ms), ids. Returns the moved ids.
 _REVIVE = (
     LUA
     + """
@@ -136,8 +125,8 @@ return revived
 """
 )
 
-# Puts finished documents back that the ledger has forgotten; nobody who follows hears of it: it is long ago.
-# ARGV: entries, each an id, its status, when it came to that (ms), and its fields. Returns how many it did not know.
+# Restores finished documents that the ledger has forgotten, without a transition. ARGV: entries of id, status, when it
+# ended (ms) and fields. Returns how many were unknown.
 _REMEMBER = (
     LUA
     + """
@@ -147,43 +136,6 @@ end
 return #ledger.moved
 """
 )
-
-# KEYS: sets. ARGV: from and to (lexicographic, from the newest on), how many, whether to count all. The newest members
-# of all sets together with their records, and how many there are in all. Of each set the newest is looked at first, and
-# then a few at a time of those sets in which the newest of all lie: most often that is one or two.
-_NEWEST = """
-local from, to, most, few = ARGV[1], ARGV[2], tonumber(ARGV[3]), 24
-local live, total = {}, 0
-local whole = from == '+' and to == '-'
-for _, set in ipairs(KEYS) do
-  local newest = redis.call('ZREVRANGEBYLEX', set, from, to, 'LIMIT', 0, 1)
-  if newest[1] then
-    live[#live + 1] = {set = set, ids = newest, next = 1, read = 1}
-    if ARGV[4] == '1' then
-      total = total + (whole and redis.call('ZCARD', set) or redis.call('ZLEXCOUNT', set, to, from))
-    end
-  end
-end
-local ids, names = {}, {}
-while #ids < most and #live > 0 do
-  local best, place, id
-  for i = 1, #live do
-    local each = live[i]
-    local mine = each.ids[each.next]
-    if not id or mine > id then best, place, id = each, i, mine end
-  end
-  ids[#ids + 1] = id
-  names[#names + 1] = 'llm:d:' .. id
-  best.next = best.next + 1
-  if best.next > #best.ids then
-    best.ids = redis.call('ZREVRANGEBYLEX', best.set, '(' .. id, to, 'LIMIT', 0, math.min(few, most - #ids))
-    best.next = 1
-    if #best.ids == 0 then table.remove(live, place) end
-  end
-end
-if #ids == 0 then return {ids, {}, total} end
-return {ids, redis.call('MGET', unpack(names)), total}
-"""
 
 Fields = Mapping[str, str | int | list[str]]
 _SHORT = {
@@ -207,7 +159,7 @@ _SHORT = {
 
 
 class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
-    """A document as it is stored. Times are in milliseconds, 0 for those that never were."""
+    """A document as it is stored. Times are in milliseconds; 0: never."""
 
     status: Status = msgspec.field(name="s")
     priority: str = ""
@@ -235,8 +187,8 @@ class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
     cancelled_at: int = msgspec.field(name="tc", default=0)
 
     @property
-    def was_taken_apart(self) -> bool:
-        """Whether it is a file of several documents, done as such: nobody has worked on it."""
+    def is_split_file(self) -> bool:
+        """Whether it is a file of several documents that was split: no handler ran on the file itself."""
         return self.status == Status.DONE and not self.quality
 
 
@@ -256,8 +208,11 @@ _unpack = msgspec.msgpack.Decoder(Record).decode
 
 
 class Entry(NamedTuple):
-    """One document as the ledger knows it; times in epoch seconds by status, the latest of each. `earlier` holds those
-    of earlier stays under a status. `quality` is known once it is done."""
+    """One document as the ledger knows it.
+
+    `times`: epoch seconds of the latest stay under each status; `earlier`: those of earlier stays. `quality` is known
+    once the document is done.
+    """
 
     id: str
     status: Status
@@ -279,68 +234,8 @@ class Entry(NamedTuple):
     earlier: Sequence[tuple[str, float]] = ()
 
 
-class Wanted(NamedTuple):
-    """Which documents: those of a status, a priority, and received from `since` up to `until` (epoch seconds) are found
-    at once; the rest is looked for in the records. `source` is a document's own or a folder above it, `name` a part of
-    its file's name, in any case of letters.
-    """
-
-    status: Status | None = None
-    priority: str | None = None
-    since: float | None = None
-    until: float | None = None
-    queue: str | None = None
-    handler: str | None = None
-    source: str | None = None
-    country: str | None = None
-    industry: str | None = None
-    quality: str | None = None
-    code: str | None = None
-    name: str | None = None
-
-    @property
-    def is_indexed(self) -> bool:
-        """Whether no record has to be looked at."""
-        return all(each is None for each in self[4:])
-
-
-EVERYTHING = Wanted()
-T = TypeVar("T")
-
-
-class Page(NamedTuple, Generic[T]):
-    """A page of entries, newest first; `cursor` asks for the next one, None at the end.
-
-    `total` counts all that are wanted; when records had to be looked at, those found so far: it `is_exact` only if that
-    was all there is. `cursor` may be there without entries: so many records were looked at in vain.
-    """
-
-    entries: list[T]
-    cursor: str | None
-    total: int = 0
-    is_exact: bool = True
-
-
-def key(document_id: str) -> str:
-    return f"llm:d:{document_id}"
-
-
-def move(redis: "Redis | Pipeline", status: Status, at: float, entries: Iterable[tuple[str, Fields]]) -> Any:
-    """Put documents under `status` at epoch seconds `at`; the answer is how many were moved.
-
-    A final status stays, and a document that the ledger doesn't know is moved only if its fields tell its priority.
-    On a pipeline this only queues the command: it joins that transaction.
-    """
-    return redis.eval(_MOVE, 1, BYTES_KEY, status.value, str(int(at * 1000)), _packed(entries))
-
-
-def receive(redis: Redis, entries: Iterable[tuple[str, Fields]]) -> None:
-    """Tell of received documents; their fields say their priority and `received_at`. Those known already stay."""
-    redis.eval(_RECEIVE, 0, _packed(entries))
-
-
-class Remembered(NamedTuple):
-    """A finished document that the ledger has forgotten: since when (epoch seconds) it is under its final status."""
+class FinishedDocument(NamedTuple):
+    """A finished document that the ledger has forgotten; `at`: when it got its final status, in epoch seconds."""
 
     id: str
     status: Status
@@ -348,196 +243,79 @@ class Remembered(NamedTuple):
     fields: Fields
 
 
-def remember(redis: Redis, forgotten: Iterable[Remembered]) -> int:
-    """Put finished documents back into the ledger. What it knows stays as it is. Returns how many it did not know."""
-    entries = [
-        (each.id, each.status.value, int(each.at * 1000), {_SHORT[name]: value for name, value in each.fields.items()})
-        for each in forgotten
-    ]
-    return int(redis.eval(_REMEMBER, 0, _pack(entries))) if entries else 0
+def document_fields(
+    route: Route, source: str, received_at: float, *, size: int | None = None, **extra: str | int | list[str]
+) -> Fields:
+    """What the ledger keeps of a document wherever it is. `received_at`: epoch seconds; `size`: bytes of the original.
+
+    Empty values of `extra`, and what the router did not find, are left out.
+    """
+    fields: dict[str, str | int | list[str]] = {
+        "priority": route.priority,
+        "queue": route.queue,
+        "handler": route.handler,
+        "source": source,
+        "received_at": int(received_at * 1000),
+    }
+    found = {name: getattr(route, name) for name in ("reasons", "country", "industry", "language")} | extra
+    fields.update({name: value for name, value in found.items() if value})
+    if size is not None:
+        fields["size"] = size
+    return fields
+
+
+def move(redis: "Redis | Pipeline", status: Status, at: float, entries: Iterable[tuple[str, Fields]]) -> Any:
+    """Put documents under `status` at epoch seconds `at`; the answer is how many were moved.
+
+    A final status stays. An unknown document is added only if its fields have a priority. On a pipeline the command is
+    only queued: it is part of that transaction.
+    """
+    keys = keys_of(redis)
+    return redis.eval(script(keys, _MOVE), 1, keys.in_flight_bytes, status.value, str(int(at * 1000)), _packed(entries))
+
+
+def receive(redis: Redis, entries: Iterable[tuple[str, Fields]]) -> None:
+    """Add received documents; their fields have a priority and `received_at`. Known documents stay as they are."""
+    redis.eval(script(keys_of(redis), _RECEIVE), 0, _packed(entries))
+
+
+def remember(redis: Redis, forgotten: Iterable[FinishedDocument]) -> int:
+    """Restore finished documents. Known documents stay as they are. Returns how many were unknown."""
+    entries = [(each.id, each.status.value, int(each.at * 1000), _shortened(each.fields)) for each in forgotten]
+    return int(redis.eval(script(keys_of(redis), _REMEMBER), 0, _pack(entries))) if entries else 0
+
+
+def revive(redis: Redis, at: float, ids: Sequence[str]) -> list[str]:
+    """Move rejected and cancelled documents back to received, at epoch seconds `at`. Returns the moved ids."""
+    moved: list[bytes] = redis.eval(script(keys_of(redis), _REVIVE), 0, str(int(at * 1000)), *ids) if ids else []
+    return [each.decode() for each in moved]
 
 
 def counts(redis: Redis, levels: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many documents stand under each status and priority, in one round trip."""
+    """How many documents there are by status and priority, in one round trip."""
+    keys = keys_of(redis)
     pipeline = redis.pipeline(transaction=False)
-    for status in Status:
-        for level in levels:
-            pipeline.zcard(_set(status, level))
+    for status, level in product(Status, levels):
+        pipeline.zcard(keys.status_set(status.value, level))
     sizes = iter(pipeline.execute())
     return {status.value: {level: next(sizes) for level in levels} for status in Status}
 
 
-class Load(NamedTuple):
-    """What has been handed to Redis and is not yet final: what back-pressure and job sizes go by.
-
-    `in_flight` and `queued` (to be run, not begun) count documents by level; `bytes` are those of their originals.
-    `pace` is how many seconds a worker of a level takes for a document; a level that nobody has worked on has none.
-    `batched` of those in flight wait for a flush. `spare` is how many bytes the server has room for (less than none: it
-    is full up to its reserve).
-    """
-
-    in_flight: dict[str, int]
-    queued: dict[str, int]
-    bytes: int
-    pace: dict[str, float]
-    spare: float = float("inf")
-    batched: int = 0
-
-    @property
-    def documents(self) -> int:
-        """All that are in flight."""
-        return sum(self.in_flight.values())
-
-
-def load(redis: Redis, levels: Sequence[str]) -> Load:
-    """The load, in one round trip."""
-    pipeline = redis.pipeline(transaction=False)
-    for status, level in product(IN_FLIGHT, levels):
-        pipeline.zcard(_set(status, level))
-    pipeline.get(BYTES_KEY)
-    pipeline.hmget(PACE_KEY, list(levels))
-    pipeline.info("memory")
-    *answers, memory = pipeline.execute(raise_on_error=False)  # it may be forbidden to ask for the last
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    *sizes, held, paces = answers
-    count = dict(zip(product(IN_FLIGHT, levels), sizes, strict=True))
-    return Load(
-        in_flight={level: sum(count[status, level] for status in IN_FLIGHT) for level in levels},
-        queued={level: count[Status.QUEUED, level] for level in levels},
-        bytes=int(held or 0),
-        pace={level: float(pace) for level, pace in zip(levels, paces, strict=True) if pace},
-        spare=server_state.of(memory).spare,
-        batched=sum(count[Status.BATCHED, level] for level in levels),
-    )
-
-
 def get(redis: Redis, document_id: str) -> Entry | None:
     """The entry of one document, or None when the ledger has none."""
-    return _entry(document_id, redis.get(key(document_id)))
-
-
-def known(redis: Redis, ids: Sequence[str]) -> list[tuple[Status | None, str | None]]:
-    """(status, rq_job_id) of each id, None for what the ledger doesn't know."""
-    return [(entry.status, entry.rq_job_id) if entry else (None, None) for entry in entries(redis, ids)]
+    return _entry(document_id, redis.get(keys_of(redis).record(document_id)))
 
 
 def entries(redis: Redis, ids: Sequence[str]) -> list[Entry | None]:
-    """The entry of each id in one round trip, None for what the ledger doesn't know."""
-    found = redis.mget([key(document_id) for document_id in ids]) if ids else []
+    """The entry of each id in one round trip; None for unknown documents."""
+    keys = keys_of(redis)
+    found = redis.mget([keys.record(document_id) for document_id in ids]) if ids else []
     return [_entry(document_id, raw) for document_id, raw in zip(ids, found, strict=True)]
 
 
-def revive(redis: Redis, at: float, ids: Sequence[str]) -> list[str]:
-    """Take documents back that were rejected or cancelled: they count as received again. Returns those that were."""
-    taken: list[bytes] = redis.eval(_REVIVE, 0, str(int(at * 1000)), *ids) if ids else []
-    return [each.decode() for each in taken]
-
-
-def page(
-    redis: Redis,
-    levels: Sequence[str],
-    *,
-    wanted: Wanted = EVERYTHING,
-    limit: int = 50,
-    cursor: str | None = None,
-) -> Page[Entry]:
-    """Documents newest first. `cursor` is the id after which to go on; ids outlive any change of status in between.
-
-    At most `MAX_SEEN` records are looked at, and then the page may be short, or empty, and still have a cursor.
-    """
-    return page_of(entry_of, redis, levels, wanted=wanted, limit=limit, cursor=cursor)
-
-
-def page_of(
-    make: Callable[[str, Record], T],
-    redis: Redis,
-    levels: Sequence[str],
-    *,
-    wanted: Wanted = EVERYTHING,
-    limit: int = 50,
-    cursor: str | None = None,
-    most_seen: int = MAX_SEEN,
-) -> Page[T]:
-    """The same as `page`, each document as `make` makes it of its id and its record."""
-    sets = [
-        _set(status, level)
-        for status in ([wanted.status] if wanted.status else Status)
-        for level in ([wanted.priority] if wanted.priority else levels)
-    ]
-    first, last = _bounds(wanted, cursor)
-    fits = _fits(wanted)
-    found: list[tuple[str, T]] = []
-    seen = total = 0
-    at_once = limit + 1 if fits is None else _SEEN_AT_ONCE
-    while True:
-        ids, records, counted = redis.eval(
-            _NEWEST, len(sets), *sets, first, last, at_once, int(fits is None and cursor is None)
-        )
-        seen += len(ids)
-        for name, raw in zip(ids, records, strict=True):
-            record = _record(raw) if fits is None else fits(raw or b"")
-            if record is not None:
-                document_id = name.decode()
-                found.append((document_id, make(document_id, record)))
-        total = counted
-        if fits is None or len(ids) < at_once or len(found) > limit or seen >= most_seen:
-            break
-        first = f"({ids[-1].decode()}"
-    is_whole = len(ids) < at_once
-    more = len(found) > limit
-    kept = [each for _, each in found[:limit]]
-    if fits is None:
-        return Page(kept, ids[limit - 1].decode() if len(ids) > limit else None, total, cursor is None)
-    after = found[limit - 1][0] if more else None if is_whole else ids[-1].decode()
-    return Page(kept, after, len(found), is_whole and cursor is None)
-
-
-def _bounds(wanted: Wanted, cursor: str | None) -> tuple[str, str]:
-    """From which id down to which. The first ten characters of a ULID are its time."""
-    first, last = "+", "-"
-    if wanted.until is not None:
-        first = f"({ulid_at_time(max(0.0, wanted.until))[:10]}"
-    if cursor and (first == "+" or cursor < first[1:]):
-        first = f"({cursor}"
-    if wanted.since is not None:
-        last = f"[{ulid_at_time(max(0.0, wanted.since))[:10]}"
-    return first, last
-
-
-def _fits(wanted: Wanted) -> Callable[[bytes], Record | None] | None:
-    """What tells the records that are wanted from those that aren't; None when all are.
-
-    Most records are told apart without being unpacked: a value that isn't among their bytes isn't in them.
-    """
-    if wanted.is_indexed:
-        return None
-    exact = {
-        "queue": wanted.queue,
-        "handler": wanted.handler,
-        "country": wanted.country,
-        "quality": wanted.quality,
-        "code": wanted.code,
-    }
-    exact = {field: value for field, value in exact.items() if value is not None}
-    bits = [value.encode() for value in (*exact.values(), wanted.industry, wanted.source) if value is not None]
-    folder = f"{wanted.source.rstrip('/')}/" if wanted.source is not None else ""
-    name = wanted.name.casefold() if wanted.name is not None else ""
-
-    def fits(raw: bytes) -> Record | None:
-        if any(bit not in raw for bit in bits):
-            return None
-        record = _record(raw)
-        wanted_too = record is not None and (
-            all(getattr(record, field) == value for field, value in exact.items())
-            and (wanted.industry is None or record.industry.startswith(wanted.industry))
-            and (wanted.source is None or record.source == wanted.source or record.source.startswith(folder))
-            and (not name or name in record.source.rpartition("/")[2].casefold())
-        )
-        return record if wanted_too else None
-
-    return fits
+def known(redis: Redis, ids: Sequence[str]) -> list[tuple[Status | None, str | None]]:
+    """(status, rq_job_id) of each id; (None, None) for unknown documents."""
+    return [(entry.status, entry.rq_job_id) if entry else (None, None) for entry in entries(redis, ids)]
 
 
 def horizon(now: float, days: float) -> float:
@@ -545,43 +323,25 @@ def horizon(now: float, days: float) -> float:
     return max(0.0, now - days * 86400)
 
 
-def is_before(document_id: str, at: float) -> bool:
-    """Whether an id was made before epoch seconds `at`: the first ten characters of a ULID are its time."""
-    return document_id < _first_at(at)
-
-
-def _first_at(at: float) -> str:
-    return ulid_at_time(at)[:10]
-
-
 def trim(redis: Redis, levels: Sequence[str], keep: int, before: float = 0.0, chunk: int = 2000) -> int:
     """Forget final documents: the oldest beyond `keep` in each set, and those that came before epoch seconds `before`.
 
-    At most `chunk` a set and call. Returns how many.
+    At most `chunk` documents of a set in one call. Returns how many.
     """
+    keys = keys_of(redis)
     removed = 0
     for status, level in product(FINAL, levels):
-        name = _set(status, level)
-        surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({_first_at(before)}"))
+        name = keys.status_set(status.value, level)
+        surplus = max(redis.zcard(name) - keep, redis.zlexcount(name, "-", f"({id_prefix_at(before)}"))
         if surplus <= 0:
             continue
         ids: list[Any] = list(redis.zrange(name, 0, min(surplus, chunk) - 1))
         with redis.pipeline() as pipeline:
             pipeline.zrem(name, *ids)
-            pipeline.unlink(*(key(member.decode()) for member in ids))
+            pipeline.unlink(*(keys.record(member.decode()) for member in ids))
             pipeline.execute()
         removed += len(ids)
     return removed
-
-
-def _packed(entries: Iterable[tuple[str, Fields]]) -> bytes:
-    return _pack(
-        [(document_id, {_SHORT[name]: value for name, value in each.items()}) for document_id, each in entries]
-    )
-
-
-def _set(status: Status, level: str) -> str:
-    return f"llm:ledger:{status.value}:{level}"
 
 
 def entry_of(document_id: str, record: Record) -> Entry:
@@ -608,14 +368,22 @@ def entry_of(document_id: str, record: Record) -> Entry:
     )
 
 
-def _entry(document_id: str, raw: Any) -> Entry | None:
-    record = _record(raw)
-    return None if record is None else entry_of(document_id, record)
-
-
-def _record(raw: Any) -> Record | None:
-    """None for what is no record."""
+def record_of(raw: Any) -> Record | None:
+    """The record in a key's value; None for anything else."""
     try:
         return _unpack(raw or b"")
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+def _entry(document_id: str, raw: Any) -> Entry | None:
+    record = record_of(raw)
+    return None if record is None else entry_of(document_id, record)
+
+
+def _packed(entries: Iterable[tuple[str, Fields]]) -> bytes:
+    return _pack([(document_id, _shortened(fields)) for document_id, fields in entries])
+
+
+def _shortened(fields: Fields) -> Fields:
+    return {_SHORT[name]: value for name, value in fields.items()}

@@ -1,7 +1,7 @@
-"""What a worker says of a document, and the streams in which it says so.
+"""Outcomes: what a worker reports of a document, and how it travels.
 
-One stream entry carries the outcomes of one RQ job. The collector reads entries, commits them to disk and only
-then deletes them, so an outcome is told at least once; the commit is what happens once.
+One stream entry carries the outcomes of one RQ job. The collector reads entries, commits them to disk and only then
+deletes them: an outcome is delivered at least once, and committed exactly once.
 """
 
 from collections.abc import Iterator
@@ -9,25 +9,25 @@ from typing import Literal
 
 import msgspec
 
-from llm_scheduler.jobs.crash import Evidence
+from llm_scheduler.jobs.crash import CrashReport
 from llm_scheduler.jobs.document import Route
 from llm_scheduler.jobs.groups import bounded
-from llm_scheduler.jobs.receipt import Envelope, Position, Repair, Warned
+from llm_scheduler.jobs.receipt import DocumentWarning, Envelope, Position, Repair
 
 FIELD = "o"
 
 
 class Read(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, kw_only=True):
-    """What intake had to say of a document that was not simply valid, or came from a known producer.
+    """What intake reports of a document that was not simply valid, or has a known producer.
 
-    `document` is its JSON text where that is not the original's own. `producer` and `model` are what the document
-    says of its origin; `count` is the number of items in its longest list, -1 where it has none.
+    `document`: its JSON text, where that differs from the original's. `producer` and `model`: its origin as it says
+    itself. `count`: the number of entries in its longest list, -1 without a list.
     """
 
     quality: str = "valid"
     document: bytes = b""
     repairs: list[Repair] = []
-    warnings: list[Warned] = []
+    warnings: list[DocumentWarning] = []
     coverage: float | None = None
     tools: dict[str, str] = {}
     envelope: Envelope | None = None
@@ -37,16 +37,15 @@ class Read(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True, kw_
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One document's end. (A document that will be tried again has no outcome yet: it is scheduled in Redis.)
+    """The end of one document. (A document that is to be retried has no outcome yet: it is scheduled in Redis.)
 
-    `result` is JSON text when `kind` is done; `code`, `message` and `position` say why when it is rejected (or
-    cancelled), and `evidence` tells of the workers that died with it. `read` is there when there is more to say than
-    "valid".
+    `result`: JSON text of a document that is done. `code`, `message` and `position`: why it is rejected or cancelled.
+    `evidence`: crash reports of the workers that died with it. `read`: set where there is more to say than "valid".
     """
 
     kind: Literal["done", "rejected", "cancelled"]
     id: str
-    claim: str
+    group: str = msgspec.field(name="claim")
     attempts: int
     completed_at: float
     route: Route
@@ -56,18 +55,13 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     position: Position | None = None
     seconds: float = 0.0
     rq_job_id: str = ""
-    evidence: list[Evidence] = []
+    evidence: list[CrashReport] = []
     read: Read | None = None
 
     @property
     def size(self) -> int:
-        """The bytes of its result, and of the document where that travels with it."""
+        """The bytes of its result, and of the document where that is included."""
         return len(self.result) + (len(self.read.document) if self.read else 0)
-
-
-def stream(queue: str) -> str:
-    """The stream for outcomes of `queue`: each has its own, so that urgent ones don't wait behind the others."""
-    return f"llm:outcomes:{queue}"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -79,9 +73,9 @@ def encode(outcomes: list[Outcome]) -> bytes:
 
 
 def parts(outcomes: list[Outcome], most: int) -> Iterator[list[Outcome]]:
-    """`outcomes` in order, in parts of about `most` bytes of results at most; one that is larger is a part alone.
+    """`outcomes` in order, in parts of at most `most` bytes. An outcome that is larger is a part of its own.
 
-    A server takes 512 MB in one value at most (proto-max-bulk-len), and cuts the connection to who sends more.
+    A server accepts at most 512 MB in one value (proto-max-bulk-len), and closes the connection beyond that.
     """
     for count in bounded((each.size for each in outcomes), most):
         yield outcomes[:count]

@@ -5,7 +5,7 @@ fetched in the same round trip, deleted with the job, and addable by a script wi
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
 from redis import Redis
 from rq.job import Job, JobStatus
@@ -15,9 +15,6 @@ from rq.utils import now
 from llm_scheduler.jobs import document
 from llm_scheduler.jobs.document import Payload
 
-if TYPE_CHECKING:
-    from llm_scheduler.jobs.worker.runner import Runner
-
 RUN = "jobs.run.run_documents"
 FLUSH = "jobs.batch.flush"
 
@@ -26,17 +23,15 @@ class ForbiddenFunction(Exception):
     """A job in Redis names a function that the project never enqueues."""
 
 
-def _allowed() -> dict[str, Callable[..., Any]]:
-    from llm_scheduler.jobs.worker.runner import run_documents
-
-    return {RUN: run_documents}
+def run_documents() -> NoReturn:
+    """Stands for `RUN` where RQ asks for a function. This project's worker runs the job's documents itself."""
+    raise TypeError("Only this project's worker can run documents: start `llm-worker QUEUE`.")
 
 
 class DocumentJob(Job):
     """A job with documents. Whoever can write to Redis can't make it run anything but the project's own function."""
 
     payloads: list[Payload]
-    runner: "Runner"  # given by the worker that runs the job
     _raw_payloads: list[bytes]
 
     def __init__(self, id: str | None = None, connection: Redis | None = None, serializer: Any = None) -> None:
@@ -66,12 +61,13 @@ class DocumentJob(Job):
 
     @property
     def func(self) -> Callable[..., Any]:
-        """The project's own function. Raises `ForbiddenFunction` for any other name, without importing it."""
-        name = self.func_name or ""
-        try:
-            return _allowed()[name]
-        except KeyError:
-            raise ForbiddenFunction(f"{name!r} is not a function that this project enqueues") from None
+        self.check_function()
+        return run_documents
+
+    def check_function(self) -> None:
+        """Raise `ForbiddenFunction` if the job names any function but `RUN`. Nothing is imported."""
+        if self.func_name != RUN:
+            raise ForbiddenFunction(f"{self.func_name or ''!r} is not a function that this project enqueues")
 
     # A callback is one more dotted path that RQ would import: there are none.
     @property

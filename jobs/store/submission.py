@@ -8,41 +8,16 @@ from collections.abc import Iterable, Sequence
 
 from redis import Redis
 from redis.client import Pipeline
-from rq import Queue
 from rq.job import JobStatus
 
 from llm_scheduler.jobs.document import Payload, Status
 from llm_scheduler.jobs.store import ledger
-from llm_scheduler.jobs.store.ledger import Fields
+from llm_scheduler.jobs.store.keys import keys_of
+from llm_scheduler.jobs.store.ledger import document_fields
 from llm_scheduler.jobs.store.rq_job import DocumentJob
 
-# rq-scheduler's own key: a sorted set of job ids by the epoch second at which they are due.
-SCHEDULE = "rq:scheduler:scheduled_jobs"
-# The originals of one job have no more bytes than this, unless it is a single document: a worker may parse all at once.
+# Most bytes of the originals in one job of several documents: a worker may parse all of them at once.
 JOB_BYTES = 32 * 1024 * 1024
-
-
-def queue_key(queue: str) -> str:
-    return f"{Queue.redis_queue_namespace_prefix}{queue}"
-
-
-def particulars(payload: Payload, size: int | None = None) -> dict[str, str | int | list[str]]:
-    """What the ledger keeps of a document from its submission on."""
-    route = payload.route
-    fields: dict[str, str | int | list[str]] = {
-        "priority": route.priority,
-        "queue": route.queue,
-        "handler": route.handler,
-        "source": payload.source,
-        "received_at": int(payload.received_at * 1000),
-        "reasons": route.reasons,
-    }
-    for name in ("country", "industry", "language"):
-        if known := getattr(route, name):
-            fields[name] = known
-    if size is not None:
-        fields["size"] = size
-    return fields
 
 
 def enqueue(
@@ -51,9 +26,10 @@ def enqueue(
     """Put `payloads` on `queue` as one job."""
     job = DocumentJob.carrying(job_id, payloads, queue, redis)
     job.save(pipeline=pipeline)
-    pipeline.sadd(Queue.redis_queues_keys, queue_key(queue))
+    keys = keys_of(pipeline)
+    pipeline.sadd(keys.queues, keys.queue(queue))
     push = pipeline.lpush if at_front else pipeline.rpush
-    push(queue_key(queue), job_id)
+    push(keys.queue(queue), job_id)
 
 
 def enqueue_at(pipeline: Pipeline, redis: Redis, job_id: str, payload: Payload, at: float) -> None:
@@ -61,26 +37,24 @@ def enqueue_at(pipeline: Pipeline, redis: Redis, job_id: str, payload: Payload, 
     job = DocumentJob.carrying(job_id, [payload], payload.route.queue, redis)
     job.set_status(JobStatus.SCHEDULED, pipeline=pipeline)
     job.save(pipeline=pipeline)
-    pipeline.zadd(SCHEDULE, {job_id: at})
+    pipeline.zadd(keys_of(pipeline).schedule, {job_id: at})
 
 
 def record(
     pipeline: Pipeline, status: Status, at: float, payloads: Iterable[Payload], sizes: Iterable[int], job_id: str = ""
 ) -> None:
-    """Tell the ledger of newly submitted documents. `sizes` are those of the originals, in bytes."""
-    extra: Fields = {"rq_job_id": job_id} if job_id else {}
+    """Add newly submitted documents to the ledger. `sizes`: those of the originals, in bytes."""
     entries = [
-        (payload.id, {**particulars(payload, size), **extra}) for payload, size in zip(payloads, sizes, strict=True)
+        (payload.id, document_fields(payload.route, payload.source, payload.received_at, size=size, rq_job_id=job_id))
+        for payload, size in zip(payloads, sizes, strict=True)
     ]
     ledger.move(pipeline, status, at, entries)
 
 
-def resubmitted(pipeline: Pipeline, status: Status, at: float, payloads: Iterable[Payload], job_id: str) -> None:
-    """Tell the ledger where documents it already knows are now."""
-    fields: Fields = {"rq_job_id": job_id}
-    ledger.move(
-        pipeline,
-        status,
-        at,
-        [(payload.id, {**particulars(payload), **fields, "attempts": payload.attempts}) for payload in payloads],
-    )
+def record_again(pipeline: Pipeline, status: Status, at: float, payloads: Iterable[Payload], job_id: str) -> None:
+    """Tell the ledger where documents that it knows are now."""
+    entries = []
+    for payload in payloads:
+        fields = document_fields(payload.route, payload.source, payload.received_at, rq_job_id=job_id)
+        entries.append((payload.id, {**fields, "attempts": payload.attempts}))
+    ledger.move(pipeline, status, at, entries)

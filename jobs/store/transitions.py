@@ -1,4 +1,4 @@
-"""Transitions: which documents came to which status, in a stream for whoever follows them.
+"""The stream of transitions: which documents got which status.
 
 Every script that moves documents in the ledger adds one entry for all that it moved.
 """
@@ -10,12 +10,11 @@ import msgspec
 
 from llm_scheduler.jobs.document import Status
 
-STREAM = "llm:transitions"
-MOST = 2000  # entries that the stream keeps, about
+MAX_ENTRIES = 2000  # entries that the stream keeps, about
 
 
 class Transition(NamedTuple):
-    """Documents that came to `status` together, at epoch seconds `at`."""
+    """Documents that got `status` together, at epoch seconds `at`."""
 
     status: Status
     at: float
@@ -26,7 +25,7 @@ _ids = msgspec.msgpack.Decoder(list[str])
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Transition:
-    """An entry of the stream. Raises ValueError (`msgspec.DecodeError` is one) when it is none."""
+    """An entry of the stream. Raises ValueError (`msgspec.DecodeError` is one) for anything else."""
     try:
         status, at, ids = fields[b"s"], fields[b"t"], fields[b"i"]
     except KeyError as error:

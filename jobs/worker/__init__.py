@@ -1,1 +1,1 @@
-"""`llm-worker`: takes RQ jobs, runs their documents, reports outcomes; and who watches over it."""
+"""`llm-worker`: takes RQ jobs, runs their documents and sends the outcomes; its supervisor; the reaper."""

@@ -1,4 +1,4 @@
-"""One fleet for all tests of a run: making it is the first of them."""
+"""One fleet for all tests of a run."""
 
 import json
 import os
@@ -8,25 +8,26 @@ from pathlib import Path
 import inventory
 import pytest
 from fleet import Fleet
-from hosts import SUITE, Hosts, NoSystem, why_not
+from hosts import SUITE, BaseSystemError, Hosts, unsupported_reason
 
 
 @pytest.fixture(scope="session")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    """Hosts that have just been installed; with `$LLM_TEST_FLEET`, a folder, those of a former run go on.
+    """Hosts with nothing but their operating system.
 
-    `$LLM_TEST_SUITE` is the release that they have, as `trixie` or `noble,worker2=jammy`; `$LLM_TEST_VARIABLES` what
-    their inventory has besides, in JSON, as `{"llm_redis_tls": true}`.
+    Environment variables: `LLM_TEST_FLEET` is a folder; with it the hosts stay after the run, and the next run uses
+    them again. `LLM_TEST_SUITE` names the operating system, for example `trixie` or `noble,worker2=jammy`.
+    `LLM_TEST_VARIABLES` is JSON with further variables of the inventory, for example `{"llm_redis_tls": true}`.
     """
-    refusal = why_not()
-    if refusal:
-        pytest.skip(refusal)
+    reason = unsupported_reason()
+    if reason:
+        pytest.skip(reason)
     hosts = Hosts(os.environ.get("LLM_TEST_SUITE", SUITE))
     kept = os.environ.get("LLM_TEST_FLEET")
     try:
         if not (kept and hosts.named):
             hosts.up((*inventory.NAMES, inventory.ALONE))
-    except NoSystem as error:
+    except BaseSystemError as error:
         pytest.skip(str(error))
     try:
         variables = json.loads(os.environ.get("LLM_TEST_VARIABLES", "{}"))
@@ -38,6 +39,6 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="session")
 def fleet(bare: Fleet) -> Fleet:
-    """Hosts that the scheduler is deployed to."""
+    """Hosts with the scheduler deployed."""
     bare.deployed = bare.play("deploy").ok()
     return bare

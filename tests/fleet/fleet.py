@@ -1,4 +1,4 @@
-"""A deployed fleet, as a test sees it: playbooks that run against it, documents that are dropped, what came of them."""
+"""A fleet for tests: run playbooks, drop documents, and wait for their results."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from hosts import Host, Hosts
 ROOT = Path(__file__).resolve().parents[2]
 ANSIBLE = ROOT / ".venv-fleet" / "bin" / "ansible-playbook"
 SPOOL = "/var/lib/llm"
-# What lies where, by the content of the documents: each holds its own number.
-_ACCOUNT = """
+# Runs on a host: prints the numbers of documents in each folder. The name of each file contains its number.
+_COUNT_SCRIPT = """
 import collections, json, os, re, sys
 counts = collections.Counter()
 numbers = collections.defaultdict(list)
@@ -35,22 +35,22 @@ print(json.dumps(numbers))
 
 
 @dataclass(frozen=True)
-class Played:
-    """What came of a playbook. `changed`: how many tasks changed something, by host."""
+class PlaybookRun:
+    """The result of a playbook. `changed` is the number of changed tasks by host."""
 
     status: int
     output: str
     seconds: float
     changed: dict[str, int] = field(default_factory=dict)
 
-    def ok(self) -> "Played":
-        """Itself. Fails with the failed tasks when it did not run through."""
+    def ok(self) -> "PlaybookRun":
+        """Return the run itself. Fails with the failed tasks if the playbook failed."""
         failed = [part for part in self.output.split("\nTASK") if "fatal:" in part or "FAILED" in part]
         assert self.status == 0, "\n".join(failed)[-6000:] or self.output[-4000:]
         return self
 
     def changes(self) -> list[str]:
-        """The tasks that changed something, with what they said of it. Fails when it did not run through."""
+        """The changed tasks with their output. Fails if the playbook failed."""
         self.ok()
         found = [part for part in self.output.split("\nTASK") if "changed: [" in part]
         assert len(found) > 0 or set(self.changed.values()) == {0}
@@ -58,7 +58,7 @@ class Played:
 
 
 class Fleet:
-    """The hosts of `inventory`, and what was deployed to them."""
+    """The hosts of `inventory`, with the scheduler on them."""
 
     def __init__(self, hosts: Hosts, folder: Path, **variables: Any) -> None:
         self.hosts = hosts
@@ -67,13 +67,13 @@ class Fleet:
         self.inventory = inventory.write(hosts, folder, **variables)
         self._secrets = folder / "secrets"
         self._series = 0
-        self._run = secrets.token_hex(2)  # hosts may have documents of a former run
-        self.deployed = Played(1, "not yet", 0.0)
+        self._run = secrets.token_hex(2)  # hosts may still have documents of a former run
+        self.deployed = PlaybookRun(1, "not deployed yet", 0.0)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
 
-    def play(self, playbook: str, *arguments: str, **variables: Any) -> Played:
+    def play(self, playbook: str, *arguments: str, **variables: Any) -> PlaybookRun:
         """Run a playbook of ansible/."""
         extra = ["--extra-vars", json.dumps(variables)] if variables else []
         began = time.monotonic()
@@ -89,7 +89,7 @@ class Fleet:
         changed = dict(re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", done.stdout, re.MULTILINE))
         seconds = time.monotonic() - began
         print(f"\n{playbook}.yml {' '.join(arguments)}: {seconds:.0f} s")
-        return Played(
+        return PlaybookRun(
             done.returncode,
             done.stdout + done.stderr,
             seconds,
@@ -97,11 +97,11 @@ class Fleet:
         )
 
     def secret(self, name: str) -> str:
-        """A secret that was made on the control node."""
+        """A generated secret."""
         return (self._secrets / name).read_text().strip()
 
     def secrets(self) -> list[str]:
-        """The names of all that no one but root is to see."""
+        """The names of all secrets that only root may see."""
         return sorted(
             each.name
             for each in self._secrets.iterdir()
@@ -109,7 +109,7 @@ class Fleet:
         )
 
     def http(self) -> httpx.Client:
-        """Through the balancer, with the key of the administrator."""
+        """A client for the API behind the balancer, with the admin key."""
         context = ssl.create_default_context(cafile=self._secrets / "ca.crt")
         return httpx.Client(
             base_url=f"https://{self['ingest1'].address}",
@@ -121,7 +121,7 @@ class Fleet:
     # Documents
 
     def drop(self, count: int, size: int = 200) -> list[str]:
-        """Drop documents into the watch folder, each with a number of its own; returns the numbers."""
+        """Drop `count` documents of about `size` bytes into the watch folder. Returns their numbers."""
         self._series += 1
         series = f"{self._run}s{self._series}"
         script = (
@@ -131,48 +131,48 @@ class Fleet:
             f"    open(path + '.tmp', 'w').write('{{\"content\": \"%s\", \"n\": %d}}' % ('x' * {size}, n))\n"
             "    os.chmod(path + '.tmp', 0o660); os.rename(path + '.tmp', path)\n"
         )
-        self["ingest1"].tell("python3 -", script.encode())
+        self["ingest1"].run("python3 -", script.encode())
         return [f"{series}-{number}" for number in range(count)]
 
-    def account(self) -> dict[str, list[str]]:
-        """Numbers of documents by the folder that they lie in, once for each file."""
-        found: dict[str, list[str]] = json.loads(self["ingest1"].tell(f"python3 - {SPOOL}", _ACCOUNT.encode()))
+    def numbers_by_folder(self) -> dict[str, list[str]]:
+        """The numbers of the documents in each folder, once for each file."""
+        found: dict[str, list[str]] = json.loads(self["ingest1"].run(f"python3 - {SPOOL}", _COUNT_SCRIPT.encode()))
         return found
 
     def finish(self, numbers: list[str], seconds: float = 180) -> float:
-        """Wait until all of them have their results; returns the seconds. Fails when one is lost or there twice."""
+        """Wait for the results of all `numbers`. Returns the seconds. Fails if one is lost or is there twice."""
         began = time.monotonic()
 
         def is_done() -> bool:
-            lying = self.account()
-            return set(numbers) <= set(lying.get("processed", [])) and set(numbers) <= set(lying.get("archive", []))
+            found = self.numbers_by_folder()
+            return set(numbers) <= set(found.get("processed", [])) and set(numbers) <= set(found.get("archive", []))
 
-        wait_until(is_done, f"the results of {len(numbers)} documents", seconds, self.say)
-        lying = self.account()
+        wait_until(is_done, f"the results of {len(numbers)} documents", seconds, self.describe)
+        found = self.numbers_by_folder()
         mine = set(numbers)
         for place in ("processed", "archive"):
-            there = [number for number in lying[place] if number in mine]
-            assert len(there) == len(set(there)), f"{place} has documents twice"
+            copies = [number for number in found[place] if number in mine]
+            assert len(copies) == len(set(copies)), f"{place} has documents twice"
         for place in ("raw", "temp", "errors"):
-            assert not mine & set(lying.get(place, [])), f"{place} has documents that are done"
+            assert not mine & set(found.get(place, [])), f"{place} has documents that are done"
         return time.monotonic() - began
 
-    def say(self) -> str:
-        """How things are, for a test that fails."""
-        ask = self["ingest1"].ask
-        lying = {place: len(numbers) for place, numbers in self.account().items()}
-        status = ask("llmctl status").stdout
-        journal = ask("journalctl -u 'llm-*' -n 25 --no-pager -o short-precise").stdout
-        return f"{lying}\n{status}\n{journal}"
+    def describe(self) -> str:
+        """The state of the fleet, for the message of a failed test."""
+        host = self["ingest1"]
+        counts = {place: len(numbers) for place, numbers in self.numbers_by_folder().items()}
+        status = host.try_run("llmctl status").stdout
+        journal = host.try_run("journalctl -u 'llm-*' -n 25 --no-pager -o short-precise").stdout
+        return f"{counts}\n{status}\n{journal}"
 
 
 def wait_until(
     condition: Callable[[], Any], what: str, seconds: float = 60, explain: Callable[[], str] | None = None
 ) -> float:
-    """Wait for `condition`, and return the seconds that it took; fail with `what` when it never is."""
+    """Wait for `condition`. Returns the seconds. After `seconds` it fails with `what` and the text of `explain`."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > seconds:
-            raise AssertionError(f"after {seconds:g} s there still was not: {what}\n{explain() if explain else ''}")
+            raise AssertionError(f"after {seconds:g} s still missing: {what}\n{explain() if explain else ''}")
         time.sleep(0.3)
     return time.monotonic() - began

@@ -1,15 +1,14 @@
-"""Hosts to test on: Debian machines with systemd of their own, booted here by systemd-nspawn. No Docker, no network.
+"""Test hosts: Debian systems with their own systemd, booted by systemd-nspawn. They need no Docker and no network.
 
-    python tests/fleet/hosts.py up ingest1 redis1 worker1    # boots them, and leaves them running
+    python tests/fleet/hosts.py up ingest1 redis1 worker1    # boot hosts and leave them running
     python tests/fleet/hosts.py ssh ingest1 systemctl status
-    python tests/fleet/hosts.py down                         # ends all of them, and removes what they wrote
+    python tests/fleet/hosts.py down                         # kill all hosts and delete their files
 
-`up --suite noble,worker2=jammy` is Ubuntu 24.04 everywhere but on worker2.
+`up --suite noble,worker2=jammy` means Ubuntu 24.04 on all hosts except worker2.
 
-Needs root on Debian. A bare system is made once, by mmdebstrap, and kept with a local package repository in
-`$LLM_FLEET_CACHE` (~/.cache/llm-fleet); each host is that system with a layer of its own over it, which survives a
-reboot of the host, and goes with it. What roles install they take from the repository: hosts have no other network
-than the bridge between them.
+Needs root on Debian. mmdebstrap makes a base system once. It is kept, with a local package repository, in
+`$LLM_FLEET_CACHE` (~/.cache/llm-fleet). Each host is an overlay over the base system; it survives a reboot of the
+host. Roles install packages from the local repository: the only network of the hosts is the bridge between them.
 """
 
 import argparse
@@ -25,17 +24,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# Hosts are made anew, and their keys with them: ssh is not to remember them.
+# New hosts have new keys, so ssh must not remember them.
 SSH_OPTIONS = "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
 NETWORK = "10.89.77"  # .1 is this machine
 BRIDGE = "llmfleet0"
 SUITE = "bookworm"
-# Where a system comes from that is not in this machine's own sources. Its archive's key is not here: hosts that are
-# thrown away do without.
+# Package sources of systems that this machine's own sources do not have. Without the key of the archive they count as
+# trusted, which is enough for test hosts.
 _UBUNTU = "deb [trusted=yes] http://archive.ubuntu.com/ubuntu {} main universe"
 _SOURCES = {suite: [_UBUNTU.format(suite), _UBUNTU.format(f"{suite}-updates")] for suite in ("jammy", "noble")}
 _BASE = "systemd,systemd-sysv,dbus,udev,openssh-server,python3,ca-certificates,iproute2,procps,curl"
-# What the roles may install, with all that it needs: it is fetched once, and served from a folder.
+# The packages that roles may install. They are downloaded once, with their dependencies, into the local repository.
 _PACKAGES = [
     "python3-apt",
     "openssl",
@@ -66,7 +65,7 @@ StartLimitIntervalSec=0
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-# So early, a start fails now and then: its control group is not there yet.
+# So early in the boot, a start sometimes fails because its control group does not exist yet.
 Restart=on-failure
 RestartSec=200ms
 ExecStart=/usr/local/sbin/test-host-network
@@ -81,7 +80,7 @@ ip address replace "$(cat /etc/llm-test-address)/24" dev host0
 """
 
 
-# Each host has control groups of its own: two with the same units would else end each other's processes.
+# Runs a command in control groups of its own. Otherwise hosts with the same units would kill each other's processes.
 _IN_GROUPS = """
 name=$1; shift
 for root in /sys/fs/cgroup /sys/fs/cgroup/unified /sys/fs/cgroup/systemd; do
@@ -94,24 +93,24 @@ exec "$@"
 """
 
 
-class NoSystem(Exception):
-    """A bare system can't be made here: what it consists of can't be fetched."""
+class BaseSystemError(Exception):
+    """The base system can't be made, because its packages can't be downloaded."""
 
 
 class FleetError(Exception):
     """A host can't be made or reached; the message says why."""
 
 
-def why_not() -> str | None:
-    """Why there can't be hosts on this machine, in words; None if there can."""
+def unsupported_reason() -> str | None:
+    """Why this machine can't run test hosts; None if it can."""
     if sys.platform != "linux" or not Path("/etc/debian_version").exists():
-        return "hosts are made on Debian and Ubuntu only"
+        return "test hosts need Debian or Ubuntu"
     if os.geteuid() != 0:
-        return "hosts need root"
+        return "test hosts need root"
     missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
     if missing:
         packages = "mmdebstrap systemd-container dpkg-dev iproute2 openssh-client"
-        return f"hosts need {', '.join(missing)} (apt install {packages})"
+        return f"test hosts need {', '.join(missing)} (apt install {packages})"
     for what, probe in (
         (
             "make a bridge",
@@ -121,27 +120,27 @@ def why_not() -> str | None:
     ):
         done = subprocess.run(["sh", "-c", probe], capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            return f"hosts need the right to {what}, as a privileged container has it: {done.stderr.strip()}"
+            return f"test hosts need the right to {what}, as in a privileged container: {done.stderr.strip()}"
     return None
 
 
 def cache() -> Path:
-    """Where the bare system and the packages are kept."""
+    """The folder of the base systems, the packages and the hosts."""
     return Path(os.environ.get("LLM_FLEET_CACHE") or Path.home() / ".cache" / "llm-fleet")
 
 
 def run(*command: str | Path, **options: object) -> str:
-    """What a command prints. Raises `FleetError` with what it said when it fails."""
+    """Run a command on this machine. Returns its output. Raises `FleetError` with its messages if it fails."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise FleetError(f"{' '.join(str(part) for part in command[:6])} failed ({done.returncode}): {said}")
+        messages = (done.stderr or done.stdout).strip()[-2000:]
+        raise FleetError(f"{' '.join(str(part) for part in command[:6])} failed ({done.returncode}): {messages}")
     return str(done.stdout)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A booted machine. Its name is its hostname; the others find it by that, and by `address`."""
+    """A booted host. The other hosts find it by its name and by its address."""
 
     name: str
     address: str
@@ -151,18 +150,18 @@ class Host:
 
     @property
     def root(self) -> Path:
-        """Its file system, from outside."""
+        """Its root folder, as a folder of this machine."""
         return self.folder / "root"
 
     def ssh_command(self, *options: str) -> list[str]:
-        """ssh to it, up to the command."""
-        once = ("-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6")
-        return ["ssh", "-i", str(self.key), *SSH_OPTIONS.split(), *once, *options, f"root@{self.address}"]
+        """The ssh command line; append the command to run."""
+        timeouts = ("-o", "ConnectTimeout=5", "-o", "ServerAliveInterval=5", "-o", "ServerAliveCountMax=6")
+        return ["ssh", "-i", str(self.key), *SSH_OPTIONS.split(), *timeouts, *options, f"root@{self.address}"]
 
-    def ask(
+    def try_run(
         self, command: str, content: bytes | None = None, seconds: float = 120
     ) -> "subprocess.CompletedProcess[str]":
-        """Run a shell command on it, with `content` as its standard input."""
+        """Run a shell command on the host, with `content` as standard input. It may fail."""
         done = subprocess.run(
             [*self.ssh_command(), command], input=content or b"", capture_output=True, timeout=seconds, check=False
         )
@@ -170,9 +169,9 @@ class Host:
             command, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
         )
 
-    def tell(self, command: str, content: bytes | None = None, seconds: float = 120) -> str:
-        """What a shell command on it prints. Raises `FleetError` when it fails."""
-        done = self.ask(command, content, seconds)
+    def run(self, command: str, content: bytes | None = None, seconds: float = 120) -> str:
+        """Run a shell command on the host. Returns its output. Raises `FleetError` if it fails."""
+        done = self.try_run(command, content, seconds)
         if done.returncode != 0:
             raise FleetError(
                 f"{self.name}: {command[:200]} failed ({done.returncode}): {(done.stderr or done.stdout)[-3000:]}"
@@ -180,7 +179,7 @@ class Host:
         return done.stdout
 
     def put(self, source: Path, target: str) -> None:
-        """Copy a file or what is in a folder to a folder of it."""
+        """Copy a file, or the content of a folder, into a folder of the host."""
         packed = subprocess.run(
             [
                 "tar",
@@ -193,18 +192,18 @@ class Host:
             capture_output=True,
             check=True,
         ).stdout
-        self.tell(f"mkdir -p {target} && tar -C {target} -xf -", packed)
+        self.run(f"mkdir -p {target} && tar -C {target} -xf -", packed)
 
     def answers(self) -> bool:
-        """Whether it lets one in."""
+        """Whether ssh works."""
         try:
-            return self.ask("true", seconds=10).returncode == 0
+            return self.try_run("true", seconds=10).returncode == 0
         except subprocess.TimeoutExpired:
             return False
 
     def boot(self) -> None:
-        """Power on. Does not wait: see `wait`."""
-        # What a machine leaves that was ended without being told.
+        """Power on. Use `wait` to wait until ssh works."""
+        # Remove what a killed machine left behind.
         subprocess.run(["ip", "link", "delete", f"vb-llm-{self.name}"], capture_output=True, check=False)
         shutil.rmtree(Path("/run/systemd/nspawn/propagate") / f"llm-{self.name}", ignore_errors=True)
         command = [
@@ -215,7 +214,7 @@ class Host:
         ]
         console = os.open(self.folder / "console", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        # It outlives this process: `hosts.py up` leaves it running.
+        # The host has to outlive this process, because `hosts.py up` leaves it running.
         actions = [
             (os.POSIX_SPAWN_DUP2, source, target) for source, target in ((nothing, 0), (console, 1), (console, 2))
         ]
@@ -225,7 +224,7 @@ class Host:
         (self.folder / "pid").write_text(str(pid))
 
     def wait(self, seconds: float = _BOOT_SECONDS) -> None:
-        """Until it lets one in. Raises `FleetError` with what is on its console."""
+        """Wait until ssh works. Raises `FleetError` with the console output if it does not."""
         end = time.monotonic() + seconds
         while not self.answers():
             if time.monotonic() > end or "systemd-nspawn" not in _command(int((self.folder / "pid").read_text())):
@@ -234,12 +233,12 @@ class Host:
             time.sleep(0.3)
 
     def power_off(self) -> None:
-        """As when the cable is pulled: nothing is written any more, nobody is told."""
-        _end(self.folder / "pid")
+        """Kill the host, as if the power failed."""
+        _kill_machine(self.folder / "pid")
 
     def reboot(self) -> None:
-        """In order; back when this returns. It gets new control groups, as a machine gets a new kernel."""
-        self.ask("systemctl --no-block poweroff")
+        """Shut the host down, boot it again, and wait until ssh works. It gets new control groups."""
+        self.try_run("systemctl --no-block poweroff")
         pid = int((self.folder / "pid").read_text())
         end = time.monotonic() + _BOOT_SECONDS
         while "systemd-nspawn" in _command(pid):
@@ -249,20 +248,20 @@ class Host:
         self.boot()
         self.wait()
 
-    def cut(self) -> None:
-        """Out of the network: what is sent to it and from it is lost."""
+    def disconnect(self) -> None:
+        """Cut the host off from the network."""
         run("ip", "link", "set", f"vb-llm-{self.name}", "down")
 
-    def join(self) -> None:
-        """Back into the network."""
+    def reconnect(self) -> None:
+        """Undo `disconnect`."""
         run("ip", "link", "set", f"vb-llm-{self.name}", "up")
 
 
 class Hosts:
-    """The hosts of one fleet, by name. There is one fleet at a time on a machine."""
+    """The hosts of one fleet, by name. A machine can run one fleet at a time."""
 
     def __init__(self, suites: str = SUITE) -> None:
-        """`suites`: the release that all have, and after a comma, as NAME=RELEASE, what others have."""
+        """`suites`: the operating system of all hosts, and exceptions as `,NAME=SUITE`."""
         self.suite, *others = suites.split(",")
         self._suites = dict(other.split("=", 1) for other in others)
         self.folder = cache() / "hosts"
@@ -277,13 +276,13 @@ class Hosts:
         return self.named[name]
 
     def up(self, names: Sequence[str]) -> None:
-        """Make and boot hosts, and wait until each lets one in. What is left of a former fleet is removed first."""
-        refusal = why_not()
-        if refusal:
-            raise FleetError(refusal)
-        bare = {suite: base(suite) for suite in sorted({self.suite, *self._suites.values()})}
+        """Make hosts, boot them, and wait until ssh works. First it removes a former fleet."""
+        reason = unsupported_reason()
+        if reason:
+            raise FleetError(reason)
+        bases = {suite: base(suite) for suite in sorted({self.suite, *self._suites.values()})}
         self.down()
-        _make_room()
+        _raise_inotify_limit()
         self.folder.mkdir(parents=True)
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.key)
         run("ip", "link", "add", BRIDGE, "type", "bridge")
@@ -292,15 +291,15 @@ class Hosts:
         self.named = {name: self._host(name, f"{NETWORK}.{number}") for number, name in enumerate(names, 10)}
         (self.folder / "hosts.json").write_text(json.dumps({each.name: each.address for each in self.named.values()}))
         for host in self.named.values():
-            self._lay(host, bare[self._suite_of(host.name)])
+            self._mount_root(host, bases[self._suite_of(host.name)])
             host.boot()
         for host in self.named.values():
             host.wait()
 
     def down(self) -> None:
-        """End all hosts and remove everything of them."""
+        """Kill all hosts and delete their files."""
         for folder in self.folder.glob("*/"):
-            _end(folder / "pid")
+            _kill_machine(folder / "pid")
             _unmount(folder / "root")
         subprocess.run(["ip", "link", "delete", BRIDGE], capture_output=True, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -312,10 +311,11 @@ class Hosts:
     def _suite_of(self, name: str) -> str:
         return self._suites.get(name, self.suite)
 
-    def _lay(self, host: Host, bare: Path) -> None:
+    def _mount_root(self, host: Host, base_system: Path) -> None:
+        """Mount the host's overlay over the base system, with its name, address and ssh key."""
         for part in ("root", "upper", "work"):
             (host.folder / part).mkdir(parents=True, exist_ok=True)
-        layers = f"lowerdir={bare},upperdir={host.folder / 'upper'},workdir={host.folder / 'work'}"
+        layers = f"lowerdir={base_system},upperdir={host.folder / 'upper'},workdir={host.folder / 'work'}"
         run("mount", "-t", "overlay", "-o", layers, "overlay", host.root)
         etc = host.root / "etc"
         (etc / "hostname").write_text(host.name + "\n")
@@ -328,7 +328,7 @@ class Hosts:
 
 
 def base(suite: str = SUITE) -> Path:
-    """The bare system, made anew when what belongs into it has changed."""
+    """The folder of the base system. It is made again if its content has to change."""
     bare, packages, stamp = (cache() / f"{name}-{suite}" for name in ("base", "packages", "made"))
     wanted_packages = [*_PACKAGES, *_MORE_PACKAGES.get(suite, [])]
     wanted = json.dumps([_BASE, wanted_packages, _NETWORK_UNIT, _NETWORK])
@@ -338,33 +338,33 @@ def base(suite: str = SUITE) -> Path:
     for folder in (bare, packages):
         shutil.rmtree(folder, ignore_errors=True)
     packages.mkdir(parents=True)
-    print(f"A bare {suite} is made, once: about two minutes.", file=sys.stderr)
+    print(f"Making the base system of {suite}, once; this takes about two minutes.", file=sys.stderr)
     try:
         run("mmdebstrap", "--simulate", "--variant=minbase", suite, "/dev/null", *_SOURCES.get(suite, []))
     except FleetError as error:
-        raise NoSystem(str(error)) from None
+        raise BaseSystemError(str(error)) from None
     run("mmdebstrap", "--variant=minbase", f"--include={_BASE},apt", suite, bare, *_SOURCES.get(suite, []))
-    (bare / "etc" / "resolv.conf").unlink(missing_ok=True)  # a link to what does not run here, in Ubuntu
+    (bare / "etc" / "resolv.conf").unlink(missing_ok=True)  # in Ubuntu a link to the file of a service
     shutil.copy("/etc/resolv.conf", bare / "etc" / "resolv.conf")
     run("chroot", bare, "apt-get", "update", "-qq")
     run("chroot", bare, "apt-get", "install", "-qq", "--no-install-recommends", "--download-only", *wanted_packages)
     for package in (bare / "var" / "cache" / "apt" / "archives").glob("*.deb"):
         shutil.move(package, packages)
     (packages / "Packages").write_text(run("dpkg-scanpackages", "--multiversion", ".", cwd=packages))
-    _close(bare)
+    _finish_base(bare)
     stamp.write_text(wanted)
     return bare
 
 
-def _make_room() -> None:
-    """All hosts share this machine's root, and each systemd watches some twenty things: 128 are not enough for six."""
+def _raise_inotify_limit() -> None:
+    """Raise the limit of inotify instances. All hosts share it, and each systemd needs about twenty."""
     limit = Path("/proc/sys/fs/inotify/max_user_instances")
     if int(limit.read_text()) < 1024:
         limit.write_text("1024")
 
 
-def _close(bare: Path) -> None:
-    """Leave the bare system with the local repository alone, the unit for its address, and keys of its own."""
+def _finish_base(bare: Path) -> None:
+    """Set up the local repository as the only package source, the unit for the address, and new ssh host keys."""
     apt = bare / "etc" / "apt"
     for folder in (apt / "sources.list.d", apt / "apt.conf.d", bare / "var" / "lib" / "apt" / "lists"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -391,8 +391,8 @@ def _close(bare: Path) -> None:
     run("chroot", bare, "ssh-keygen", "-A")
 
 
-def _end(record: Path) -> None:
-    """End the machine whose pid is on record, and wait for its end."""
+def _kill_machine(record: Path) -> None:
+    """Kill the machine whose pid is in the file `record`, and wait for its end."""
     try:
         pid = int(record.read_text())
     except (FileNotFoundError, ValueError):
@@ -400,7 +400,7 @@ def _end(record: Path) -> None:
     record.unlink()
     if "systemd-nspawn" not in _command(pid):
         return
-    # Its first process: with that the kernel ends all others, which would outlive systemd-nspawn.
+    # Also kill its process 1: then the kernel kills all its other processes, which would survive systemd-nspawn.
     inside = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     for each in (*inside, pid):
         with contextlib.suppress(ProcessLookupError):
@@ -429,31 +429,31 @@ def _unmount(root: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(description="Hosts to test on.")
+    """The command line. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Test hosts.")
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="boot hosts, and leave them running")
+    up = commands.add_parser("up", help="boot hosts and leave them running")
     up.add_argument("names", nargs="+")
     up.add_argument("--suite", default=SUITE)
-    commands.add_parser("down", help="end all hosts, and remove what they wrote")
-    ssh = commands.add_parser("ssh", help="run a command on a host, or a shell")
+    commands.add_parser("down", help="kill all hosts and delete their files")
+    ssh = commands.add_parser("ssh", help="run a command on a host, or open a shell")
     ssh.add_argument("name")
     ssh.add_argument("words", nargs=argparse.REMAINDER)
-    asked = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     try:
-        hosts = Hosts(getattr(asked, "suite", SUITE))
-        if asked.command == "up":
-            hosts.up(asked.names)
+        hosts = Hosts(getattr(arguments, "suite", SUITE))
+        if arguments.command == "up":
+            hosts.up(arguments.names)
             for host in hosts.named.values():
                 print(f"{host.name}\t{host.address}")
-        elif asked.command == "down":
+        elif arguments.command == "down":
             hosts.down()
-        elif asked.name not in hosts.named:
-            print(f"There is no host {asked.name}. There are: {', '.join(hosts.named) or 'none'}.", file=sys.stderr)
+        elif arguments.name not in hosts.named:
+            print(f"There is no host {arguments.name}. There are: {', '.join(hosts.named) or 'none'}.", file=sys.stderr)
             return 2
         else:
-            return subprocess.call([*hosts[asked.name].ssh_command(), " ".join(asked.words)])
-    except (FleetError, NoSystem) as error:
+            return subprocess.call([*hosts[arguments.name].ssh_command(), " ".join(arguments.words)])
+    except (FleetError, BaseSystemError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

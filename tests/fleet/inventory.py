@@ -1,4 +1,4 @@
-"""The inventory of a fleet of test hosts."""
+"""The inventory of the test fleet."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from hosts import SSH_OPTIONS, Hosts
 
 NAMES = ("ingest1", "redis1", "redis2", "worker1", "worker2", "mon1")
-ALONE = "solo"  # does everything by itself, and is in no inventory of the fleet's
+ALONE = "solo"  # for inventories/single-host; not part of the fleet
 GROUPS = {
     "llm_ingest": ["ingest1"],
     "llm_api": ["ingest1"],
@@ -20,7 +20,7 @@ GROUPS = {
 
 
 def write(hosts: Hosts, folder: Path, **variables: Any) -> Path:
-    """Write the inventory into `folder`, where the secrets are kept, too; returns its path."""
+    """Write the inventory into `folder`, which also gets the secrets. Returns the path of the inventory."""
     place = folder / "inventory"
     place.mkdir(parents=True, exist_ok=True)
     content = {

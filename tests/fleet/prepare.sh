@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what making hosts needs, where that can be: as root on Debian. Elsewhere the tests say why they are skipped.
+# Installs the tools for test hosts, as root on Debian. On other systems the tests are skipped and say why.
 set -eu
 [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || exit 0
 missing=
@@ -13,5 +13,5 @@ export DEBIAN_FRONTEND=noninteractive
 # shellcheck disable=SC2086
 if ! { apt-get update -qq &&
     apt-get install -qq --no-install-recommends -o Dpkg::Use-Pty=0 $missing >/dev/null; }; then
-    echo "These can't be installed:$missing. Tests that need them are skipped." >&2
+    echo "These packages can't be installed:$missing. Tests that need them are skipped." >&2
 fi

@@ -1,4 +1,4 @@
-"""Another version under load, one that is broken, and the way back."""
+"""Upgrades under load, an upgrade to a broken release, rollback, failover and removal."""
 
 import re
 import shutil
@@ -15,16 +15,16 @@ from fleet import ROOT, Fleet
 WHEELHOUSE = ROOT / "dist" / "wheelhouse"
 
 
-def make_release(folder: Path, version: str, breaks: str = "") -> Path:
-    """A wheelhouse that holds this tree as another version; `breaks`: a module whose first line raises."""
+def make_release(folder: Path, version: str, broken_module: str = "") -> Path:
+    """Make a wheelhouse of this tree as another version. The module `broken_module` raises when it is imported."""
     source = folder / f"source-{version}"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "dist", "data", "logs", "tests", "benchmarks"))
     project = source / "pyproject.toml"
     project.write_text(re.sub(r'^version = ".*"', f'version = "{version}"', project.read_text(), flags=re.MULTILINE))
-    for path in source.glob("jobs/__init__.py"):
-        path.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', path.read_text()))
-    if breaks:
-        module = source / breaks
+    package = source / "jobs" / "__init__.py"
+    package.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{version}"', package.read_text()))
+    if broken_module:
+        module = source / broken_module
         module.write_text('raise RuntimeError("this release is broken")\n' + module.read_text())
     wheelhouse = folder / f"wheelhouse-{version}"
     shutil.copytree(WHEELHOUSE, wheelhouse, ignore=shutil.ignore_patterns("llm_json_scheduler-*"))
@@ -37,17 +37,17 @@ def make_release(folder: Path, version: str, breaks: str = "") -> Path:
 
 
 def version_of(fleet: Fleet, host: str) -> str:
-    return fleet[host].tell("basename $(readlink /opt/llm/current)").strip()
+    return fleet[host].run("basename $(readlink /opt/llm/current)").strip()
 
 
 @contextmanager
 def load(fleet: Fleet) -> Iterator[list[str]]:
-    """Documents that come all the while; their numbers, once it has ended."""
+    """Drop documents all the time. The list contains their numbers after the end of the context."""
     numbers: list[str] = []
-    over = threading.Event()
+    end = threading.Event()
 
     def drop() -> None:
-        while not over.wait(0.5):
+        while not end.wait(0.5):
             numbers.extend(fleet.drop(20))
 
     thread = threading.Thread(target=drop)
@@ -55,11 +55,11 @@ def load(fleet: Fleet) -> Iterator[list[str]]:
     try:
         yield numbers
     finally:
-        over.set()
+        end.set()
         thread.join()
 
 
-def test_another_version_comes_into_service_under_load(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_upgrade_under_load(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("good")
     wheelhouse = make_release(folder, "9.1.0")
     with load(fleet) as numbers:
@@ -72,22 +72,23 @@ def test_another_version_comes_into_service_under_load(fleet: Fleet, tmp_path_fa
     assert fleet.play("deploy", llm_wheelhouse=str(wheelhouse)).changes() == []
 
 
-@pytest.mark.parametrize("breaks", ["jobs/worker/loop.py", "ingest/daemon.py"])
-def test_a_broken_release_is_rolled_back_by_itself(
-    fleet: Fleet, tmp_path_factory: pytest.TempPathFactory, breaks: str
+@pytest.mark.parametrize("broken_module", ["jobs/worker/worker.py", "ingest/daemon.py"])
+def test_a_broken_release_is_rolled_back(
+    fleet: Fleet, tmp_path_factory: pytest.TempPathFactory, broken_module: str
 ) -> None:
-    version = "9.2.0" if "worker" in breaks else "9.3.0"
+    version = "9.2.0" if "worker" in broken_module else "9.3.0"
     before = version_of(fleet, "worker1")
-    wheelhouse = make_release(tmp_path_factory.mktemp("broken"), version, breaks)
+    wheelhouse = make_release(tmp_path_factory.mktemp("broken"), version, broken_module)
     with load(fleet) as numbers:
         played = fleet.play("upgrade", llm_wheelhouse=str(wheelhouse))
     assert played.status != 0
     assert "was not brought into service, and all hosts are back in" in " ".join(played.output.split())
     assert {version_of(fleet, host) for host in ("ingest1", "worker1", "worker2")} == {before}
-    print(f"{breaks} broken: back in {before} after {played.seconds:.0f} s; done after {fleet.finish(numbers):.1f} s")
+    done = fleet.finish(numbers)
+    print(f"{broken_module} broken: back in {before} after {played.seconds:.0f} s; done after {done:.1f} s")
 
 
-def test_the_way_back(fleet: Fleet) -> None:
+def test_a_rollback_under_load(fleet: Fleet) -> None:
     before = version_of(fleet, "worker1")
     assert before == "9.1.0"
     with load(fleet) as numbers:
@@ -97,21 +98,21 @@ def test_the_way_back(fleet: Fleet) -> None:
     assert fleet.play("rollback", llm_to="7.7.7").status != 0
 
 
-def test_a_failover_in_order(fleet: Fleet) -> None:
-    before = fleet["ingest1"].tell("llm-sentinel-cli sentinel get-master-addr-by-name llm")
+def test_a_failover_under_load(fleet: Fleet) -> None:
+    before = fleet["ingest1"].run("llm-sentinel-cli sentinel get-master-addr-by-name llm")
     with load(fleet) as numbers:
         played = fleet.play("failover").ok()
-    assert fleet["ingest1"].tell("llm-sentinel-cli sentinel get-master-addr-by-name llm") != before
+    assert fleet["ingest1"].run("llm-sentinel-cli sentinel get-master-addr-by-name llm") != before
     print(f"failed over in {played.seconds:.0f} s; {len(numbers)} documents done after {fleet.finish(numbers):.1f} s")
 
 
-def test_it_is_taken_off_and_the_documents_stay(fleet: Fleet) -> None:
-    done = set(fleet.account()["archive"])
+def test_uninstall_keeps_the_documents(fleet: Fleet) -> None:
+    done = set(fleet.numbers_by_folder()["archive"])
     assert done
     fleet.play("uninstall").ok()
-    assert set(fleet.account()["archive"]) == done
-    assert fleet["ingest1"].ask("test -e /opt/llm -o -e /etc/llm").returncode != 0
-    assert fleet["worker1"].tell("systemctl list-units --all --plain --no-legend 'llm-*'") == ""
+    assert set(fleet.numbers_by_folder()["archive"]) == done
+    assert fleet["ingest1"].try_run("test -e /opt/llm -o -e /etc/llm").returncode != 0
+    assert fleet["worker1"].run("systemctl list-units --all --plain --no-legend 'llm-*'") == ""
     assert fleet.play("uninstall").changes() == []
     fleet.play("deploy").ok()
     fleet.finish(fleet.drop(50))

@@ -1,4 +1,4 @@
-"""arq: results are not kept; it polls its queue, so the pause between two looks is shortened from 0.5 s."""
+"""arq, without results. It polls its queue: the interval is 0.02 s instead of 0.5 s."""
 
 import asyncio
 import os

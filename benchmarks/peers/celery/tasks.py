@@ -1,4 +1,4 @@
-"""Celery with the Redis transport: no result backend, no events, acknowledged early (its default, and the cheapest)."""
+"""Celery with the Redis transport: no result backend, no events, acknowledged early (its default, the cheapest)."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Huey with Redis; results are not stored."""
+"""Huey with Redis, without results."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""RQ as it comes: both kinds of worker use this. Results and failures are not kept."""
+"""RQ, for both kinds of worker. Results and failures are not kept."""
 
 import os
 

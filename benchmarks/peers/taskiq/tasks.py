@@ -1,4 +1,4 @@
-"""Taskiq with the list broker of taskiq-redis and its default result backend, which keeps nothing."""
+"""Taskiq with the list broker of taskiq-redis and its default result backend, which stores nothing."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ broker = ListQueueBroker(os.environ["BENCH_REDIS"])
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-# A coroutine, although it blocks: a plain function would be handed to a thread each time, which is slower.
+# A coroutine, although it blocks: Taskiq runs a plain function in a thread, which is slower.
 @broker.task
 async def finish(source: str) -> None:
     work.finish(SPOOL, source)

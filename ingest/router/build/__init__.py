@@ -1,1 +1,1 @@
-"""How the router's shipped tables are made. Not in the wheel: `make artefacts` runs it in a checkout."""
+"""Builds the router's tables for `make artefacts`, in a checkout. The wheel does not contain it."""

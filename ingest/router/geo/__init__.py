@@ -1,7 +1,4 @@
-"""Where in the world a document belongs: `detect(text, places, document)`.
-
-The names come from an artefact that `make artefacts` makes; SOURCES.md says from what.
-"""
+"""The place that a document is about: `detect(text, places, document)`. SOURCES.md says where the names are from."""
 
 from llm_scheduler.ingest.router.geo.detector import detect
 from llm_scheduler.ingest.router.geo.places import Places

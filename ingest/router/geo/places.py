@@ -1,4 +1,4 @@
-"""The names of places and what they mean: the artefact that `build` writes, and how it is read."""
+"""The names of places and their meanings: the table in `places.bin`, and how it is read."""
 
 import re
 import sys
@@ -14,32 +14,35 @@ import zstandard
 
 SHIPPED = Path(__file__).with_name("places.bin")
 
-# What a name can be. A sense is a kind and the number of a country, a state, a city, ...
-COUNTRY, DEMONYM, CITY, REGION, HINT, CUE, AFTER, BLOCK = range(1, 9)
+# The kinds of meaning. CUE: a phrase before a place ("headquartered in"); SUFFIX: one behind it; BLOCK: a phrase that
+# only looks like a place. A packed sense is a kind, and the number of a country, a region, a city, a hint, ...
+COUNTRY, DEMONYM, CITY, REGION, HINT, CUE, SUFFIX, BLOCK = range(1, 9)
 KIND_SHIFT = 24
-OTHER_NAME = 1 << 23  # of a city: not the name it goes by
-_NUMBER = OTHER_NAME - 1
-_OWN_NAME_COUNTS = 10  # as much as another's name for another city
+OTHER_NAME = 1 << 23  # set if it is not the city's main name
+NUMBER_MASK = OTHER_NAME - 1
+OTHER_NAME_RANK = 10  # by which the rank of a city is divided for its other names
 
-# What is to be minded with a name.
-COMMON = 1  # it is a word too
-UPPER = 2  # it counts in capitals only
+# Flags of a name.
+COMMON = 1  # it is an ordinary word too
+UPPER = 2  # it counts only in capitals
 STEM = 4  # an ending may follow
-LIKE_GIVEN = 8  # people are called so
+LIKE_GIVEN = 8  # it is a given name too
 GIVEN = 16
 
 _WEIGHTS = {COUNTRY: 1.0, DEMONYM: 0.9, REGION: 0.9, HINT: 0.8}
-_LARGEST = 1 << 28  # an artefact is a hundredth of it
-_REMEMBERED = 10_000
-_ASIDE = "".join(chr(code) for code in range(33, 127) if not chr(code).isalnum() and chr(code) != "$")
-_APART = str.maketrans(dict.fromkeys(_ASIDE + "\t\n\r\x0b\x0c", " "))
-# The punctuation that stands beside names in other scripts.
-_MARKS = "’‘“”„«»‹›–—―‐‑−…·•、，。；：！？（）「」『』《》〈〉【】〔〕・،؛؟\u00a0\u3000\u060c\u2009\u202f¿¡|"
+_MAX_UNPACKED = 1 << 28  # bytes; the table is a hundredth of it
+_MAX_CACHED = 10_000  # meanings
+_MARKS = "".join(chr(code) for code in range(33, 127) if not chr(code).isalnum() and chr(code) != "$")
+_MARKS += "\t\n\r\x0b\x0c"
+_SPACES = str.maketrans(dict.fromkeys(_MARKS, " "))
+# With the punctuation of other scripts.
+_ALL_MARKS = _MARKS
+_ALL_MARKS += "’‘“”„«»‹›–—―‐‑−…·•、，。；：！？（）「」『』《》〈〉【】〔〕・،؛؟\u00a0\u3000\u060c\u2009\u202f¿¡|"
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 
 
 class Artefact(msgspec.Struct):
-    """What is in the file. Tables of numbers are the bytes of arrays, names are lines."""
+    """The content of the file. Tables of numbers are the bytes of arrays; lists of names are lines."""
 
     codes: list[str]
     names: str
@@ -65,7 +68,8 @@ class Artefact(msgspec.Struct):
 
 
 class Sense(NamedTuple):
-    """One thing that a name can mean. `country` is its number, `region` that of its state and one more (0: none)."""
+    """One thing that a name can mean. `country` is the country's number, `region` that of its region plus one (0: no
+    region), `rank` how likely it is meant, `people` its inhabitants."""
 
     kind: int
     number: int
@@ -75,8 +79,8 @@ class Sense(NamedTuple):
     people: int
 
 
-class Named(NamedTuple):
-    """What a name can mean, what it weighs by itself, and the kind of its first (likeliest) meaning."""
+class Meaning(NamedTuple):
+    """What a name can mean, most likely first, its weight by itself, and the kind of its first sense."""
 
     senses: tuple[Sense, ...]
     weight: float
@@ -86,7 +90,7 @@ class Named(NamedTuple):
 
 
 class Places:
-    """All names, ready to be looked for."""
+    """All names, with the automaton that finds them."""
 
     def __init__(self, artefact: Artefact) -> None:
         names = artefact.names.split("\n")
@@ -98,7 +102,6 @@ class Places:
         )
         self.flags = artefact.flags
         self.codes = artefact.codes
-        self.number_of = {code: number for number, code in enumerate(artefact.codes)}
         self.regions = artefact.regions
         self.region_codes = artefact.region_codes
         self.hints = artefact.hints
@@ -106,12 +109,13 @@ class Places:
         self.zones = {zone.lower(): code for zone, code in artefact.zones.items()}
         self.currencies = artefact.currencies
         self.endings = artefact.endings
-        self.three_letters = artefact.three_letters
         self.given_names = frozenset(artefact.given_names)
-        self.latitude = _numbers("h", artefact.city_latitude)
-        self.longitude = _numbers("h", artefact.city_longitude)
         self.people = _numbers("I", artefact.city_people)
         self.city_country = artefact.city_country
+        self.country_numbers = {code: number for number, code in enumerate(artefact.codes)}
+        self.three_letters = artefact.three_letters
+        self._latitude = _numbers("h", artefact.city_latitude)
+        self._longitude = _numbers("h", artefact.city_longitude)
         self._north = np.frombuffer(artefact.city_latitude, "<i2") / 100
         self._east = np.frombuffer(artefact.city_longitude, "<i2") / 100
         self._large = np.frombuffer(artefact.city_people, "<u4") > 15_000
@@ -124,39 +128,33 @@ class Places:
         for count in artefact.counts:
             total += count
             self._starts.append(total)
-        self._kept: dict[int, Named] = {}
+        self._cache: dict[int, Meaning] = {}
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Places":
-        """The places of the artefact at `path`, or of the one that is shipped."""
+        """The table in the file `path`, or the shipped one."""
         packed = (path or SHIPPED).read_bytes()
-        unpacked = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_LARGEST)
+        unpacked = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MAX_UNPACKED)
         return cls(msgspec.msgpack.decode(unpacked, type=Artefact))
 
-    def named(self, name: int) -> Named:
-        """What the name of this number can mean."""
-        kept = self._kept.get(name)
-        if kept is None:
-            if len(self._kept) >= _REMEMBERED:
-                self._kept.clear()
-            numbers = self._senses[self._starts[name] : self._starts[name + 1]]
-            senses = tuple(sorted(map(self._sense, numbers), key=_by_rank))
+    def meaning(self, name: int) -> Meaning:
+        """What the name with this number can mean."""
+        cached = self._cache.get(name)
+        if cached is None:
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            packed = self._senses[self._starts[name] : self._starts[name + 1]]
+            senses = tuple(sorted(map(self._sense, packed), key=lambda sense: -sense.rank))
             only_hints = all(sense.kind == HINT for sense in senses)
             weight = max(_weight(sense) for sense in senses)
-            kept = self._kept[name] = Named(senses, weight, senses[0].kind, self.flags[name], only_hints)
-        return kept
+            cached = self._cache[name] = Meaning(senses, weight, senses[0].kind, self.flags[name], only_hints)
+        return cached
 
     def _sense(self, packed: int) -> Sense:
-        kind, number = packed >> KIND_SHIFT, packed & _NUMBER
+        kind, number = packed >> KIND_SHIFT, packed & NUMBER_MASK
         if kind == CITY:
-            return Sense(
-                kind,
-                number,
-                self.city_country[number],
-                self._city_region[number],
-                self._city_rank[number] // (_OWN_NAME_COUNTS if packed & OTHER_NAME else 1),
-                self.people[number],
-            )
+            rank = self._city_rank[number] // (OTHER_NAME_RANK if packed & OTHER_NAME else 1)
+            return Sense(kind, number, self.city_country[number], self._city_region[number], rank, self.people[number])
         if kind == REGION:
             return Sense(kind, number, self.regions[number][0], number + 1, 2_000_000_000, 0)
         if kind in (COUNTRY, DEMONYM):
@@ -165,48 +163,41 @@ class Places:
 
     def city(self, number: int) -> tuple[str, float, float]:
         """Name, latitude and longitude of a city."""
-        return self._cities[number], self.latitude[number] / 100, self.longitude[number] / 100
+        return self._cities[number], self._latitude[number] / 100, self._longitude[number] / 100
 
     def nearest(self, latitude: float, longitude: float) -> int | None:
-        """The city of more than 15,000 people that is nearest, within about 300 km."""
+        """The nearest city with more than 15,000 inhabitants, within about 300 km."""
         north = self._north - latitude
         east = np.abs(self._east - longitude)
         east = np.minimum(east, 360 - east) * cos(radians(latitude))
-        away = np.where(self._large, north * north + east * east, np.inf)
-        nearest = int(np.argmin(away))
-        return nearest if away[nearest] < 9 else None
+        squares = np.where(self._large, north * north + east * east, np.inf)
+        nearest = int(np.argmin(squares))
+        return nearest if squares[nearest] < 9 else None
 
 
 def spaced(folded: str) -> str:
-    """`folded` with a space for every sign that parts words, character for character."""
-    words = folded.translate(_APART) if folded.isascii() else _spaced(folded)
-    return words
-
-
-def _spaced(folded: str) -> str:
-    for mark in _ASIDE_AND_MARKS:
+    """`folded` with a space for every punctuation mark; the length stays."""
+    if folded.isascii():
+        return folded.translate(_SPACES)
+    for mark in _ALL_MARKS:
         if mark in folded:
             folded = folded.replace(mark, " ")
     return folded
 
 
-def _by_rank(sense: Sense) -> int:
-    return -sense.rank
+def is_spaced_letter(sign: str) -> bool:
+    """Whether `sign` is a letter or a digit of a script that puts spaces between words."""
+    return sign.isalnum() and not _UNSPACED.match(sign)
 
 
 def _weight(sense: Sense) -> float:
-    """What a name weighs by itself."""
+    """The weight of a name by itself."""
     if sense.kind == CITY:
-        people = max(sense.people, sense.rank // 10)  # a small town that many languages have a name for
+        people = max(sense.people, sense.rank // 10)  # a small town may have names in many languages
         if people >= 1_000_000:
             return 1.0
         return 0.9 if people >= 300_000 else 0.65 if people >= 100_000 else 0.35 if people >= 30_000 else 0.2
     return _WEIGHTS.get(sense.kind, 0.0)
-
-
-def separate(sign: str) -> bool:
-    """Whether `sign` is a letter or a digit of a script that puts spaces between words."""
-    return sign.isalnum() and not _UNSPACED.match(sign)
 
 
 def _numbers(kind: str, packed: bytes) -> "array[int]":
@@ -214,6 +205,3 @@ def _numbers(kind: str, packed: bytes) -> "array[int]":
     if sys.byteorder == "big":
         numbers.byteswap()
     return numbers
-
-
-_ASIDE_AND_MARKS = _ASIDE + _MARKS + "\t\n\r\x0b\x0c"

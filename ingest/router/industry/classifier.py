@@ -1,4 +1,4 @@
-"""Which line of business a document is about."""
+"""The industry of a text, by the terms of the lexicon and by a model."""
 
 import math
 from collections.abc import Iterator
@@ -7,171 +7,173 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_scheduler.ingest.router.industry.lexicon import WEIGHTS, Found, Lexicon
-from llm_scheduler.ingest.router.industry.linear_model import NONE, Feature, Model, Scored, broad
-from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
+from llm_scheduler.ingest.router.industry.lexicon import WEIGHTS, Lexicon, TermMatch
+from llm_scheduler.ingest.router.industry.linear_model import (
+    MAX_CHARACTERS,
+    NONE,
+    Feature,
+    Model,
+    Prediction,
+    broad_label,
+    feature_text,
+)
+from llm_scheduler.ingest.router.industry.script import has_cjk, simplified
 from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS
-from llm_scheduler.ingest.router.industry.trainer import MAX_CHARACTERS
-from llm_scheduler.ingest.router.signals import Evidence, Industry
+from llm_scheduler.ingest.router.signals import MAX_CLUES, Clue, Industry
 from llm_scheduler.ingest.router.text import Text
 
 BASE = Path(__file__).with_name("base.npz")
-UNKNOWN_BELOW = 0.25  # of confidence: a section less sure than that is not said
-DIVISION_BELOW = 0.8
-_MAX_EVIDENCE = 6
-_MAX_TERMS = 4  # of the lexicon among it
-_MAX_FEATURES = 2  # of the model among it
-# By what a term multiplies the chance of its section; measured on texts that neither the lexicon
-# nor the model was made from.
-_TIMES = {weight: math.exp(0.6 * weight) for weight in WEIGHTS.values()}
-_TIMES_ALONE = {weight: math.exp(weight) for weight in WEIGHTS.values()}  # where the model does not know the language
-# Features that the model knows, for each word of a text: in English 0.8 and more, in other languages of its letters 0.2
-# and less. Between the two its word counts in part.
+UNKNOWN_BELOW = 0.25  # confidence of a section
+DIVISION_BELOW = 0.8  # confidence of a division; below it only the section is given
+_MAX_TERMS = 4  # of the lexicon among the clues
+_MAX_FEATURES = 2  # of the model among the clues
+# A term multiplies the probability of its section by these. Measured on texts that neither the lexicon nor the model
+# was made from.
+_TERM_FACTORS = {weight: math.exp(0.6 * weight) for weight in WEIGHTS.values()}
+_TERM_FACTORS_ALONE = {weight: math.exp(weight) for weight in WEIGHTS.values()}  # if the model lacks the language
+# The model knows at least 0.8 features for each word of an English text, and at most 0.2 in another language with
+# Latin letters. Below the first value it is ignored, from the second on it counts fully.
 _FOREIGN, _FAMILIAR = 0.3, 0.6
-_LEAST = 1e-6  # the chance of a section of which the model knows nothing
+_MIN_PROBABILITY = 1e-6  # of a section that only a term indicates
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    """Where the labels of a model lie among sections: those of one are side by side."""
+class _SectionRanges:
+    """The columns of a model's labels by section (or own label): those of one section are neighbours."""
 
-    names: tuple[str, ...]  # the sections, or the operator's labels
+    names: tuple[str, ...]
     starts: list[int]
     ends: list[int]
-    place: dict[str, int]
+    index: dict[str, int]
 
     @classmethod
-    def of(cls, model: Model) -> "_Columns":
-        broader = [broad(label, model.taxonomy) for label in model.labels]
-        starts = [at for at, name in enumerate(broader) if at == 0 or broader[at - 1] != name]
-        names = tuple(broader[at] for at in starts)
-        ends = [*starts[1:], len(broader)]
-        return cls(names, starts, ends, {name: at for at, name in enumerate(names)})
+    def from_model(cls, model: Model) -> "_SectionRanges":
+        broad = [broad_label(label, model.taxonomy) for label in model.labels]
+        starts = [at for at, name in enumerate(broad) if at == 0 or broad[at - 1] != name]
+        names = tuple(broad[at] for at in starts)
+        return cls(names, starts, [*starts[1:], len(broad)], {name: at for at, name in enumerate(names)})
 
 
 class Classifier:
-    """Says the line of business of a text, from the words of the lexicon and a model."""
+    """Finds the industry of texts."""
 
     def __init__(self, model: Model, lexicon: Lexicon) -> None:
         self.model = model
         self._lexicon = lexicon
-        self._columns = _Columns.of(model)
+        self._ranges = _SectionRanges.from_model(model)
         self._features = list(model.vocabulary)
         self._flat = model.weights.reshape(-1)
         self._labels: dict[str | None, int] = {label: at for at, label in enumerate(model.labels)}
 
     @classmethod
     def load(cls, path: Path | None = None) -> "Classifier":
-        """With the model in the file `path`, else the one shipped. Raises ModelError."""
+        """With the model in the file `path`, or the shipped one. Raises ModelError, OSError."""
         return cls(Model.load(path or BASE), Lexicon.load())
 
-    def classify(self, text: Text, clues: int = _MAX_EVIDENCE) -> Industry:
-        """The line of business of a text; nothing but the text decides. At most `clues` pieces of evidence are told."""
+    def classify(self, text: Text, clues: int = MAX_CLUES) -> Industry:
+        """The industry of a text, with at most `clues` clues."""
         folded = text.folded[:MAX_CHARACTERS]
-        scored = self.model.scored(folded)
+        prediction = self.model.predict(folded)
         if self.model.taxonomy == "own":
-            return self._own(text, folded, scored, clues)
-        found = self._lexicon.find(folded)
-        chances = self._chances(scored, found, _trust(folded, scored))
-        chance = max(chances)
-        best = chances.index(chance)
-        section, confidence = self._columns.names[best], round(self.model.confidence(chance / sum(chances)), 4)
-        if section == NONE or not (found or len(scored.rows)):
+            return self._own(text, folded, prediction, clues)
+        terms = self._lexicon.find(folded)
+        probabilities = self._probabilities(prediction, terms, _trust(folded, prediction))
+        top = max(probabilities)
+        best = probabilities.index(top)
+        section, confidence = self._ranges.names[best], round(self.model.confidence(top / sum(probabilities)), 4)
+        if section == NONE or not (terms or len(prediction.rows)):
             return Industry()
         if confidence < UNKNOWN_BELOW:
             return Industry(confidence=confidence)
         return Industry(
             section=section,
-            division=self._division(scored, found, best, confidence),
+            division=self._division(prediction, terms, best, confidence),
             label=SECTIONS[section],
             confidence=confidence,
-            evidence=self._evidence(text, folded, scored, best, found, clues),
+            evidence=self._clues(text, folded, prediction, best, terms, clues),
         )
 
-    def _own(self, text: Text, folded: str, scored: Scored, clues: int) -> Industry:
-        if not len(scored.rows):
+    def _own(self, text: Text, folded: str, prediction: Prediction, clues: int) -> Industry:
+        if not len(prediction.rows):
             return Industry()
-        best = int(scored.chances.argmax())
-        confidence = round(self.model.confidence(float(scored.chances[best])), 4)
-        evidence = self._evidence(text, folded, scored, best, [], clues)
+        best = int(prediction.probabilities.argmax())
+        confidence = round(self.model.confidence(float(prediction.probabilities[best])), 4)
+        evidence = self._clues(text, folded, prediction, best, [], clues)
         return Industry(label=self.model.labels[best], confidence=confidence, evidence=evidence)
 
-    def _chances(self, scored: Scored, found: list[Found], trust: float) -> list[float]:
-        """How likely each section is beside the others: what the model says, as far as it is to be trusted, and what
-        the terms say."""
-        chances: list[float] = np.add.reduceat(scored.chances, self._columns.starts).tolist()
-        times = _TIMES
+    def _probabilities(self, prediction: Prediction, terms: list[TermMatch], trust: float) -> list[float]:
+        """The relative probability of each section: the model's, as far as it is trusted, multiplied by the terms."""
+        values: list[float] = np.add.reduceat(prediction.probabilities, self._ranges.starts).tolist()
+        factors = _TERM_FACTORS
         if trust < 1:
-            even = (1 - trust) / len(chances)
-            chances = [trust * chance + even for chance in chances]
-            times = _TIMES_ALONE
-        place = self._columns.place
-        for term, _, _ in found:
-            at = place.get(term.section)
+            even = (1 - trust) / len(values)
+            values = [trust * value + even for value in values]
+            factors = _TERM_FACTORS_ALONE
+        index = self._ranges.index
+        for term, _, _ in terms:
+            at = index.get(term.section)
             if at is not None:
-                chances[at] = (chances[at] + _LEAST) * times[term.weight]
-        return chances
+                values[at] = (values[at] + _MIN_PROBABILITY) * factors[term.weight]
+        return values
 
-    def _division(self, scored: Scored, found: list[Found], best: int, confidence: float) -> str | None:
-        """The division, if the model and the terms leave hardly a doubt of it within the section."""
-        start, end = self._columns.starts[best], self._columns.ends[best]
-        chances = scored.chances[start:end].tolist()
-        section = self._columns.names[best]
-        for term, _, _ in found:
+    def _division(self, prediction: Prediction, terms: list[TermMatch], best: int, confidence: float) -> str | None:
+        """The division within the best section, if the model and the terms are almost sure of it."""
+        start, end = self._ranges.starts[best], self._ranges.ends[best]
+        values = prediction.probabilities[start:end].tolist()
+        section = self._ranges.names[best]
+        for term, _, _ in terms:
             if term.section == section and term.division in self._labels:
                 at = self._labels[term.division] - start
-                chances[at] = (chances[at] + _LEAST) * _TIMES[term.weight]
-        chance = max(chances)
-        division = self.model.labels[start + chances.index(chance)]
-        return division if division in DIVISIONS and chance / sum(chances) * confidence >= DIVISION_BELOW else None
+                values[at] = (values[at] + _MIN_PROBABILITY) * _TERM_FACTORS[term.weight]
+        top = max(values)
+        division = self.model.labels[start + values.index(top)]
+        return division if division in DIVISIONS and top / sum(values) * confidence >= DIVISION_BELOW else None
 
-    def _evidence(
-        self, text: Text, folded: str, scored: Scored, best: int, found: list[Found], clues: int
-    ) -> list[Evidence]:
-        """What spoke for the answer: terms of the lexicon, then the features that weigh most."""
-        says = self._columns.names[best]
-        for_it = [each for each in found if each.term.section == says]
-        if len(for_it) > _MAX_TERMS:
-            for_it.sort(key=lambda each: -each.term.weight)
-        places = [("term", start, end, term.weight) for term, start, end in for_it[:_MAX_TERMS]]
-        taken = {folded[start:end] for _, start, end, _ in places}
-        plain = folded if folded.isascii() else one_form(folded)
-        for feature, weight in self._heaviest(scored, best) if len(places) < clues else ():
-            place = _place(plain, feature)
-            if place is not None and folded[place[0] : place[1]] not in taken:
-                places.append(("feature", *place, weight))
-        evidence = []
+    def _clues(
+        self, text: Text, folded: str, prediction: Prediction, best: int, terms: list[TermMatch], clues: int
+    ) -> list[Clue]:
+        """The clues for the answer: terms of the lexicon, then the features with the largest weights."""
+        says = self._ranges.names[best]
+        own_terms = [each for each in terms if each.term.section == says]
+        if len(own_terms) > _MAX_TERMS:
+            own_terms.sort(key=lambda each: -each.term.weight)
+        spans = [("term", start, end, term.weight) for term, start, end in own_terms[:_MAX_TERMS]]
+        taken = {folded[start:end] for _, start, end, _ in spans}
+        searched = folded if folded.isascii() else simplified(folded)
+        for feature, weight in self._largest_features(prediction, best) if len(spans) < clues else ():
+            span = _find(searched, feature)
+            if span is not None and folded[span[0] : span[1]] not in taken:
+                spans.append(("feature", *span, weight))
+        found = []
         last, pointer = None, ""
-        for kind, start, end, weight in places[:clues]:
-            part, offset = text.at(start)
-            if part is not last:  # a pointer takes longer than all else here
+        for kind, start, end, weight in spans[:clues]:
+            part, offset = text.locate(start)
+            if part is not last:  # making a pointer takes longer than all else here
                 last, pointer = part, part.pointer
-            words = text.whole[start:end]
-            evidence.append(
-                Evidence(kind=kind, text=words, says=says, weight=round(weight, 3), pointer=pointer, offset=offset)
-            )
-        return evidence
+            words, weight = text.whole[start:end], round(weight, 3)
+            found.append(Clue(kind=kind, text=words, says=says, weight=weight, pointer=pointer, offset=offset))
+        return found
 
-    def _heaviest(self, scored: Scored, best: int) -> Iterator[tuple[Feature, float]]:
-        """The features that speak most for an answer."""
-        start, end = self._columns.starts[best], self._columns.ends[best]
-        column = start + int(scored.chances[start:end].argmax()) if end > start + 1 else start
-        weights = scored.shares * self._flat.take(scored.rows * len(self.model.labels) + column)
+    def _largest_features(self, prediction: Prediction, best: int) -> Iterator[tuple[Feature, float]]:
+        """The features with the largest weights for an answer, and these weights."""
+        start, end = self._ranges.starts[best], self._ranges.ends[best]
+        column = start + int(prediction.probabilities[start:end].argmax()) if end > start + 1 else start
+        weights = prediction.shares * self._flat.take(prediction.rows * len(self.model.labels) + column)
         for at in weights.argsort()[: -_MAX_FEATURES - 1 : -1].tolist():
             weight = float(weights[at])
             if weight > 0:
-                yield self._features[scored.rows[at]], weight / scored.length
+                yield self._features[prediction.rows[at]], weight / prediction.length
 
 
-def _trust(folded: str, scored: Scored) -> float:
-    """How far the model knows the language of a text, from 0 to 1."""
-    known = len(scored.rows) / max(1, folded.count(" ") + 1)
+def _trust(folded: str, prediction: Prediction) -> float:
+    """How well the model knows the language of a text, from 0 to 1."""
+    known = len(prediction.rows) / max(1, folded.count(" ") + 1)
     return min(1.0, max(0.0, (known - _FOREIGN) / (_FAMILIAR - _FOREIGN)))
 
 
-def _place(folded: str, feature: Feature) -> tuple[int, int] | None:
-    """Where a feature first stands in a text in lower case, to the end of its word; None: not as one piece."""
-    sought = feature if isinstance(feature, str) else " ".join(feature)
+def _find(folded: str, feature: Feature) -> tuple[int, int] | None:
+    """The first position of a feature in a text, up to the end of its word; None: its words are not together."""
+    sought = feature_text(feature)
     start = folded.find(sought)
     if not sought.isascii() and has_cjk(sought):
         return (start, start + len(sought)) if start >= 0 else None

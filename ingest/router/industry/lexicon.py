@@ -1,6 +1,6 @@
-"""The lexicon: words of business prose in seven languages, and the section of ISIC that each speaks for.
+"""The lexicon: terms of business prose in seven languages, each with the section of ISIC that it indicates.
 
-The words are in `lexicon.toml` and `lexicon_european.toml`; what stands there of the form is all there is to it.
+The terms, and a description of the format, are in `lexicon.toml` and `lexicon_european.toml`.
 """
 
 import tomllib
@@ -11,23 +11,23 @@ from typing import NamedTuple
 
 from ahocorasick_rs import AhoCorasick, MatchKind
 
-from llm_scheduler.ingest.router.industry.script import has_cjk, one_form
+from llm_scheduler.ingest.router.industry.script import has_cjk, simplified
 from llm_scheduler.ingest.router.industry.taxonomy import SECTIONS, section_of
 from llm_scheduler.ingest.router.text import lower
 
 PATHS = tuple(Path(__file__).with_name(name) for name in ("lexicon.toml", "lexicon_european.toml"))
 LANGUAGES = ("en", "de", "fr", "es", "zh-Hant", "zh-Hans", "ja")
-_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")  # beside these a term is a part of a longer word
 WEIGHTS = {"strong": 3.0, "medium": 1.5, "weak": 0.5}
+_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")  # a term beside one of these is part of a longer word
 
 
 class LexiconError(ValueError):
-    """A lexicon that says something it can't."""
+    """A lexicon file that is not valid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One term, in lower case. `weight`: how much it speaks for its section, and the division if there is one."""
+    """A term in lower case, the section and the division (if any) that it indicates, and how much it counts."""
 
     text: str
     section: str
@@ -35,8 +35,8 @@ class Term:
     weight: float
 
 
-class Found(NamedTuple):
-    """A term where it first stands in a text."""
+class TermMatch(NamedTuple):
+    """A term, and its first position in a text."""
 
     term: Term
     start: int
@@ -47,28 +47,25 @@ class Lexicon:
     """Finds terms in texts."""
 
     def __init__(self, terms: list[Term]) -> None:
-        # The same word may stand in more than one language: the heavier one holds.
+        # If several languages have the same word, the heaviest term wins.
         kept: dict[str, Term] = {}
         for term in sorted(terms, key=lambda term: (-term.weight, term.section)):
-            kept.setdefault(one_form(term.text), term)
+            kept.setdefault(simplified(term.text), term)
         self._patterns = list(kept)
         self._terms = list(kept.values())
         self._spaced = [not has_cjk(pattern) for pattern in self._patterns]
         self._matcher = AhoCorasick(self._patterns, matchkind=MatchKind.LeftmostLongest)
-
-    def __len__(self) -> int:
-        return len(self._patterns)
 
     @classmethod
     def load(cls, paths: Sequence[Path] = PATHS) -> "Lexicon":
         """The lexicon in some files. Raises LexiconError."""
         return cls([term for path in paths for _, term in read(path)])
 
-    def find(self, folded: str) -> list[Found]:
-        """The terms in a text in lower case, each once; of terms over one another the longest."""
+    def find(self, folded: str) -> list[TermMatch]:
+        """The terms in a text in lower case, each once. Of terms that overlap, only the longest counts."""
         if not folded.isascii():
-            folded = one_form(folded)
-        found: dict[int, Found] = {}
+            folded = simplified(folded)
+        found: dict[int, TermMatch] = {}
         for pattern, start, end in self._matcher.find_matches_as_indexes(folded):
             if pattern in found:
                 continue
@@ -80,12 +77,12 @@ class Lexicon:
                     if after != "s" or folded[end + 1 : end + 2] in _LETTERS:
                         continue
                     end += 1
-            found[pattern] = Found(self._terms[pattern], start, end)
+            found[pattern] = TermMatch(self._terms[pattern], start, end)
         return list(found.values())
 
 
 def read(path: Path) -> Iterator[tuple[str, Term]]:
-    """The terms in a file, each with its language. Raises LexiconError."""
+    """(language, term) for each term in a file. Raises LexiconError."""
     for section, languages in tomllib.loads(path.read_text(encoding="utf-8")).items():
         if section not in SECTIONS:
             raise LexiconError(f"{path.name}: no section {section}")
@@ -93,12 +90,12 @@ def read(path: Path) -> Iterator[tuple[str, Term]]:
             for strength, terms in strengths.items():
                 if language not in LANGUAGES or strength not in WEIGHTS:
                     raise LexiconError(f"{path.name}: [{section}.{language}] {strength}: no such language or strength")
-                for written in terms.split(","):
-                    yield language, _term(written.strip(), section, WEIGHTS[strength], path)
+                for entry in terms.split(","):
+                    yield language, _term(entry.strip(), section, WEIGHTS[strength], path)
 
 
-def _term(written: str, section: str, weight: float, path: Path) -> Term:
-    text, _, division = written.partition("@")
+def _term(entry: str, section: str, weight: float, path: Path) -> Term:
+    text, _, division = entry.partition("@")
     if not text or (division and section_of(division) != section):
-        raise LexiconError(f"{path.name}: [{section}] {written!r}: no term, or a division of another section")
+        raise LexiconError(f"{path.name}: [{section}] {entry!r}: no term, or a division of another section")
     return Term(lower(text), section, division or None, weight)

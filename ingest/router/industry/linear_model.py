@@ -1,8 +1,8 @@
-"""A linear model over the words of a text, and over the characters where it is Chinese or Japanese.
+"""A linear model over the words of a text, and over its characters in Chinese and Japanese.
 
-A feature is a word or two neighbouring ones, without the s of a plural; in Chinese and Japanese one to three
-characters. A text is the vector of the features in it, each with its inverse document frequency, at length one; a
-label's score is a product with it. A file of the model holds plain arrays: nothing in it is ever run.
+A feature is a word or two neighbouring words, without the plural s; in Chinese and Japanese, one to three characters.
+A text is the vector of its features, each weighted by its inverse document frequency, scaled to length one. The score
+of a label is the product with the label's weights. A model file holds plain arrays: loading one runs no code.
 """
 
 import math
@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -19,27 +19,27 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from llm_scheduler.ingest.router.industry.script import CJK, one_form
+from llm_scheduler.ingest.router.industry.script import CJK, simplified
 from llm_scheduler.ingest.router.industry.taxonomy import DIVISIONS, SECTIONS, section_of
 
 Taxonomy = Literal["isic", "own"]
 Floats = NDArray[np.float32]
-Feature = str | tuple[str, str]  # two words are not put together: that would take as long as all the rest
+Feature = str | tuple[str, str]  # two words stay apart: joining them would double the time
 
-NONE = "-"  # the label of a text that is about no line of business
-# Added to the square of a text's length before that is made one: of a text with a word or two that are known, and those
-# common ones, little is to be said.
-LITTLE = 25.0
+MAX_CHARACTERS = 8_000  # of a text; its subject is clear before that
+NONE = "-"  # the label of a text that is about no industry
+# Added to the square of a text's length: a text with one or two common features gets scores near zero.
+LENGTH_OFFSET = 25.0
 _VERSION = 1
-# Words without the s of a plural (business becomes busine, always).
+# Words without the plural s ("business" always becomes "busine").
 _WORD = re.compile(r"[^\W\d_][^\W_]*[^\W_s]")
 _ASCII_WORD = re.compile(r"[a-z][a-z0-9]*[a-rt-z0-9]")
-_RUN = re.compile(f"[{CJK}]+")
-_LEVELS = 127  # of a weight, to either side of nought
+_CJK_RUN = re.compile(f"[{CJK}]+")
+_LEVELS = 127  # of a weight, on each side of zero
 
 
 class ModelError(ValueError):
-    """A file that is no model, or not one of this version."""
+    """A file that is not a model, or not one of this version."""
 
 
 def features(folded: str) -> Iterator[Feature]:
@@ -47,31 +47,44 @@ def features(folded: str) -> Iterator[Feature]:
     if folded.isascii():
         words = _ASCII_WORD.findall(folded)
         return chain(words, pairwise(words))
-    folded = one_form(folded)
-    runs = _RUN.findall(folded)
-    words = _WORD.findall(_RUN.sub(" ", folded) if runs else folded)
+    folded = simplified(folded)
+    runs = _CJK_RUN.findall(folded)
+    words = _WORD.findall(_CJK_RUN.sub(" ", folded) if runs else folded)
     pieces = [run[start : start + size] for run in runs for size in (1, 2, 3) for start in range(len(run) - size + 1)]
     return chain(pieces, words, pairwise(words))
 
 
-def written(feature: Feature) -> str:
-    """A feature as it stands in a file."""
+def feature_text(feature: Feature) -> str:
+    """A feature as it is written in a file."""
     return feature if isinstance(feature, str) else " ".join(feature)
 
 
-class Scored(NamedTuple):
-    """What a model says of one text. `chances` are those of its labels; `rows` are the features that are in it, and
-    each one's `shares`, times its weight for a label and by the `length` of all, is what it gives to the score."""
+class Prediction(NamedTuple):
+    """A model's answer for one text: the probability of each label.
 
-    chances: Floats
+    `rows` are the numbers of the text's features, `length` is that of its vector. A feature adds its share, times its
+    weight for a label, divided by `length`, to the score of that label.
+    """
+
+    probabilities: Floats
     rows: NDArray[np.intp]
     shares: Floats
     length: float
 
 
+@dataclass(frozen=True, slots=True)
+class TrainedWeights:
+    """The numbers of a model in full precision."""
+
+    weights: Floats
+    rarity: Floats
+    bias: Floats
+    temperature: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """Weights for every feature and label. A row of `weights` times its `steps` are the real ones."""
+    """A weight for every feature (row) and label (column): the number in `weights` times the step of its row."""
 
     taxonomy: Taxonomy
     labels: tuple[str, ...]
@@ -81,25 +94,27 @@ class Model:
     rarity: Floats  # the inverse document frequency of each feature
     bias: Floats
     temperature: float  # by which scores are divided
-    # How often an answer with such a chance is right: points of a curve, and what each is in truth.
-    said: tuple[float, ...] = (0.0, 1.0)
-    true: tuple[float, ...] = (0.0, 1.0)
+    # The calibration curve: an answer with the probability `predicted` is right with the frequency `actual`.
+    predicted: tuple[float, ...] = (0.0, 1.0)
+    actual: tuple[float, ...] = (0.0, 1.0)
 
     @classmethod
-    def of(cls, taxonomy: Taxonomy, labels: tuple[str, ...], vocabulary: dict[Feature, int], exact: "Exact") -> "Model":
-        """The model with the weights of `exact`, in whole steps."""
-        top = np.abs(exact.weights).max(axis=1, initial=0.0)
+    def quantized(
+        cls, taxonomy: Taxonomy, labels: tuple[str, ...], vocabulary: dict[Feature, int], trained: TrainedWeights
+    ) -> "Model":
+        """The model with the weights of `trained`, rounded to whole steps."""
+        top = np.abs(trained.weights).max(axis=1, initial=0.0)
         steps = np.maximum(top / _LEVELS, 1e-12).astype(np.float32)
-        weights = np.rint(exact.weights / steps[:, None]).astype(np.int8)
-        return cls(taxonomy, labels, vocabulary, weights, steps, exact.rarity, exact.bias, exact.temperature)
+        weights = np.rint(trained.weights / steps[:, None]).astype(np.int8)
+        return cls(taxonomy, labels, vocabulary, weights, steps, trained.rarity, trained.bias, trained.temperature)
 
-    def scored(self, folded: str) -> Scored:
-        """The chance of each label for a text in lower case."""
+    def predict(self, folded: str) -> Prediction:
+        """The probability of each label for a text in lower case."""
         known = set(map(self.vocabulary.get, features(folded)))
         known.discard(None)
         rows = np.fromiter(known, np.intp, len(known))
         shares = self.rarity.take(rows)
-        length = math.sqrt(shares.dot(shares) + LITTLE)
+        length = math.sqrt(shares.dot(shares) + LENGTH_OFFSET)
         shares *= self.steps.take(rows)
         scores = shares.dot(self.weights.take(rows, axis=0).astype(np.float32))
         scores *= 1 / length
@@ -108,29 +123,29 @@ class Model:
         scores -= scores.max()
         np.exp(scores, scores)
         scores /= scores.sum()
-        return Scored(scores, rows, shares, length)
+        return Prediction(scores, rows, shares, length)
 
-    def confidence(self, chance: float) -> float:
-        """How often an answer is right that has this chance."""
-        after = min(max(bisect_right(self.said, chance), 1), len(self.said) - 1)
-        low, high = self.said[after - 1], self.said[after]
-        share = (chance - low) / (high - low) if high > low else 1.0
-        return self.true[after - 1] + share * (self.true[after] - self.true[after - 1])
+    def confidence(self, probability: float) -> float:
+        """How often answers with this probability are right."""
+        after = min(max(bisect_right(self.predicted, probability), 1), len(self.predicted) - 1)
+        low, high = self.predicted[after - 1], self.predicted[after]
+        share = (probability - low) / (high - low) if high > low else 1.0
+        return self.actual[after - 1] + share * (self.actual[after] - self.actual[after - 1])
 
     def save(self, path: Path) -> None:
-        """Writes it to `path`, all or nothing; the same model is always the same bytes."""
+        """Write the model to `path`, whole or not at all. The same model is always the same bytes."""
         arrays: dict[str, Any] = {
             "version": np.array([_VERSION], dtype=np.int32),
             "taxonomy": _bytes([self.taxonomy]),
             "labels": _bytes(self.labels),
-            "vocabulary": _bytes(map(written, self.vocabulary)),
+            "vocabulary": _bytes(map(feature_text, self.vocabulary)),
             "weights": self.weights,
             "steps": self.steps,
             "rarity": self.rarity.astype(np.float16),
             "bias": self.bias,
             "temperature": np.array([self.temperature], dtype=np.float64),
-            "said": np.array(self.said, dtype=np.float64),
-            "true": np.array(self.true, dtype=np.float64),
+            "said": np.array(self.predicted, dtype=np.float64),
+            "true": np.array(self.actual, dtype=np.float64),
         }
         part = path.with_name(path.name + ".part")
         try:
@@ -142,29 +157,29 @@ class Model:
 
     @classmethod
     def load(cls, path: Path) -> "Model":
-        """The model in the file `path`. Raises ModelError if there is none in it, OSError if it can't be read."""
+        """The model in the file `path`. Raises ModelError if it holds none, OSError if it can't be read."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls._from(arrays)
+                return cls._from_arrays(arrays)
         except (zipfile.BadZipFile, ValueError, KeyError, AttributeError, IndexError, EOFError, TypeError) as error:
-            raise ModelError(f"{path}: not a model of industries ({error})") from error
+            raise ModelError(f"{path}: not an industry model ({error})") from error
 
     @classmethod
-    def _from(cls, arrays: Any) -> "Model":
+    def _from_arrays(cls, arrays: Any) -> "Model":
         if arrays["version"].tolist() != [_VERSION]:
             raise ModelError(f"version {arrays['version'].tolist()}, not {_VERSION}")
         terms = _strings(arrays["vocabulary"])
         model = cls(
             taxonomy="own" if _strings(arrays["taxonomy"]) == ["own"] else "isic",
             labels=tuple(_strings(arrays["labels"])),
-            vocabulary={_read(term): row for row, term in enumerate(terms)},
+            vocabulary={_feature(term): row for row, term in enumerate(terms)},
             weights=arrays["weights"],
             steps=arrays["steps"],
             rarity=arrays["rarity"].astype(np.float32),
             bias=arrays["bias"],
             temperature=float(arrays["temperature"][0]),
-            said=tuple(arrays["said"].tolist()),
-            true=tuple(arrays["true"].tolist()),
+            predicted=tuple(arrays["said"].tolist()),
+            actual=tuple(arrays["true"].tolist()),
         )
         model._check(len(terms))
         return model
@@ -175,38 +190,29 @@ class Model:
             raise ModelError(f"weights of shape {self.weights.shape}, not {shape}")
         if not (self.steps.shape == self.rarity.shape == shape[:1] and self.bias.shape == shape[1:] and self.labels):
             raise ModelError("arrays of different lengths")
-        if len(self.said) != len(self.true) or len(self.said) < 2 or list(self.said) != sorted(self.said):
-            raise ModelError("no curve of confidence")
-        numbers = (self.steps, self.rarity, self.bias, np.array([self.temperature, *self.said, *self.true]))
+        curve = self.predicted
+        if len(curve) != len(self.actual) or len(curve) < 2 or list(curve) != sorted(curve):
+            raise ModelError("no calibration curve")
+        numbers = (self.steps, self.rarity, self.bias, np.array([self.temperature, *curve, *self.actual]))
         if not all(np.isfinite(each).all() for each in numbers) or self.temperature <= 0:
-            raise ModelError("numbers that are none")
+            raise ModelError("numbers that are infinite, NaN or out of range")
         if self.taxonomy == "isic":
             for label in self.labels:
                 check_label(label, "isic")
 
 
-@dataclass(frozen=True, slots=True)
-class Exact:
-    """The numbers of a model as they were learned."""
-
-    weights: Floats
-    rarity: Floats
-    bias: Floats
-    temperature: float
-
-
 def softmax(scores: Floats) -> Floats:
-    """The chances that belong to `scores`, by row."""
+    """The probabilities for `scores`, by row."""
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    chances: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return chances
+    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def check_label(label: str, taxonomy: Taxonomy) -> str:
-    """`label`, if the taxonomy has it. Raises ValueError."""
+    """`label`, if the taxonomy allows it. Raises ValueError."""
     if taxonomy == "own":
         if not label.strip() or "\n" in label:
-            raise ValueError(f"label {label!r}: must be one line of text, and not an empty one")
+            raise ValueError(f"label {label!r}: must be one line of text, not empty")
     elif label not in SECTIONS and label not in DIVISIONS and label != NONE:
         raise ValueError(
             f"label {label!r}: must be an ISIC Rev. 4 section ({min(SECTIONS)} to {max(SECTIONS)}), a division of two"
@@ -215,17 +221,17 @@ def check_label(label: str, taxonomy: Taxonomy) -> str:
     return label
 
 
-def broad(label: str, taxonomy: Taxonomy) -> str:
-    """What a label is measured by: its section, an own one as it is."""
+def broad_label(label: str, taxonomy: Taxonomy) -> str:
+    """The section of an ISIC label (or NONE); an own label itself. Answers and scores are given for these."""
     return label if taxonomy == "own" else section_of(label) or NONE
 
 
-def _read(term: str) -> Feature:
+def _feature(term: str) -> Feature:
     first, _, second = term.partition(" ")
     return (first, second) if second else first
 
 
-def _bytes(strings: Any) -> NDArray[np.uint8]:
+def _bytes(strings: Iterable[str]) -> NDArray[np.uint8]:
     return np.frombuffer("\n".join(strings).encode(), dtype=np.uint8)
 
 

@@ -1,8 +1,8 @@
-"""Chinese and Japanese writing in one form, so that what is learned in one of them holds in the others."""
+"""Chinese and Japanese characters in one form: what a model learns in one script holds in the others."""
 
 import re
 
-# Traditional, simplified, Japanese: the same character in three forms (`-`: the same as the traditional one).
+# The same character in three forms: traditional, simplified, Japanese (`-`: as the traditional one).
 _FORMS = """
 業业- 電电- 銀银- 製制- 體体体 灣湾湾 機机- 產产産 農农- 漁渔- 養养- 廣广広 東东- 車车- 鐵铁鉄 鋼钢-
 礦矿鉱 煤煤- 氣气気 發发発 開开- 關关関 門门- 網网- 絡络- 訊讯- 話话- 語语- 讀读読 書书- 報报- 紙纸-
@@ -49,18 +49,16 @@ _FORMS = """
 
 
 def _table() -> dict[int, str]:
-    """From every form to the simplified one."""
     table = {}
     for forms in _FORMS.split():
-        traditional, simplified, japanese = list(forms)
-        table[ord(traditional)] = simplified
+        traditional, plain, japanese = list(forms)
+        table[ord(traditional)] = plain
         if japanese != "-":
-            table[ord(japanese)] = simplified
-    # A character that stands for itself in one of the languages, and that the table would make another one.
+            table[ord(japanese)] = plain
     return {code: plain for code, plain in table.items() if chr(code) != plain}
 
 
-_PLAIN = _table()
+_SIMPLIFIED = _table()
 CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 _HAS_CJK = re.compile(f"[{CJK}]")
 
@@ -70,6 +68,6 @@ def has_cjk(text: str) -> bool:
     return not text.isascii() and _HAS_CJK.search(text) is not None
 
 
-def one_form(text: str) -> str:
-    """`text` with its Chinese characters in simplified form, character for character; any other one stays."""
-    return text.translate(_PLAIN)
+def simplified(text: str) -> str:
+    """`text` with its Chinese characters in simplified form; all others, and the length, stay."""
+    return text.translate(_SIMPLIFIED)

@@ -1,4 +1,5 @@
-# Deletes releases: prune.sh ROOT KEEP. The one in use and the one before it always stay. Prints what went.
+# Deletes all but the newest releases: prune.sh ROOT KEEP. The release in use and the former one always stay. Prints
+# the releases that it deleted.
 set -eu
 root=$1 keep=$2
 cd "$root/releases"

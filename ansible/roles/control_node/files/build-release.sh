@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds a release on a host, from this folder alone: build-release PYTHON RELEASE. Needs no network and no pip.
-# RELEASE is whole when it holds the file .complete; one that was broken off is built anew.
+# Builds a release from the files in this folder: build-release PYTHON RELEASE. It needs neither a network nor pip.
+# A complete release has the file .complete. An incomplete one is built again.
 set -eu
 umask 022
 python=$1 release=$2
@@ -12,7 +12,7 @@ here=$(cd "$(dirname "$0")" && pwd)
     exit 1
 }
 rm -rf "$release"
-# pip runs out of its wheel: a release holds what it runs, and Debian's python3-venv is not needed.
+# pip runs from its wheel, so that neither the release needs pip nor the host python3-venv.
 "$python" -m venv --without-pip "$release"
 pip=$(ls "$here"/wheels/pip-*.whl)
 "$release/bin/python" "$pip/pip" install --quiet --disable-pip-version-check --no-cache-dir --no-index \

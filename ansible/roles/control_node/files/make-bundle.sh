@@ -1,6 +1,7 @@
 #!/bin/sh
-# Packs what a host needs to build a release: make-bundle.sh BUNDLE WHEELHOUSE UNITS BUILD_SCRIPT VERSION [HANDLER_WHEEL...]
-# The same content makes the same bundle. Prints "made" when there is a new one.
+# Packs all that a host needs to build a release:
+#   make-bundle.sh BUNDLE WHEELHOUSE UNITS BUILD_SCRIPT VERSION [HANDLER_WHEEL...]
+# The same content gives the same bundle. Prints "made" if the bundle is new.
 set -eu
 bundle=$1 wheelhouse=$2 units=$3 build=$4 version=$5
 shift 5

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a certificate: make-certificate.sh DIRECTORY DAYS NAME ALTERNATIVES. The authority is made the first time.
-# Prints "made" when it made something. What is there stays, unless the names have changed.
+# Makes a certificate: make-certificate.sh DIRECTORY DAYS NAME ALTERNATIVES. The first run also makes the authority.
+# An existing certificate stays, unless its names change. Prints "made" if it made something.
 set -eu
 umask 077
 directory=$1 days=$2 name=$3 alternatives=$4

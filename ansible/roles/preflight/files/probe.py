@@ -1,6 +1,7 @@
-"""What a host lacks, in words: run on the host by the role `preflight`, before anything is changed.
+"""Finds out what a host lacks. The role `preflight` runs it on the host, before anything is changed.
 
-Gets what to look for as JSON in the first argument, and prints JSON: `problems`, and the `release` in use.
+The first argument has the requirements as JSON. It prints JSON: `problems` (texts), `release` (in use, or null),
+`python` (version, or null) and `packager` (whether Ansible can query packages).
 """
 
 import json
@@ -16,32 +17,34 @@ GIBIBYTE = 1024**3
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    required = json.loads(sys.argv[1])
     problems: list[str] = []
     for check in (_python, _systemd, _clock, _disk, _one_file_system, _names, _other_release):
-        found = check(asked)
+        found = check(required)
         problems.extend([found] if isinstance(found, str) else found or [])
-    print(
-        json.dumps(
-            {"problems": problems, "release": _release(asked), "python": _version(asked["python"]), **_packager()}
-        )
-    )
+    report = {
+        "problems": problems,
+        "release": _release(required),
+        "python": _version(required["python"]),
+        "packager": _has_packager(),
+    }
+    print(json.dumps(report))
 
 
-def _python(asked: dict[str, Any]) -> str | None:
-    path = asked["python"]
+def _python(required: dict[str, Any]) -> str | None:
+    path = required["python"]
     version = _version(path)
     if version is None:
-        if asked["python_packages"]:
+        if required["python_packages"]:
             return None  # it is installed with the other packages
         return (
-            f"There is no {path}, and no package is known that brings it. Install Python 3.11 or newer, and let "
-            "llm_python name it."
+            f"There is no {path}, and no known package contains it. Install Python 3.11 or newer, and set llm_python "
+            "to its path."
         )
     if tuple(map(int, version.split("."))) < (3, 11):
         return (
-            f"{path} is Python {version}; 3.11 or newer is needed. Install one beside it (it may stay), and let "
-            "llm_python name that."
+            f"{path} is Python {version}; 3.11 or newer is needed. Install a newer one beside it, and set llm_python "
+            "to its path."
         )
     return None
 
@@ -59,100 +62,101 @@ def _version(path: str) -> str | None:
         return None
 
 
-def _systemd(asked: dict[str, Any]) -> str | None:
+def _systemd(required: dict[str, Any]) -> str | None:
     if not os.path.isdir("/run/systemd/system"):
-        return "systemd does not run here. The daemons are systemd units; a host without it can't take them."
-    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True).stdout
-    found = re.match(r"systemd (\d+)", said)
+        return "systemd does not run here. The daemons are systemd units, so a host needs it."
+    output = subprocess.run(["systemctl", "--version"], capture_output=True, text=True).stdout
+    found = re.match(r"systemd (\d+)", output)
     version = int(found[1]) if found else 0
-    if version < asked["systemd"]:
+    if version < required["systemd"]:
         return (
-            f"systemd is version {version}; {asked['systemd']} or newer is needed (LoadCredential=). Take a newer "
+            f"systemd is version {version}; {required['systemd']} or newer is needed (LoadCredential=). Use a newer "
             "release of the operating system: Debian 12, Ubuntu 22.04, RHEL 9."
         )
     return None
 
 
-def _clock(asked: dict[str, Any]) -> str | None:
-    skew = time.time() - asked["now"]
-    # The control node looked at its clock before it connected: being late by that is no skew.
-    if -asked["skew"] <= skew <= asked["skew"] + asked["patience"]:
+def _clock(required: dict[str, Any]) -> str | None:
+    skew = time.time() - required["now"]
+    # The control node read its clock before it connected, so the time of the connection is no skew.
+    if -required["skew"] <= skew <= required["skew"] + required["patience"]:
         return None
-    way = "ahead of" if skew > 0 else "behind"
+    direction = "ahead of" if skew > 0 else "behind"
     return (
-        f"The clock is {abs(skew):.0f} s {way} the control node's. Ids of documents, tokens and leases hold the time: "
-        "set it, and keep it (apt-get install chrony, or timedatectl set-ntp true)."
+        f"The clock is {abs(skew):.0f} s {direction} the control node's. Ids of documents, tokens and leases contain "
+        "the time. Set the clock and keep it right (apt-get install chrony, or timedatectl set-ntp true)."
     )
 
 
-def _disk(asked: dict[str, Any]) -> list[str]:
+def _disk(required: dict[str, Any]) -> list[str]:
     problems = []
-    for path, needed in asked["room"].items():
+    for path, needed in required["room"].items():
         status = os.statvfs(_nearest(path))
         free = status.f_bavail * status.f_frsize / GIBIBYTE
         if free < needed:
             problems.append(
-                f"{path} has {free:.1f} GiB free; {needed:g} GiB are needed. Make room, or mount a larger disk there."
+                f"{path} has {free:.1f} GiB free; {needed:g} GiB are needed. Free space, or mount a larger disk there."
             )
     return problems
 
 
-def _one_file_system(asked: dict[str, Any]) -> str | None:
-    """Documents move by rename, which stops at the edge of a file system."""
+def _one_file_system(required: dict[str, Any]) -> str | None:
+    """The folders of the spool must be on one file system, because documents are moved by rename."""
     by_device: dict[int, list[str]] = {}
-    for folder in asked["folders"]:
+    for folder in required["folders"]:
         by_device.setdefault(os.stat(_nearest(folder)).st_dev, []).append(folder)
     if len(by_device) < 2:
         return None
     parts = " / ".join(", ".join(sorted(folders)) for folders in by_device.values())
     return (
-        f"The folders of the spool are on {len(by_device)} file systems ({parts}). Documents move by rename: mount one "
-        "file system above all of them, or change llm_config.directories."
+        f"The folders of the spool are on {len(by_device)} file systems ({parts}). Documents are moved by rename: "
+        "mount one file system for all of them, or change llm_config.directories."
     )
 
 
-def _names(asked: dict[str, Any]) -> list[str]:
+def _names(required: dict[str, Any]) -> list[str]:
     problems = []
-    for name in asked["names"]:
+    for name in required["names"]:
         try:
             socket.getaddrinfo(name, None)
         except OSError:
-            problems.append(f"The name {name} is not known here. Add it to DNS or /etc/hosts, or write the address.")
+            problems.append(f"The name {name} cannot be resolved. Add it to DNS or /etc/hosts, or use the address.")
     return problems
 
 
-def _other_release(asked: dict[str, Any]) -> str | None:
-    release = _release(asked)
-    if release in (None, asked["release"]) or asked["any_release"]:
+def _other_release(required: dict[str, Any]) -> str | None:
+    release = _release(required)
+    if release in (None, required["release"]) or required["any_release"]:
         return None
     return (
-        f"Release {release} runs here, and the wheelhouse holds {asked['release']}. deploy.yml changes no version: run "
-        f"upgrade.yml first, or say -e llm_version={release.split('-')[0]} to change only the configuration."
+        f"Release {release} is in use, and the wheelhouse has {required['release']}. deploy.yml does not change the "
+        "version: run upgrade.yml first. To change only the configuration, add "
+        f"-e llm_version={release.split('-')[0]}."
     )
 
 
-def _release(asked: dict[str, Any]) -> str | None:
+def _release(required: dict[str, Any]) -> str | None:
     try:
-        return os.path.basename(os.readlink(os.path.join(asked["root"], "current")))
+        return os.path.basename(os.readlink(os.path.join(required["root"], "current")))
     except OSError:
         return None
 
 
-def _packager() -> dict[str, bool]:
-    """Whether Ansible can ask for packages here: it can't on a bare Debian host before python3-apt is there.
+def _has_packager() -> bool:
+    """Whether Ansible can query packages. On a bare Debian host it cannot, until python3-apt is installed.
 
-    Its modules look for a Python that can, where the one that they run in is not the system's own.
+    Ansible's modules look for a Python with the package, if their own Python is not the system's.
     """
-    known = (sys.executable, "/usr/bin/python3", "/usr/libexec/platform-python")
-    ask = "import importlib.util as u, sys; sys.exit(not (u.find_spec('apt') or u.find_spec('dnf')))"
-    for python in known:
-        if os.path.exists(python) and subprocess.run([python, "-c", ask], timeout=20).returncode == 0:
-            return {"packager": True}
-    return {"packager": False}
+    pythons = (sys.executable, "/usr/bin/python3", "/usr/libexec/platform-python")
+    probe = "import importlib.util as u, sys; sys.exit(not (u.find_spec('apt') or u.find_spec('dnf')))"
+    return any(
+        os.path.exists(python) and subprocess.run([python, "-c", probe], timeout=20).returncode == 0
+        for python in pythons
+    )
 
 
 def _nearest(path: str) -> str:
-    """`path`, or the folder above it that is there already."""
+    """`path`, or its nearest parent folder that exists."""
     while not os.path.exists(path):
         path = os.path.dirname(path)
     return path

@@ -1,12 +1,12 @@
-# Prints the address of the Redis primary. $1: the service that the sentinels watch. $2, $3: the sentinels and the
-# servers, each as address:port, in one word; $4: --tls and what belongs to it, or nothing.
-# SENTINEL_PASSWORD and OPERATOR_PASSWORD are set above this text: what stands on a command line can be read by everybody.
+# Prints the address of the Redis primary: who-is-primary.sh SERVICE SENTINELS SERVERS [TLS]. SENTINELS and SERVERS are
+# lists of address:port, separated by spaces, in one argument. TLS: the TLS options of redis-cli in one argument.
+# The role sets SENTINEL_PASSWORD and OPERATOR_PASSWORD above this text; every user could read them on a command line.
 set -u
 
 ask() {
     address=${1%:*} port=${1##*:}
     shift
-    # shellcheck disable=SC2086 # the options of TLS are several words
+    # shellcheck disable=SC2086 # the TLS options are several words
     timeout 2 redis-cli $tls --no-auth-warning -h "$address" -p "$port" "$@" 2>/dev/null
 }
 
@@ -23,7 +23,7 @@ for sentinel in $sentinels; do
     esac
 done
 
-# No sentinel answers. A server that says it is the primary, and has replicas, is.
+# No sentinel answers. A server with the role of a primary and with replicas is the primary.
 for server in $servers; do
     role=$(REDISCLI_AUTH=${OPERATOR_PASSWORD:-} ask "$server" --user operator info replication | tr -d '\r')
     case $role in
