@@ -13,13 +13,11 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 
 from llm_scheduler.api import dashboard
-from llm_scheduler.api.access.access_control import make_access_control
+from llm_scheduler.api.access.access_control import AccessControl
 from llm_scheduler.api.access.guard import Guard
-from llm_scheduler.api.document_writer import DocumentWriter
 from llm_scheduler.api.endpoints import (
     audit,
-    configuration,
-    hosts,
+    fleet,
     job_actions,
     job_files,
     job_wait,
@@ -28,16 +26,13 @@ from llm_scheduler.api.endpoints import (
     producers,
     queues,
     readiness,
-    restart,
     schedules,
     stats,
     submit,
     token,
-    workers,
 )
 from llm_scheduler.api.events import sse
 from llm_scheduler.api.events.followers import Followers
-from llm_scheduler.api.http.coalescing import SharedReads
 from llm_scheduler.api.http.context import ApiContext
 from llm_scheduler.api.http.operation import Operation, routes
 from llm_scheduler.api.http.problems import (
@@ -47,11 +42,9 @@ from llm_scheduler.api.http.problems import (
     on_problem,
     on_unexpected_error,
 )
-from llm_scheduler.api.state.health import HealthMonitor, short_timeout_client
-from llm_scheduler.ingest.spool import Folders
+from llm_scheduler.api.state.health import short_timeout_client
 from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.config import Config
-from llm_scheduler.jobs.document import Ids
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store.commands import RestartWatch
 
@@ -61,8 +54,7 @@ OPERATIONS: tuple[Operation, ...] = tuple(
     operation
     for module in (
         *(jobs, job_wait, sse, submit, job_actions, job_files),
-        *(queues, workers, hosts, schedules, producers, stats, restart, configuration),
-        *(token, audit, readiness, metrics),
+        *(queues, fleet, schedules, producers, stats, token, audit, readiness, metrics),
     )
     for operation in module.OPERATIONS
 )
@@ -83,7 +75,7 @@ def make_app(
     is called when a restart of the fleet is requested; without it nothing watches for that.
     """
     own = short_timeout_client(redis)
-    access = make_access_control(config, own, clock)
+    access = AccessControl(config, own, clock)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -93,7 +85,7 @@ def make_app(
                 yield
             if watching:
                 watching.cancel()
-        await run_in_threadpool(access.close)  # writes the last calls while Redis is reachable
+        await run_in_threadpool(access.audit.close)  # writes the last calls while Redis is reachable
         own.close()
 
     app = Starlette(
@@ -108,19 +100,8 @@ def make_app(
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    monitor = HealthMonitor(config, own, clock)
     app.state.followers = Followers(own)
-    app.state.api_context = ApiContext(
-        config=config,
-        redis=own,
-        clock=clock,
-        monitor=monitor,
-        folders=Folders.of(config.directories),
-        writer=DocumentWriter(config, own, monitor),
-        ids=Ids(),
-        recheck=recheck,
-        pages=SharedReads(),
-    )
+    app.state.api_context = ApiContext(config, own, clock, recheck)
     return app
 
 

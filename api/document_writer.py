@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from redis import Redis
@@ -22,17 +21,11 @@ MAX_GROUP_BYTES = 32 * 1024 * 1024
 _log = logging.getLogger("llm.api")
 
 
-class ReceivedDocument(NamedTuple):
-    """A document, received at epoch seconds `at`."""
-
-    document: NewDocument
-    at: float
-
-
 class _WriteRequest(NamedTuple):
-    """One request's documents, and the future that is done once they are durable."""
+    """One request's documents, received at epoch seconds `at`, and the future that is done once they are durable."""
 
-    documents: list[ReceivedDocument]
+    documents: list[NewDocument]
+    at: float
     durable: asyncio.Future[None]
 
 
@@ -52,13 +45,13 @@ class DocumentWriter:
         self._waiting: list[_WriteRequest] = []
         self._writing: asyncio.Task[None] | None = None
 
-    async def write(self, documents: list[ReceivedDocument]) -> None:
-        """Return once all `documents` are durable, and in the ledger if Redis answers.
+    async def write(self, documents: list[NewDocument], at: float) -> None:
+        """Return once all `documents` are durable, and in the ledger if Redis answers. `at`: when they were received.
 
         Raises OSError when they can't be written; then none of them is.
         """
         durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_WriteRequest(documents, durable))
+        self._waiting.append(_WriteRequest(documents, at, durable))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_groups())
         # The group is written even if the client disconnects meanwhile.
@@ -68,7 +61,7 @@ class DocumentWriter:
         while self._waiting:
             group = self._next_group()
             try:
-                failures = await run_in_threadpool(self._write_group, [each.documents for each in group])
+                failures = await run_in_threadpool(self._write_group, group)
             except BaseException as error:
                 for each in group:
                     _settle(each.durable, error)
@@ -80,24 +73,24 @@ class DocumentWriter:
         count = size = 0
         for place, each in enumerate(self._waiting):
             count += len(each.documents)
-            size += sum(len(received.document.raw) for received in each.documents)
+            size += sum(len(document.raw) for document in each.documents)
             if place and (count > MAX_GROUP_DOCUMENTS or size > MAX_GROUP_BYTES):
                 group, self._waiting = self._waiting[:place], self._waiting[place:]
                 return group
         group, self._waiting = self._waiting, []
         return group
 
-    def _write_group(self, requests: Sequence[list[ReceivedDocument]]) -> list[OSError | None]:
+    def _write_group(self, requests: list[_WriteRequest]) -> list[OSError | None]:
         """Write the documents of all requests and record them in the ledger. Returns each request's failure."""
         failures = self._drop(requests)
-        written = [each for request, failure in zip(requests, failures, strict=True) if not failure for each in request]
+        written = [request for request, failure in zip(requests, failures, strict=True) if not failure]
         if written:
             self._record(written)
         return failures
 
-    def _drop(self, requests: Sequence[list[ReceivedDocument]]) -> list[OSError | None]:
+    def _drop(self, requests: list[_WriteRequest]) -> list[OSError | None]:
         try:
-            drop(self._watch, [each.document for request in requests for each in request])
+            drop(self._watch, [document for request in requests for document in request.documents])
         except OSError as error:
             if len(requests) == 1:
                 return [error]
@@ -105,21 +98,19 @@ class DocumentWriter:
             return [failure for request in requests for failure in self._drop([request])]
         return [None] * len(requests)
 
-    def _record(self, documents: Sequence[ReceivedDocument]) -> None:
+    def _record(self, requests: list[_WriteRequest]) -> None:
         """Add documents to the ledger that it doesn't know yet. Ingest does it too, so this may fail."""
         route = Route(priority=self._level, queue=self._level, handler=self._handler, reasons=[])
         entries = [
-            (
-                each.document.id,
-                ledger.document_fields(route, each.document.source, each.at, size=len(each.document.raw)),
-            )
-            for each in documents
+            (document.id, ledger.document_fields(route, document.source, request.at, size=len(document.raw)))
+            for request in requests
+            for document in request.documents
         ]
         try:
             ledger.receive(self._redis, entries)
         except AWAY as error:
             self._health.redis_failed()
-            _log.warning("Accepted %d document(s) without Redis: %s", len(documents), explain(error))
+            _log.warning("Accepted %d document(s) without Redis: %s", len(entries), explain(error))
 
 
 def _settle(durable: "asyncio.Future[None]", failure: BaseException | None) -> None:

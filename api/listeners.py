@@ -1,18 +1,17 @@
 """The sockets that `llm-api` listens on, and what is checked before it does."""
 
 import errno
-import ipaddress
 import socket
 import ssl
+from ipaddress import ip_address
 
 import psutil  # type: ignore[import-untyped]
 
 from llm_scheduler.api.access.api_keys import KeyRing
 from llm_scheduler.jobs.clock import SystemClock
-from llm_scheduler.jobs.config import Api, Config, Security
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config.model import Api
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-_BACKLOG = 2048
 
 
 class ServerStartError(Exception):
@@ -31,17 +30,21 @@ def listen(config: Config) -> list[socket.socket]:
     """Sockets that listen on every address of api.host. Raises `ServerStartError`, also for missing keys."""
     api, security = config.api, config.security
     needs_keys = security.api_key_enabled or security.jwt_enabled
-    if needs_keys:
-        _require_keys(security)
+    if needs_keys and not KeyRing(security, SystemClock()):
+        text = "The API asks for keys, and there are none. Make one: llmctl key create NAME --role admin"
+        raise ServerStartError(ExitCode.CONFIGURATION, text)
     _check_certificate(api)
     try:
         addresses = socket.getaddrinfo(api.host, api.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
+        text = f"The host {api.host!r} is not known ({error.strerror}). Change api.host."
+        raise ServerStartError(ExitCode.UNREACHABLE, text) from None
+    if not (needs_keys or all(ip_address(str(each[4][0]).split("%")[0]).is_loopback for each in addresses)):
         raise ServerStartError(
-            ExitCode.UNREACHABLE, f"The host {api.host!r} is not known ({error.strerror}). Change api.host."
-        ) from None
-    if not needs_keys:
-        _require_loopback(api, [str(address[4][0]) for address in addresses])
+            ExitCode.CONFIGURATION,
+            f"api.host {api.host!r} can be reached from other machines, and there are no API keys. "
+            "Set security.api_key_enabled and make a key (llmctl key create), or api.host to 127.0.0.1.",
+        )
     listeners: list[socket.socket] = []
     failure: OSError | None = None
     for family, kind, protocol, _, address in dict.fromkeys(addresses):
@@ -66,30 +69,12 @@ def _listener(family: int, kind: int, protocol: int, address: object) -> socket.
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)  # type: ignore[arg-type]
-        listener.listen(_BACKLOG)  # only now does Linux report another socket that is bound but does not listen yet
+        listener.listen(2048)  # only now does Linux report another socket that is bound but does not listen yet
         listener.set_inheritable(True)
     except OSError:
         listener.close()
         raise
     return listener
-
-
-def _require_loopback(api: Api, addresses: list[str]) -> None:
-    if all(ipaddress.ip_address(address.split("%")[0]).is_loopback for address in addresses):
-        return
-    raise ServerStartError(
-        ExitCode.CONFIGURATION,
-        f"api.host {api.host!r} can be reached from other machines, and there are no API keys. "
-        "Set security.api_key_enabled and make a key (llmctl key create), or api.host to 127.0.0.1.",
-    )
-
-
-def _require_keys(security: Security) -> None:
-    if not KeyRing(security, SystemClock()):
-        raise ServerStartError(
-            ExitCode.CONFIGURATION,
-            "The API asks for keys, and there are none. Make one: llmctl key create NAME --role admin",
-        )
 
 
 def _check_certificate(api: Api) -> None:
@@ -101,10 +86,8 @@ def _check_certificate(api: Api) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(api.ssl_cert_file, api.ssl_key_file, password="")
     except OSError as error:  # ssl.SSLError is one
         reason = error.strerror or str(error)
-        raise ServerStartError(
-            ExitCode.CONFIGURATION,
-            f"The certificate can't be used ({reason}). Check api.ssl_cert_file and api.ssl_key_file.",
-        ) from None
+        text = f"The certificate can't be used ({reason}). Check api.ssl_cert_file and api.ssl_key_file."
+        raise ServerStartError(ExitCode.CONFIGURATION, text) from None
 
 
 def _reason(api: Api, error: OSError) -> str:

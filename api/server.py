@@ -19,10 +19,9 @@ from llm_scheduler.api.app import make_app
 from llm_scheduler.api.listeners import ServerStartError, listen, url
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config, find, load
-from llm_scheduler.jobs.process import arguments
 from llm_scheduler.jobs.process.connection import connect
+from llm_scheduler.jobs.process.runtime import arguments, redis_url, start
 from llm_scheduler.jobs.process.sd_notify import Notify
-from llm_scheduler.jobs.process.startup import redis_url, start
 from llm_scheduler.jobs.process.termination import PARENT_VARIABLE
 
 GRACE_SECONDS = 3  # for requests that are being answered when the server is told to stop
@@ -70,7 +69,7 @@ class _ProcessSupervisor(Multiprocess):
 
 def main() -> None:
     """Entry point of `llm-api`. Redis need not be there: operations that need it answer 503 until it is."""
-    parsed = arguments.read("llm-api", "Answer over HTTP.", port=True)
+    parsed = arguments("llm-api", "Answer over HTTP.", port=True)
     config, log = start("api", parsed.config)
     if parsed.port:
         config = replace(config, api=replace(config.api, port=parsed.port))

@@ -15,9 +15,6 @@ from llm_scheduler.jobs.process.outage import Outage
 from llm_scheduler.jobs.process.runtime import Runtime
 from llm_scheduler.jobs.receipt import Quality
 from llm_scheduler.jobs.store import counters, ledger, producers
-from llm_scheduler.jobs.store.outcomes import Outcome
-
-_HANDLER_CODES = ("handler_rejected", "handler_failed")
 
 
 class Acknowledger:
@@ -25,11 +22,8 @@ class Acknowledger:
 
     def __init__(self, runtime: Runtime, claims: Claims, outage: Outage, at: FaultPoint) -> None:
         self.committed = 0
-        self._redis = runtime.redis
-        self._clock = runtime.clock
-        self._stop = runtime.stop
-        self._log = runtime.log
-        self._keep_days = runtime.config.monitoring.metrics_retention_days
+        self._runtime = runtime
+
         self._claims = claims
         self._outage = outage
         self._at = at
@@ -40,7 +34,8 @@ class Acknowledger:
         If it is interrupted, the outcomes come again, which is harmless. Raises RedisError when asked to stop.
         """
         self.committed += len(committed)
-        now = self._clock.now()
+        redis, now = self._runtime.redis, self._runtime.clock.now()
+        keep_days = self._runtime.config.monitoring.metrics_retention_days
         committed = [each for each in committed if each.claim or not self._is_claimed_again(each)]
         by_stream: dict[str, list[bytes]] = {}
         for entry in entries:
@@ -56,19 +51,19 @@ class Acknowledger:
         first = next(((entry.stream, entry.id) for entry in entries), None)
         while True:
             try:
-                with self._redis.pipeline() as pipeline:
+                with redis.pipeline() as pipeline:
                     for status, group in by_status.items():
                         ledger.move(pipeline, status, now, [(each.outcome.id, _new_fields(each)) for each in group])
                     counters.count_ended(pipeline, now, ends, first)
                     for stream, entry_ids in by_stream.items():
                         pipeline.xdel(stream, *entry_ids)
-                    producers.count(pipeline, now, counts, self._keep_days)
+                    producers.count(pipeline, now, counts, keep_days)
                     moved = pipeline.execute()
                 for (status, group), count in zip(by_status.items(), moved, strict=False):
                     if count < len(group):  # some are unknown because Redis was emptied, or were final already
-                        ledger.move(self._redis, status, now, [(each.outcome.id, _all_fields(each)) for each in group])
+                        ledger.move(redis, status, now, [(each.outcome.id, _all_fields(each)) for each in group])
             except RedisError as error:
-                if self._stop.wait(self._outage.failed(error)):
+                if self._runtime.stop.wait(self._outage.failed(error)):
                     raise
             else:
                 break
@@ -83,17 +78,12 @@ class Acknowledger:
     def _log_end(self, committed: CommitResult) -> None:
         outcome = committed.outcome
         if committed.claim is None:
-            self._log.debug("A late duplicate outcome of document %s was dropped", outcome.id)
+            self._runtime.log.debug("A late duplicate outcome of document %s was dropped", outcome.id)
             return
-        source = committed.claim.source
-        extra = {
-            "document_id": outcome.id,
-            "source": source,
-            "seconds": round(outcome.seconds, 6),
-            "attempts": outcome.attempts,
-        }
+        source, seconds = committed.claim.source, round(outcome.seconds, 6)
+        extra = {"document_id": outcome.id, "source": source, "seconds": seconds, "attempts": outcome.attempts}
         if committed.status == Status.DONE:
-            self._log.info(
+            self._runtime.log.info(
                 "Task completed: %s (%s, %s). Processing time: %.3f s",
                 source,
                 outcome.id,
@@ -102,18 +92,20 @@ class Acknowledger:
                 extra=extra,
             )
         elif committed.status == Status.REJECTED:
-            self._log.warning(
+            # A handler's own message may quote the document, so it is only in the report.
+            by_handler = outcome.code in ("handler_rejected", "handler_failed")
+            self._runtime.log.warning(
                 "Task failed: %s (%s, %s) after %d attempt(s): %s. Processing time: %.3f s",
                 source,
                 outcome.id,
                 outcome.code,
                 outcome.attempts,
-                _log_reason(outcome),
+                "see the error report" if by_handler else outcome.message.rstrip("."),
                 outcome.seconds,
                 extra={**extra, "code": outcome.code},
             )
         else:
-            self._log.warning("%s: %s", source, committed.message, extra=extra)
+            self._runtime.log.warning("%s: %s", source, committed.message, extra=extra)
 
 
 def _new_fields(committed: CommitResult) -> ledger.Fields:
@@ -140,8 +132,3 @@ def _all_fields(committed: CommitResult) -> ledger.Fields:
         return fields
     route = committed.outcome.route
     return {**fields, **ledger.document_fields(route, claim.source, claim.received_at, size=claim.stamp.size)}
-
-
-def _log_reason(outcome: Outcome) -> str:
-    """Why a document was rejected. A handler's own message may quote the document, so it is only in the report."""
-    return "see the error report" if outcome.code in _HANDLER_CODES else outcome.message.rstrip(".")

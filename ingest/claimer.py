@@ -12,7 +12,7 @@ from llm_scheduler.ingest.submitter import Submission, Submitter
 from llm_scheduler.jobs.document import Route, Status, id_prefix_at
 from llm_scheduler.jobs.faults import FaultPoint
 from llm_scheduler.jobs.process.runtime import Runtime
-from llm_scheduler.jobs.store import ledger
+from llm_scheduler.jobs.store import batches, ledger
 from llm_scheduler.jobs.store.load import Load, read_load
 
 GROUP_BYTES = 32 * 1024 * 1024
@@ -23,12 +23,12 @@ _STANDSTILL = 0.75
 
 
 class Claimer:
-    """Claims and submits documents in groups. `queue` has the files to read."""
+    """Claims and submits files that are complete and have room, in groups. `queue` has the files to read."""
 
     def __init__(
         self, runtime: Runtime, claims: Claims, router: Router, submitter: Submitter, splitter: Splitter, at: FaultPoint
     ) -> None:
-        config = runtime.config
+        self._config = config = runtime.config
         self._redis, self._clock, self._log = runtime.redis, runtime.clock, runtime.log
         self._at = at
         self._claims = claims
@@ -36,7 +36,7 @@ class Claimer:
         self._submitter = submitter
         self._splitter = splitter
         self._levels = config.queue.priority_levels
-        self._retention_days = config.monitoring.metrics_retention_days
+
         self._finder = Finder(config.processing, runtime.clock, self._is_taken, config.intake)
         self._room = Room(config, runtime.clock)
         self.queue = FileQueue(runtime, Folders.of(config.directories), self._finder, splitter)
@@ -46,10 +46,7 @@ class Claimer:
         return f"{self._finder.incomplete} incomplete, {len(self.queue.held)} held back"
 
     def run(self) -> bool:
-        """Claim and submit one group of files that are complete and have room.
-
-        Returns whether to call it again at once. Raises RedisError and OSError.
-        """
+        """Claim and submit one group. Returns whether to call it again at once. Raises RedisError and OSError."""
         if not self.queue.collect():
             return False  # most often; Redis is not asked
         load = read_load(self._redis, self._levels)
@@ -57,7 +54,8 @@ class Claimer:
         max_bytes = min(GROUP_BYTES, load.spare)
         full = min(room.values()) <= 0
         if full and load.batched >= _STANDSTILL * load.documents > 0:
-            self._submitter.flush_all()  # the batches would wait for documents that have no room
+            # The batches would wait for documents that have no room.
+            batches.flush_all(self._redis, self._levels, self._config.processing, self._clock)
         held = self.queue.held
         ready: list[tuple[CompleteFile, RouteDecision]] = []
         size = read = 0
@@ -121,4 +119,5 @@ class Claimer:
         if status is not None:
             return status is not Status.RECEIVED
         # The ledger forgets old documents. A file with such an id may be an old original that was dropped again.
-        return document_id < id_prefix_at(ledger.horizon(self._clock.now(), self._retention_days))
+        keep_days = self._config.monitoring.metrics_retention_days
+        return document_id < id_prefix_at(ledger.horizon(self._clock.now(), keep_days))

@@ -14,12 +14,9 @@ from llm_scheduler.ingest.spool import Claims, FolderError, Folders
 from llm_scheduler.ingest.spool.commit import Commit, CommitResult, WrittenGroup
 from llm_scheduler.ingest.spool_access import SpoolAccess
 from llm_scheduler.jobs import faults
-from llm_scheduler.jobs.faults import FaultPoint
-from llm_scheduler.jobs.process.heartbeat import Heartbeat
 from llm_scheduler.jobs.process.outage import Outage
 from llm_scheduler.jobs.process.runtime import Runtime, daemon_runtime
 from llm_scheduler.jobs.sealing import seal_of_originals
-from llm_scheduler.jobs.store.commands import RestartWatch
 from llm_scheduler.jobs.store.full_redis import FinishingRedis
 from llm_scheduler.jobs.store.keys import keys_of
 
@@ -29,19 +26,11 @@ WAIT_SECONDS = 5.0  # for outcomes, at most
 _RETRY_SECONDS = 1.0  # until a failed commit is tried again
 
 
-class OpenGroup(NamedTuple):
-    """A group that is being written. It grows while outcomes come faster than they can be synced."""
+class OutcomeGroup(NamedTuple):
+    """Outcomes that are committed together. The group grows while they come faster than they can be synced."""
 
     entries: list[OutcomeEntry]
     written: WrittenGroup
-
-
-class SyncingGroup(NamedTuple):
-    """A written group that another thread is syncing."""
-
-    entries: list[OutcomeEntry]
-    written: WrittenGroup
-    syncing: "Future[None]"
 
 
 class Collector:
@@ -51,26 +40,20 @@ class Collector:
     wait for others.
     """
 
-    def __init__(self, runtime: Runtime, at: FaultPoint = faults.no_faults) -> None:
+    def __init__(self, runtime: Runtime, at: faults.FaultPoint = faults.no_faults) -> None:
         config, redis = runtime.config, runtime.redis
-        keys = keys_of(redis)
-        self._redis = redis
-        self._stop = runtime.stop
-        self._log = runtime.log
-        self._notify = runtime.notify
+        self._runtime = runtime
         self._folders = Folders.of(config.directories)
         claims = Claims(self._folders.temp)
         self._commit = Commit(self._folders, claims, at, seal=seal_of_originals(config.security))
         self._item_counts = ItemCounts(config.intake.min_items)
         self._outage = Outage(runtime.log, report=runtime.notify.alive)
         self._acknowledger = Acknowledger(runtime, claims, self._outage, at)
-        self._streams = [keys.outcomes(level) for level in config.queue.priority_levels]
+        self._streams = [keys_of(redis).outcomes(level) for level in config.queue.priority_levels]
         self._reader = OutcomeReader(redis, self._streams, runtime.stop, runtime.log)
-        self._heartbeat = Heartbeat(redis, keys.heartbeat("collector"), runtime.clock, self._folders.temp)
-        self._access = SpoolAccess(runtime, "collector", self._folders, self._heartbeat)
-        self._restart = RestartWatch()
-        self._open: OpenGroup | None = None
-        self._syncing: SyncingGroup | None = None
+        self._access = SpoolAccess(runtime, "collector", self._folders)
+        self._open: OutcomeGroup | None = None
+        self._syncing: tuple[OutcomeGroup, Future[None]] | None = None
         self._sync_thread = ThreadPoolExecutor(1, "sync")
         self._has_failed = False  # a document could not be committed
 
@@ -84,37 +67,35 @@ class Collector:
                     self._access.lock()
                     entries = self._read()
                     self._outage.over()
-                    self._notify.alive(
+                    self._runtime.notify.alive(
                         f"Collects: {self._acknowledger.committed:,} documents committed since its start"
                     )
-                    if not entries and self._stop:
+                    if not entries and self._runtime.stop:
                         return
                     self._settle(entries)
                     self._access.trouble = ""
                 except FolderError as error:
                     self._reader.restart()
-                    self._access.wait(str(error))
+                    self._access.wait(error)
                 except RedisError as error:
-                    self._stop.wait(self._outage.failed(error))
-                if self._stop and (self._access.trouble or self._outage.seconds):
+                    self._runtime.stop.wait(self._outage.failed(error))
+                if self._runtime.stop and (self._access.trouble or self._outage.seconds):
                     return  # the outcomes stay in the streams
         finally:
-            self._notify.stopping()
+            self._runtime.notify.stopping()
             self._reader.close()
             self._sync_thread.shutdown()
-            self._access.release()
-            self._heartbeat.remove()
+            self._access.close()
 
     def _read(self) -> list[OutcomeEntry]:
         """The next outcomes; it waits for them only while no group is unfinished. If there are none, finish all."""
-        if self._heartbeat.is_due():
-            self._heartbeat.send("working", "")
-            if self._restart.check(self._redis):
-                self._log.info("A restart was asked for")
-                self._stop.set()
-        is_idle = not (self._open or self._syncing or self._has_failed or self._stop)
+        heartbeat = self._access.heartbeat
+        if heartbeat.is_due():
+            heartbeat.send("working", "")
+            self._access.check_restart()
+        is_idle = not (self._open or self._syncing or self._has_failed or self._runtime.stop)
         try:
-            entries = self._reader.read(min(WAIT_SECONDS, self._heartbeat.due_in()) if is_idle else 0.0)
+            entries = self._reader.read(min(WAIT_SECONDS, heartbeat.due_in()) if is_idle else 0.0)
         except RedisError:
             self._finish_all()  # written results can be placed; only the ledger has to wait
             raise
@@ -122,7 +103,7 @@ class Collector:
             self._finish_all()
             if self._has_failed:
                 self._has_failed = False
-                self._stop.wait(_RETRY_SECONDS)
+                self._runtime.stop.wait(_RETRY_SECONDS)
             self._reader.restart()
         return entries
 
@@ -133,7 +114,7 @@ class Collector:
             self._close()
         part: list[OutcomeEntry] = []
         size = 0
-        if self._syncing is not None and self._syncing.syncing.done():
+        if self._syncing is not None and self._syncing[1].done():
             self._finish()  # what is durable need not wait for the next group
         for entry in entries:
             part.append(entry)
@@ -158,7 +139,7 @@ class Collector:
             return
         if self._open:
             entries, written = self._open.entries + entries, self._open.written.joined(written)
-        self._open = OpenGroup(entries, written)
+        self._open = OutcomeGroup(entries, written)
         if len(written.documents) >= GROUP or written.bytes >= GROUP_BYTES:
             self._close()
 
@@ -166,14 +147,13 @@ class Collector:
         """Begin to sync the open group. The group before it is finished first."""
         if self._open is None:
             return
-        entries, written = self._open
-        self._open = None
+        closed, self._open = self._open, None
         try:
             self._finish()
         except BaseException:
-            self._commit.undo(written)
+            self._commit.undo(closed.written)
             raise
-        self._syncing = SyncingGroup(entries, written, self._sync_thread.submit(self._commit.sync, written))
+        self._syncing = closed, self._sync_thread.submit(self._commit.sync, closed.written)
 
     def _finish_all(self) -> None:
         self._close()
@@ -183,10 +163,10 @@ class Collector:
         """Wait for the group that is being synced, place its files and record it."""
         if self._syncing is None:
             return
-        entries, written, syncing = self._syncing
+        (entries, written), sync = self._syncing
         self._syncing = None
         try:
-            syncing.result()
+            sync.result()
             committed = self._commit.place(written)
         except FolderError as error:
             self._commit.undo(written)
@@ -199,7 +179,7 @@ class Collector:
         count = sum(len(entry.outcomes) for entry in entries)
         if count == 1:
             raise error
-        self._log.warning("%s Trying the %d documents one by one.", error, count)
+        self._runtime.log.warning("%s Trying the %d documents one by one.", error, count)
         failure: FolderError | None = None
         any_committed = False
         for entry in entries:
@@ -216,11 +196,10 @@ class Collector:
             if not any_committed:
                 raise failure
             self._has_failed = True
-            self._log.error("%s The other documents go on.", failure)
+            self._runtime.log.error("%s The other documents go on.", failure)
 
 
 def main() -> None:
-    """Entry point of `llm-collector`."""
     purpose = "Put results and rejected documents where they belong."
     with daemon_runtime("collector", purpose, FinishingRedis) as runtime:
         runtime.log.info("Collecting into %s", runtime.config.directories.output_directory)

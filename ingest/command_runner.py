@@ -8,11 +8,9 @@ import os
 from collections.abc import Iterable, Sequence
 
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.ingest.spool import Candidate, Claim, Claims, Folders, explain
-from llm_scheduler.ingest.spool.claims import FileStamp
+from llm_scheduler.ingest.spool import Candidate, Claim, Claims, FileStamp, Folders, FreezeLock, explain
 from llm_scheduler.ingest.spool.file_io import sha256_of
 from llm_scheduler.ingest.spool.finished_files import find
-from llm_scheduler.ingest.spool.freeze import FreezeLock
 from llm_scheduler.ingest.spool.names import safe_path
 from llm_scheduler.ingest.spool.originals import is_in_place
 from llm_scheduler.ingest.submitter import Submission, Submitter
@@ -22,11 +20,8 @@ from llm_scheduler.jobs.document import FINAL, Route, Status
 from llm_scheduler.jobs.process.runtime import Runtime
 from llm_scheduler.jobs.sealing import WrongKey, seal_of_originals
 from llm_scheduler.jobs.store import commands, ledger, outcomes
-from llm_scheduler.jobs.store.commands import Command
 from llm_scheduler.jobs.store.keys import keys_of
-from llm_scheduler.jobs.store.ledger import Entry
 from llm_scheduler.jobs.store.load import read_load
-from llm_scheduler.jobs.store.outcomes import Outcome
 
 READ_EVERY = 0.5  # seconds
 
@@ -70,13 +65,11 @@ class CommandRunner:
         self._next_read = now if done else now + READ_EVERY
         return done
 
-    def _run(self, command: Command) -> None:
+    def _run(self, command: commands.Command) -> None:
         """Run a command. An error of the disk ends only the command, so that it can't block documents."""
+        run = self._retry if command.kind == "retry" else self._cancel
         try:
-            if command.kind == "retry":
-                self._retry(command)
-            else:
-                self._cancel(command)
+            run(command)
         except OSError as error:
             self._log.error(
                 "The command of %s to %s %d document(s) was not completed: %s Nothing is lost; give the command again.",
@@ -86,7 +79,7 @@ class CommandRunner:
                 explain(error),
             )
 
-    def _retry(self, command: Command) -> None:
+    def _retry(self, command: commands.Command) -> None:
         """Claim the originals again, with the same ids, and submit them."""
         held = self._held(command.ids)
         groups: dict[str, list[Claim]] = {}
@@ -118,7 +111,7 @@ class CommandRunner:
             f"; the originals of {missing} are not in the error folder" if missing else "",
         )
 
-    def _reclaim(self, entry: Entry) -> tuple[str, Claim] | None:
+    def _reclaim(self, entry: ledger.Entry) -> tuple[str, Claim] | None:
         """Claim an original from the error folder. Returns its group and claim; None when it is not there."""
         files = find(self._folders, entry)
         if files is None or files.original is None:
@@ -137,7 +130,7 @@ class CommandRunner:
             os.unlink(files.report)
         return claimed
 
-    def _remove_leftovers(self, entry: Entry) -> None:
+    def _remove_leftovers(self, entry: ledger.Entry) -> None:
         """Remove what an interrupted run of this command left in the error folder."""
         files = find(self._folders, entry)
         if files is None:
@@ -157,7 +150,7 @@ class CommandRunner:
             # One at a time: people retry few documents, and these may be large.
             self._submitter.submit([Submission(group, claim, raw, route)], read_load(self._redis, self._levels))
 
-    def _cancel(self, command: Command) -> None:
+    def _cancel(self, command: commands.Command) -> None:
         """Keep workers from starting the documents, claim those that are unclaimed, and let the collector end them."""
         wanted = [entry for entry in self._entries(command.ids) if entry.status not in FINAL]
         now = self._clock.now()
@@ -176,7 +169,7 @@ class CommandRunner:
             self._redis.xadd(stream, {outcomes.FIELD: outcomes.encode([_cancelled(entry, group, message, now)])})
         self._log.info("Cancelled %d of %d document(s), asked by %s", cancelled, len(command.ids), command.by)
 
-    def _claim_unread(self, entry: Entry) -> str | None:
+    def _claim_unread(self, entry: ledger.Entry) -> str | None:
         """Claim a document that is still in a watch folder. Returns the group; None when it isn't there."""
         source = safe_path(entry.source)
         for watch in self._folders.watch:
@@ -191,7 +184,7 @@ class CommandRunner:
                 return group
         return None
 
-    def _entries(self, ids: Iterable[str]) -> list[Entry]:
+    def _entries(self, ids: Iterable[str]) -> list[ledger.Entry]:
         return [entry for entry in ledger.entries(self._redis, list(ids)) if entry is not None]
 
     def _held(self, ids: Iterable[str]) -> dict[str, tuple[str, Claim]]:
@@ -210,8 +203,8 @@ class CommandRunner:
         return held
 
 
-def _cancelled(entry: Entry, group: str, message: str, now: float) -> Outcome:
-    return Outcome(
+def _cancelled(entry: ledger.Entry, group: str, message: str, now: float) -> outcomes.Outcome:
+    return outcomes.Outcome(
         kind="cancelled",
         id=entry.id,
         group=group,

@@ -10,19 +10,14 @@ from llm_scheduler.ingest.outage_note import OutageNote
 from llm_scheduler.ingest.recovery import Recovery
 from llm_scheduler.ingest.router import Router
 from llm_scheduler.ingest.splitter import Splitter
-from llm_scheduler.ingest.spool import Claims, FolderError, Folders, explain
-from llm_scheduler.ingest.spool.freeze import FreezeLock
+from llm_scheduler.ingest.spool import Claims, FolderError, Folders, FreezeLock
 from llm_scheduler.ingest.spool_access import SpoolAccess
 from llm_scheduler.ingest.submitter import Submitter
 from llm_scheduler.jobs import faults
 from llm_scheduler.jobs.document import new_id
-from llm_scheduler.jobs.faults import FaultPoint
-from llm_scheduler.jobs.process.heartbeat import Heartbeat
 from llm_scheduler.jobs.process.outage import Outage
 from llm_scheduler.jobs.process.runtime import Runtime, daemon_runtime
 from llm_scheduler.jobs.sealing import seal_of_originals
-from llm_scheduler.jobs.store.commands import RestartWatch
-from llm_scheduler.jobs.store.full_redis import finishing
 from llm_scheduler.jobs.store.keys import keys_of
 
 TICK_SECONDS = 1.0
@@ -33,13 +28,9 @@ _FREEZE_SECONDS = 0.02  # between two looks at the freeze lock
 class Ingest:
     """The daemon: `run` is its loop."""
 
-    def __init__(self, runtime: Runtime, at: FaultPoint = faults.no_faults) -> None:
+    def __init__(self, runtime: Runtime, at: faults.FaultPoint = faults.no_faults) -> None:
         config, redis, clock = runtime.config, runtime.redis, runtime.clock
-        self._redis = redis
-        self._clock = clock
-        self._stop = runtime.stop
-        self._log = runtime.log
-        self._notify = runtime.notify
+        self._runtime = runtime
         self._folders = Folders.of(config.directories)
         claims = Claims(self._folders.temp, at)
         submitter = Submitter(config, redis, clock)
@@ -51,55 +42,48 @@ class Ingest:
         self._outage = Outage(runtime.log, report=runtime.notify.alive)
         self._note = OutageNote(self._folders.temp)
         self._freeze = FreezeLock(self._folders.temp, "moves")
-        self._heartbeat = Heartbeat(finishing(redis), keys_of(redis).heartbeat("ingest"), clock, self._folders.temp)
-        self._access = SpoolAccess(runtime, "ingest", self._folders, self._heartbeat)
-        self._restart = RestartWatch()
+        self._access = SpoolAccess(runtime, "ingest", self._folders)
         self._next_recovery = float("-inf")
-        self._epoch = ""
+        self._epoch: object = None
 
     def run(self) -> None:
-        """Work until told to stop."""
-        hints = self._claimer.queue.hints
         try:
-            while not self._stop:
+            while not self._runtime.stop:
                 try:
                     self._work()
-                except FolderError as error:
-                    self._access.wait(str(error))
-                except OSError as error:
-                    self._access.wait(explain(error))
+                except (FolderError, OSError) as error:
+                    self._access.wait(error)
                 self._next_recovery = float("-inf")
         finally:
-            self._notify.stopping()
-            hints.stop()
+            self._runtime.notify.stopping()
+            self._claimer.queue.hints.stop()
             self._freeze.close()
-            self._access.release()
-            self._heartbeat.remove()
+            self._access.close()
 
     def _work(self) -> None:
         """Take documents. Returns when told to stop. Raises `FolderError` and OSError; waits while Redis is away."""
         for folder in self._folders.prepare():
-            self._log.info("Made the folder %s", folder)
+            self._runtime.log.info("Made the folder %s", folder)
         self._access.lock()
         queue = self._claimer.queue
-        while not self._stop:
+        while not self._runtime.stop:
             queue.hints.watch()
             if not self._freeze.enter():
-                self._notify.alive("Waits for a moment, while a backup begins")
-                self._stop.wait(_FREEZE_SECONDS)
+                self._runtime.notify.alive("Waits for a moment, while a backup begins")
+                self._runtime.stop.wait(_FREEZE_SECONDS)
                 continue
             try:
                 idle = self._step()
             except RedisError as error:
-                self._note.write(self._clock.now() - self._outage.seconds)
-                self._stop.wait(self._outage.failed(error))
+                self._note.write(self._runtime.clock.now() - self._outage.seconds)
+                self._runtime.stop.wait(self._outage.failed(error))
                 self._next_recovery = float("-inf")
                 continue
             self._access.trouble = ""
-            self._notify.alive(f"Takes documents: {self._claimer.status()}")
+            self._runtime.notify.alive(f"Takes documents: {self._claimer.status()}")
             if idle:
                 self._folders.prepare()
-                times = TICK_SECONDS, self._heartbeat.due_in(), queue.seconds_until_next()
+                times = TICK_SECONDS, self._access.heartbeat.due_in(), queue.seconds_until_next()
                 queue.hints.wait(max(0.005, min(times)))
 
     def _step(self) -> bool:
@@ -112,36 +96,32 @@ class Ingest:
 
     def _check_redis(self) -> None:
         """Send the heartbeat, and recover claims: now and then, and when Redis has lost its data."""
-        now = self._clock.monotonic()
-        if self._heartbeat.is_due() or self._outage.seconds:
+        now = self._runtime.clock.monotonic()
+        if self._access.heartbeat.is_due() or self._outage.seconds:
             epoch = self._read_epoch()
             if self._outage.seconds:
                 self._outage.over()
             self._note.remove()
             if not epoch or epoch != self._epoch:
                 if self._epoch:
-                    self._log.warning("Redis has lost its data. Every claim on disk is submitted again.")
+                    self._runtime.log.warning("Redis has lost its data. Every claim on disk is submitted again.")
                 self._next_recovery = float("-inf")
-            if self._restart.check(self._redis):
-                self._log.info("A restart was asked for")
-                self._stop.set()
+            self._access.check_restart()
             if message := self._router.refresh():
-                self._log.warning("%s", message)
-            self._heartbeat.send("working", self._claimer.status())
+                self._runtime.log.warning("%s", message)
+            self._access.heartbeat.send("working", self._claimer.status())
         if now >= self._next_recovery:
             self._recovery.run()
             self._next_recovery = now + RECOVER_EVERY
-            self._redis.set(keys_of(self._redis).epoch, new_id(self._clock.now()), nx=True)
+            self._runtime.redis.set(keys_of(self._runtime.redis).epoch, new_id(self._runtime.clock.now()), nx=True)
             self._epoch = self._read_epoch()
 
-    def _read_epoch(self) -> str:
-        """The mark that ingest sets in Redis; "" when Redis has lost it."""
-        epoch = self._redis.get(keys_of(self._redis).epoch)
-        return epoch.decode() if isinstance(epoch, bytes) else ""
+    def _read_epoch(self) -> object:
+        """The mark that ingest sets in Redis; None when Redis has lost it."""
+        return self._runtime.redis.get(keys_of(self._runtime.redis).epoch)
 
 
 def main() -> None:
-    """Entry point of `llm-ingest`."""
     with daemon_runtime("ingest", "Take documents from the watch folders.") as runtime:
         runtime.notify.status("Starts: settles what is in the spool.")
         runtime.log.info("Watching %s", ", ".join(runtime.config.directories.watch))

@@ -35,8 +35,7 @@ class FileQueue:
         config = runtime.config
         self.hints = Hints(folders.watch, runtime.log)
         self.held = HeldFiles(config.queue.priority_levels, config.processing.fairness)
-        self._levels = config.queue.priority_levels
-        self._scan_interval = config.processing.scan_interval
+        self._config = config
         self._clock = runtime.clock
         self._folders = folders
         self._finder = finder
@@ -78,7 +77,7 @@ class FileQueue:
             path, _ = self._new.popitem(last=False)
             if path not in self.held:
                 yield path, FileOrigin.NEW
-        for level in self._levels:
+        for level in self._config.queue.priority_levels:
             for path in self.held.take(level, room[level]):
                 yield path, FileOrigin.HELD
         if max(room.values()) <= 0:
@@ -90,7 +89,7 @@ class FileQueue:
             found = next(self._scan, None)
             if found is None:
                 self._scan = None
-                self._next_scan = self._clock.monotonic() + self._scan_interval
+                self._next_scan = self._clock.monotonic() + self._config.processing.scan_interval
             elif found not in self.held:
                 yield found, FileOrigin.SCAN
 
@@ -109,10 +108,7 @@ class FileQueue:
         return self.hints.overflowed or self._clock.monotonic() >= self._next_scan
 
     def _newest(self) -> list[WatchPath]:
-        """The newest of many new files: one that is dropped after ten thousand others may be urgent.
-
-        Each is read early once. One that is not urgent keeps its place in the queue.
-        """
+        """The newest of many new files, each once: one that is dropped after ten thousand others may be urgent."""
         if len(self._new) <= GROUP:
             return []  # one step can take all of them
         newest = list(islice(takewhile(lambda path: not self._new[path], reversed(self._new)), _NEWEST))

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from llm_scheduler.ingest.spool.claims import Candidate, FileStamp
+from llm_scheduler.ingest.held_back import WatchPath
+from llm_scheduler.ingest.spool import Candidate, FileStamp
 from llm_scheduler.ingest.spool.drop import id_in_name
 from llm_scheduler.ingest.spool.file_io import read_file
 from llm_scheduler.ingest.spool.watch_files import SYSTEM_ERRORS
@@ -24,19 +25,14 @@ from llm_scheduler.jobs.document import Ids
 
 _KINDS = {stat.S_IFIFO: "A FIFO", stat.S_IFSOCK: "A socket", stat.S_IFBLK: "A block device", stat.S_IFCHR: "A device"}
 
-_Key = tuple[str, str]  # (watch folder, source)
-
 
 class CompleteFile(msgspec.Struct, frozen=True):
-    """A complete file: what to claim, its bytes, and its value (None when it doesn't parse).
-
-    `parts` are the documents to split it into; empty when it is one document.
-    """
+    """A complete file: what to claim, and what is in it."""
 
     candidate: Candidate
     raw: bytes
-    value: Any
-    parts: list[bytes] = []
+    value: Any  # None when it doesn't parse
+    parts: list[bytes] = []  # the documents to split it into; empty when it is one document
 
 
 class _IncompleteFile(msgspec.Struct, frozen=True):
@@ -60,16 +56,15 @@ class Finder:
         self._clock = clock
         self._id_taken = id_taken
         self._limits = intake.IntakeLimits.from_config(processing)
-        self._incomplete: dict[_Key, _IncompleteFile] = {}
+        self._incomplete: dict[WatchPath, _IncompleteFile] = {}
         self._ids = Ids()
 
     @property
     def incomplete(self) -> int:
-        """The number of incomplete files."""
         return len(self._incomplete)
 
-    def due(self) -> list[_Key]:
-        """(watch folder, source) of the incomplete files that have to be read again now."""
+    def due(self) -> list[WatchPath]:
+        """The incomplete files that have to be read again now."""
         now = self._clock.monotonic()
         settle = self._processing.settle_seconds
         return [key for key, file in self._incomplete.items() if now - file.since >= settle]
@@ -93,15 +88,12 @@ class Finder:
         except OSError as error:  # it has gone, its folder may not be entered, or its path is too long
             self._forget(key, error)
             return None
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode) or (stat.S_ISLNK(status.st_mode) and os.path.isdir(path)):
             self._incomplete.pop(key, None)
             return None
         stamp = FileStamp.of(status)
         settled = self._is_settled(key, stamp)
         if not stat.S_ISREG(status.st_mode):
-            if stat.S_ISLNK(status.st_mode) and os.path.isdir(path):
-                self._incomplete.pop(key, None)
-                return None
             return self._rejected(key, stamp, Code.NOT_A_FILE, _not_a_file(path, status)) if settled else None
         limit = intake.size_limit(self._processing, self._settings, by_line=intake.is_by_line(source))
         if stamp.size > limit.bytes:
@@ -112,10 +104,13 @@ class Finder:
         try:
             status, raw = read_file(path, limit.bytes)
         except OSError as error:
-            return self._unreadable(key, path, settled, error)
+            if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in SYSTEM_ERRORS:
+                self._forget(key, error)
+                return None
+            return self._rejected(key, stamp, Code.UNREADABLE, error.strerror or str(error)) if settled else None
         return self._parsed(key, FileStamp.of(status), raw)
 
-    def _parsed(self, key: _Key, stamp: FileStamp, raw: bytes) -> CompleteFile | None:
+    def _parsed(self, key: WatchPath, stamp: FileStamp, raw: bytes) -> CompleteFile | None:
         if len(raw) != stamp.size:  # it is being written now
             self._is_settled(key, FileStamp(stamp.inode, -1, 0))
             return None
@@ -128,24 +123,13 @@ class Finder:
             return self._rejected(key, stamp, rejection.code, rejection.message)
         return CompleteFile(self._candidate(key, stamp, hashlib.sha256(raw).hexdigest()), raw, preview.value, parts)
 
-    def _unreadable(self, key: _Key, path: str, settled: bool, error: OSError) -> CompleteFile | None:
-        if isinstance(error, FileNotFoundError | NotADirectoryError) or error.errno in SYSTEM_ERRORS:
-            self._forget(key, error)
-            return None
-        try:
-            stamp = FileStamp.of(os.lstat(path))
-        except OSError as gone:
-            self._forget(key, gone)
-            return None
-        return self._rejected(key, stamp, Code.UNREADABLE, error.strerror or str(error)) if settled else None
-
-    def _forget(self, key: _Key, error: OSError) -> None:
+    def _forget(self, key: WatchPath, error: OSError) -> None:
         """There is nothing at this path now; a later scan looks again. Raises errors of the process or the machine."""
         if error.errno in SYSTEM_ERRORS:
             raise error
         self._incomplete.pop(key, None)
 
-    def _is_settled(self, key: _Key, stamp: FileStamp) -> bool:
+    def _is_settled(self, key: WatchPath, stamp: FileStamp) -> bool:
         """Whether the file has not changed for `settle_seconds`. The first call, or a change, starts the time."""
         now = self._clock.monotonic()
         known = self._incomplete.get(key)
@@ -154,11 +138,11 @@ class Finder:
             return self._processing.settle_seconds <= 0
         return now - known.since >= self._processing.settle_seconds
 
-    def _rejected(self, key: _Key, stamp: FileStamp, code: Code, message: str) -> CompleteFile:
+    def _rejected(self, key: WatchPath, stamp: FileStamp, code: Code, message: str) -> CompleteFile:
         return CompleteFile(self._candidate(key, stamp, None, code, message), b"", None)
 
     def _candidate(
-        self, key: _Key, stamp: FileStamp, sha256: str | None, code: Code | None = None, message: str | None = None
+        self, key: WatchPath, stamp: FileStamp, sha256: str | None, code: Code | None = None, message: str | None = None
     ) -> Candidate:
         self._incomplete.pop(key, None)
         watch, source = key

@@ -1,5 +1,6 @@
 """Events of the kernel about new files in the watch folders. They are hints for speed: only the scan is complete."""
 
+import contextlib
 import logging
 import os
 import queue
@@ -17,13 +18,10 @@ _MAX_HINTS = 200_000  # a scan is cheaper than more hints
 
 
 class Hints(FileSystemEventHandler):
-    """Collects hints, each (watch folder, source), from watchdog's threads for the one thread that reads them.
-
-    `overflowed`: hints were lost, so a scan is needed.
-    """
+    """Hints, each (watch folder, source), from watchdog's threads. `overflowed`: some were lost, a scan is needed."""
 
     def __init__(self, folders: Sequence[str], log: logging.Logger) -> None:
-        self._folders = list(folders)
+        self._folders = folders
         self._log = log
         self._queue: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
         self._early: list[tuple[str, str]] = []
@@ -37,10 +35,8 @@ class Hints(FileSystemEventHandler):
         """Watch the folders; again when one was replaced. Without inotify, only scans find files."""
         inodes = {}
         for folder in self._folders:
-            try:
+            with contextlib.suppress(OSError):
                 inodes[folder] = os.stat(folder).st_ino
-            except OSError:
-                continue
         if inodes == self._watched and (_is_alive(self._observer) or time.monotonic() < self._retry):
             return
         self.stop()
@@ -67,20 +63,16 @@ class Hints(FileSystemEventHandler):
 
     def wait(self, seconds: float) -> None:
         """Wait up to `seconds` for a hint."""
-        try:
+        with contextlib.suppress(queue.Empty):
             self._early.append(self._queue.get(timeout=seconds))
-        except queue.Empty:
-            pass
 
     def take(self) -> list[tuple[str, str]]:
         """The hints since the last call, oldest first, each once."""
         taken = dict.fromkeys(self._early)
         self._early = []
-        try:
+        with contextlib.suppress(queue.Empty):
             while len(taken) < _MAX_TAKEN:
                 taken[self._queue.get_nowait()] = None
-        except queue.Empty:
-            pass
         return list(taken)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
@@ -109,10 +101,9 @@ def _is_alive(observer: BaseObserver | None) -> bool:
 
 
 def _observer() -> BaseObserver:
-    """watchdog's observer; on Linux without events of files that leave a folder.
+    """watchdog's observer; on Linux without events of files that leave a folder: these are our own claims.
 
-    Those are our own claims. watchdog would delay each of them, and all later events, by half a second in order to
-    pair it with an arrival.
+    watchdog would delay each of them, and all later events, by half a second in order to pair it with an arrival.
     """
     if sys.platform != "linux":
         return Observer()

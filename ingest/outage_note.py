@@ -18,11 +18,8 @@ class OutageNote:
 
     def write(self, since: float) -> None:
         """Note that Redis has been away since epoch seconds `since`."""
-        try:
-            with open(self._path, "xb") as file:
-                file.write(msgspec.json.encode(_Note(since)))
-        except OSError:
-            pass  # it exists already, or the disk has a fault too
+        with contextlib.suppress(OSError), open(self._path, "xb") as file:  # it may exist, or the disk has a fault too
+            file.write(msgspec.json.encode(_Note(since)))
 
     def read(self) -> float | None:
         """Since when Redis has been away (epoch seconds); None when there is no note."""

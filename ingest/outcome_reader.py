@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -99,10 +99,8 @@ class OutcomeReader:
             return []
 
 
-def _by_stream(answer: object) -> Iterator[tuple[str, list[tuple[bytes, dict[bytes, bytes]]]]]:
+def _by_stream(answer: Any) -> Iterator[tuple[str, list[tuple[bytes, dict[bytes, bytes]]]]]:
     """The entries of each stream in an answer to XREAD, which redis-py returns as a list or (RESP3) as a dict."""
-    pairs = answer.items() if isinstance(answer, dict) else answer
-    assert isinstance(pairs, Iterable)
-    for name, entries in pairs:
+    for name, entries in dict(answer).items():
         nested = entries[0] if entries and isinstance(entries[0], list) else entries
         yield name.decode(), nested

@@ -51,33 +51,24 @@ class Discrepancy(msgspec.Struct, frozen=True):
 
 
 class Reconciliation(msgspec.Struct):
-    """How many documents are where. `llmctl reconcile --json` prints these fields.
+    """How many documents are where. `llmctl reconcile --json` prints these fields."""
 
-    - `waiting`: files in watch folders
-    - `taken_apart`: files of several documents that were split; their documents are counted
-    - `results_taken`: done documents whose results are no longer in the output folder
-    - `originals_removed`: results whose originals are no longer in the archive
-    - `unsubmitted`: claims that Redis doesn't know; ingest submits them
-    - `unrecorded`: finished documents that Redis doesn't know; `recorded`: those of them that were added now
-    - `removed`: finished documents that only Redis knows
-    """
-
-    waiting: int = 0
+    waiting: int = 0  # files in watch folders
     in_flight: int = 0
     done: int = 0
     rejected: int = 0
-    taken_apart: int = 0
-    results_taken: int = 0
-    originals_removed: int = 0
-    unsubmitted: int = 0
-    unrecorded: int = 0
-    recorded: int = 0
-    removed: int = 0
+    taken_apart: int = 0  # files of several documents that were split; their documents are counted
+    results_taken: int = 0  # done documents whose results are no longer in the output folder
+    originals_removed: int = 0  # results whose originals are no longer in the archive
+    unsubmitted: int = 0  # claims that Redis doesn't know; ingest submits them
+    unrecorded: int = 0  # finished documents that Redis doesn't know
+    recorded: int = 0  # those of them that were added now
+    removed: int = 0  # finished documents that only Redis knows
     problems: list[Discrepancy] = []
 
     @property
     def is_balanced(self) -> bool:
-        """Every document is accounted for, once."""
+        """Whether every document is accounted for, once."""
         return not self.problems
 
 
@@ -95,21 +86,15 @@ class Reconciler:
         config: Config,
         redis: Redis | None,
         *,
-        verify: bool = False,
-        record: bool = False,
+        verify: bool = False,  # compare every original with the SHA-256 in its report
+        record: bool = False,  # add finished documents that Redis doesn't know to its ledger
         progress: Progress = lambda _folder, _count: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Without `redis`, only the folders are checked.
-
-        `verify`: compare every original with the SHA-256 in its report. `record`: add finished documents that Redis
-        doesn't know to its ledger.
-        """
+        """Without `redis`, only the folders are checked."""
+        self._config = config
         self._folders = Folders.of(config.directories)
         self._claims = Claims(self._folders.temp)
-        self._levels = config.queue.priority_levels
-        self._limits = intake.IntakeLimits.from_config(config.processing)
-        self._max_lines = config.intake.max_lines
         self._redis = redis
         self._verify = verify
         self._record = record
@@ -147,11 +132,12 @@ class Reconciler:
 
     def _was_split(self, original: str) -> bool:
         """Whether an original is a file of several documents: only these have results."""
+        limits, max_lines = intake.IntakeLimits.from_config(self._config.processing), self._config.intake.max_lines
         try:
             if is_sealed(original):
                 return os.path.isdir(original + LINES)
             with open(original, "rb") as file:
-                return bool(intake.parts_of(file.read(), os.path.basename(original), self._limits, self._max_lines))
+                return bool(intake.parts_of(file.read(), os.path.basename(original), limits, max_lines))
         except (OSError, intake.IntakeRejection):
             return False
 
@@ -200,7 +186,7 @@ class Reconciler:
         except FileNotFoundError:
             return  # it was retried just now, or removed because of its age
         if sha256_of(original) not in (None, report.sha256):
-            self._counts.problems.append(_discrepancy("other_content", original))
+            self._counts.problems.append(Discrepancy("other_content", original, _MEANINGS["other_content"]))
 
     def _compare(self, redis: Redis, claimed: set[str]) -> None:
         known: set[str] = set()
@@ -225,7 +211,8 @@ class Reconciler:
 
     def _records(self, redis: Redis) -> Iterator[tuple[str, ledger.Record]]:
         number = 0
-        for records in ledger_queries.pages(lambda *found: found, redis, self._levels, limit=_CHUNK):
+        levels = self._config.queue.priority_levels
+        for records in ledger_queries.pages(lambda *found: found, redis, levels, limit=_CHUNK):
             number += len(records)
             self._progress("ledger", number)
             yield from records
@@ -242,28 +229,15 @@ class Reconciler:
                 return
             if check < _CHECKS - 1:
                 self._sleep(_CHECK_SECONDS)
-        self._counts.problems += [_discrepancy(each.kind, each.where) for each in self._suspects]
-
-
-def _discrepancy(kind: DiscrepancyKind, where: str) -> Discrepancy:
-    return Discrepancy(kind, where, _MEANINGS[kind])
+        for kind, where, _ in self._suspects:
+            self._counts.problems.append(Discrepancy(kind, where, _MEANINGS[kind]))
 
 
 def _finished(report: FinishedReport) -> ledger.FinishedDocument:
     """What the ledger knew of a finished document, except its size, which is not in the report."""
     status = Status.DONE if not report.code else Status.CANCELLED if report.code == Code.CANCELLED else Status.REJECTED
-    record = report.route
-    route = Route(
-        priority=record.priority,
-        queue=record.queue,
-        handler=record.handler,
-        reasons=record.reasons,
-        country=record.country,
-        industry=record.industry,
-        language=record.language,
-    )
     fields = ledger.document_fields(
-        route,
+        msgspec.convert(report.route, Route, from_attributes=True),
         report.source,
         _epoch(report.received_at),
         attempts=report.attempts,

@@ -1,15 +1,11 @@
 """Recovery: the disk is the record, so a claim that Redis has lost is submitted again (invariant 1).
 
-It runs at start, when Redis turns out to have been emptied, and every 30 s. It submits claims
-
-- that the ledger does not know,
-- whose level is no longer in the configuration,
-- whose job is gone, so that nobody will bring them to an end (jobs/store/job_locations.py).
-
-Submitting a document twice is harmless, because it is committed once, but it costs work. So a job has to be missing for
-a while before its document is submitted again.
+It runs at start, when Redis turns out to have been emptied, and every 30 s. It submits claims that the ledger does not
+know, whose level is no longer in the configuration, or whose job is gone (jobs/store/job_locations.py). Submitting a
+document twice is harmless, because it is committed once, but it costs work. So a job has to be missing for a while.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,9 +17,7 @@ from llm_scheduler.jobs import intake
 from llm_scheduler.jobs.document import FINAL, Status
 from llm_scheduler.jobs.process.runtime import Runtime
 from llm_scheduler.jobs.store import job_locations, ledger
-from llm_scheduler.jobs.store.job_locations import JobLocations
 from llm_scheduler.jobs.store.keys import keys_of
-from llm_scheduler.jobs.store.ledger import Entry
 from llm_scheduler.jobs.store.load import read_load
 
 # How long the job of a claim has to be missing: the outcome may be on its way through the collector.
@@ -95,13 +89,13 @@ class Recovery:
     def _lost(
         self,
         held: dict[str, Claim],
-        locations: JobLocations,
+        locations: job_locations.JobLocations,
         missing: dict[str, _MissingJob],
         orphans: dict[str, set[str]],
     ) -> Iterator[Claim]:
         """The claims of a group that nobody will bring to an end."""
         now = self._clock.monotonic()
-        unsure: list[Entry] = []
+        unsure: list[ledger.Entry] = []
         for claim, entry in zip(held.values(), ledger.entries(self._redis, list(held)), strict=True):
             if entry is None:
                 yield claim
@@ -124,7 +118,7 @@ class Recovery:
             else:
                 missing[entry.id] = job
 
-    def _without_job(self, entries: list[Entry], locations: JobLocations) -> list[Entry]:
+    def _without_job(self, entries: list[ledger.Entry], locations: job_locations.JobLocations) -> list[ledger.Entry]:
         """The entries whose job is in no location or has no hash."""
         jobs = [job_id for job_id in {entry.rq_job_id for entry in entries} if job_id in locations.jobs]
         if not jobs:
@@ -140,15 +134,19 @@ class Recovery:
         part: list[Submission] = []
         size = 0
         for claim in lost:
-            raw, preview = b"", None
+            raw, value = b"", None
+            parts: list[bytes] = []
             if not claim.code:
                 try:
                     raw = self._claims.read(group, claim.id)
                 except OSError:
                     continue  # it was committed meanwhile
                 preview = intake.Preview(raw, claim.source, self._limits)
-            route = self._router.decide(preview and preview.value, claim.source, claim.stamp.size).route
-            if preview and (parts := self._parts(preview)):
+                value = preview.value
+                with contextlib.suppress(intake.IntakeRejection):  # the worker rejects the file
+                    parts = preview.parts(self._max_lines)
+            route = self._router.decide(value, claim.source, claim.stamp.size).route
+            if parts:
                 self._splitter.split(group, claim, parts)
                 self._submitter.record_split(claim, route, len(parts))
                 continue
@@ -159,10 +157,3 @@ class Recovery:
                 part, size = [], 0
         if part:
             yield part
-
-    def _parts(self, preview: intake.Preview) -> list[bytes]:
-        """The documents to split a claim into, if a crash prevented that; empty for one document."""
-        try:
-            return preview.parts(self._max_lines)
-        except intake.IntakeRejection:
-            return []  # the worker rejects the file

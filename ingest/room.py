@@ -41,10 +41,9 @@ class Room:
     """Computes the room of each level. `rates` has to be told of documents that were claimed."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
-        self._queue = config.queue
+        self._config = config
         self._levels = config.queue.priority_levels
         self._fair = config.processing.fairness == "source"
-        self._batch_size = config.processing.batch_size
         self._clock = clock
         self.rates = Rates(self._levels)
 
@@ -54,15 +53,15 @@ class Room:
         With fairness, a level may only have as much in flight as it finishes in a moment. Queued documents can't be
         overtaken, so only documents that wait in front of the queue can take turns.
         """
-        most = self._queue.max_queue_size
-        if load.bytes >= self._queue.max_queue_bytes or load.spare <= 0:
+        most = self._config.queue.max_queue_size
+        if load.bytes >= self._config.queue.max_queue_bytes or load.spare <= 0:
             return dict.fromkeys(self._levels, 0)
         steps = 10 * max(1, len(self._levels) - 1)
         room = {level: most - 2 * most * place // steps - load.documents for place, level in enumerate(self._levels)}
         if not self._fair:
             return room
         self.rates.measure(load.in_flight, self._clock.monotonic())
-        least = 4 * self._batch_size
+        least = 4 * self._config.processing.batch_size
         for level in self._levels:
             window = max(least, int(self.rates.per_second[level] * _FAIR_SECONDS))
             room[level] = min(room[level], window - load.in_flight[level])

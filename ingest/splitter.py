@@ -32,7 +32,6 @@ class Splitter:
     """Splits claims. Only ingest uses it."""
 
     def __init__(self, folders: Folders, claims: Claims, at: FaultPoint = no_faults, seal: Seal | None = None) -> None:
-        """`seal` encrypts the originals."""
         self._folders = folders
         self._seal = seal
         self._claims = claims
@@ -40,10 +39,7 @@ class Splitter:
 
     def roots(self) -> list[str]:
         """The watch folders of split files that still have files, the oldest first. Empty ones are removed."""
-        try:
-            names = sorted(name for name in os.listdir(self._folders.lines) if is_id(name))
-        except FileNotFoundError:
-            return []
+        names = sorted(name for name in self._names_in_lines() if is_id(name))
         return [root for name in names if _has_files(root := os.path.join(self._folders.lines, name))]
 
     def split(self, group: str, claim: Claim, parts: Sequence[bytes]) -> str:
@@ -74,10 +70,7 @@ class Splitter:
 
     def recover(self, claimed: Callable[[], set[str]]) -> None:
         """Complete or undo what a crash interrupted. `claimed` returns the ids of all claims."""
-        try:
-            names = [name for name in os.listdir(self._folders.lines) if name.startswith(".") and is_id(name[1:])]
-        except FileNotFoundError:
-            return
+        names = [name for name in self._names_in_lines() if name.startswith(".") and is_id(name[1:])]
         ids = claimed() if names else set()
         for name in names:
             hidden = os.path.join(self._folders.lines, name)
@@ -85,6 +78,12 @@ class Splitter:
                 shutil.rmtree(hidden, ignore_errors=True)
             else:
                 os.rename(hidden, os.path.join(self._folders.lines, name[1:]))
+
+    def _names_in_lines(self) -> list[str]:
+        try:
+            return os.listdir(self._folders.lines)
+        except FileNotFoundError:
+            return []
 
     def _free_home(self, claim: Claim) -> str:
         """A free path in the archive for the original of `claim`, or the path where its encrypted copy is already.

@@ -16,7 +16,6 @@ from llm_scheduler.jobs.sealing import sealing_of
 from llm_scheduler.jobs.store import batches, counters, ledger, outcomes, submission
 from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.load import Load
-from llm_scheduler.jobs.store.outcomes import Outcome
 
 JOB_SECONDS = 0.25  # the most work in a job of several real-time documents
 _UNKNOWN_PACE = 4  # documents in a job at most, while the time for one is unknown
@@ -42,12 +41,9 @@ class Submitter:
         self._sealing = sealing_of(config.security)
 
     def submit(self, documents: Sequence[Submission], load: Load) -> None:
-        """Submit and record `documents`: all of them, or none when it raises RedisError.
-
-        The longer the queue in `load`, the more documents share a job.
-        """
+        """Submit `documents`: all, or none when it raises RedisError. The longer the queue, the more share a job."""
         now = self._clock.now()
-        rejected: dict[str, list[Outcome]] = {}
+        rejected: dict[str, list[outcomes.Outcome]] = {}
         rejected_payloads: list[tuple[Payload, int]] = []
         by_queue: dict[str, list[tuple[Payload, int]]] = {}
         ids: dict[str, list[str]] = {}
@@ -77,7 +73,9 @@ class Submitter:
                     part, group = group[:count], group[count:]
                     self._enqueue(pipeline, queue, part, now)
                 if group:
-                    self._join_batch(pipeline, queue, group, now)
+                    payloads, sizes = zip(*group, strict=True)
+                    submission.record(pipeline, Status.BATCHED, now, payloads, sizes)
+                    batches.add(pipeline, queue, payloads, self._config.processing, now)
                     joined[queue] = len(pipeline) - 1
             answers = pipeline.execute()
         for queue, index in joined.items():
@@ -92,10 +90,6 @@ class Submitter:
         fields = ledger.document_fields(route, claim.source, claim.received_at, message=message)
         ledger.move(self._redis, Status.DONE, self._clock.now(), [(claim.id, fields)])
 
-    def flush_all(self) -> None:
-        """Submit all batches, due or not."""
-        batches.flush_all(self._redis, self._config.queue.priority_levels, self._config.processing, self._clock)
-
     def _shared(self, count: int, queue: str, load: Load) -> Iterator[int]:
         pace = load.pace.get(queue)
         limit = _UNKNOWN_PACE if pace is None else int(JOB_SECONDS / max(pace, 1e-6))
@@ -108,11 +102,6 @@ class Submitter:
             job_id = new_id(now)
             submission.enqueue(pipeline, self._redis, job_id, queue, payloads)
             submission.record(pipeline, Status.QUEUED, now, payloads, sizes, job_id)
-
-    def _join_batch(self, pipeline: Pipeline, queue: str, group: list[tuple[Payload, int]], now: float) -> None:
-        payloads, sizes = zip(*group, strict=True)
-        submission.record(pipeline, Status.BATCHED, now, payloads, sizes)
-        batches.add(pipeline, queue, payloads, self._config.processing, now)
 
     def _is_batched(self, queue: str) -> bool:
         """Whether documents of `queue` wait in a batch."""
@@ -155,8 +144,8 @@ def shared(count: int, waiting: int, limit: int) -> Iterator[int]:
         count -= size
 
 
-def _rejection(claim: Claim, payload: Payload, now: float) -> Outcome:
-    return Outcome(
+def _rejection(claim: Claim, payload: Payload, now: float) -> outcomes.Outcome:
+    return outcomes.Outcome(
         kind="rejected",
         id=claim.id,
         group=payload.group,

@@ -2,7 +2,6 @@
 
 import re
 from enum import StrEnum
-from typing import Any
 
 import msgspec
 import zstandard
@@ -103,8 +102,7 @@ def last_id(now: float) -> str:
 
 
 class Ids:
-    """Makes ids that sort in the order of their making, also within one millisecond ("Monotonicity" in the ULID
-    specification)."""
+    """Makes ids that sort in the order of their making, also within a millisecond (ULID: "Monotonicity")."""
 
     def __init__(self) -> None:
         self._last = 0
@@ -134,19 +132,7 @@ def pack_body(raw: bytes) -> tuple[bytes, bool]:
 # Zstandard (RFC 8878): eight times as fast as zlib, each at its lowest level (docs/decisions/0009-throughput.md).
 _compressor = zstandard.ZstdCompressor(level=1)
 _decompressor = zstandard.ZstdDecompressor()
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(Payload)
 
-
-def encode(payload: Payload) -> bytes:
-    return _encoder.encode(payload)
-
-
-def decode(raw: bytes) -> Payload:
-    """Raises `msgspec.DecodeError` when `raw` is not a payload."""
-    return _decoder.decode(raw)
-
-
-def plain(value: Any) -> Any:
-    """`value` in plain JSON types."""
-    return msgspec.to_builtins(value)
+# Of a payload. `decode` raises `msgspec.DecodeError` when the bytes are none.
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Payload).decode

@@ -11,10 +11,6 @@ from typing import Any
 
 from llm_scheduler import jobs
 
-BUILT_IN = "llm_scheduler.jobs.summary:summarise"
-# A function of this name takes a whole batch.
-_BATCH_FUNCTION = "handle_batch"
-
 
 class Reject(Exception):
     """Raised by a handler to reject a document: it goes to the error folder with this reason, without a retry.
@@ -28,8 +24,7 @@ class Context:
     """What a handler gets beside the document.
 
     `attempt` counts from 1. `received_at` is in epoch seconds. `text` is the document's JSON text as it arrived.
-    `country`, `city`, `industry` and `language` come from the router and are empty if unknown; `tags` come from its
-    rules.
+    `country` to `language` come from the router and are empty if unknown; `tags` come from its rules.
     """
 
     id: str
@@ -73,15 +68,13 @@ class HandlerMissing(Exception):
 def load_handlers(configured: Mapping[str, str]) -> dict[str, Handler | BatchHandler | HandlerMissing]:
     """The functions for `configured` (name to `package.module:function`), and the built-in `default` if not named.
 
-    In the place of a handler that cannot be imported is its error: only that handler's documents are rejected. The
-    working folder is importable.
+    In the place of a handler that cannot be imported is its error: only that handler's documents are rejected.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # at the end: a folder there must not hide an installed package
     _keep_old_import_names()
-    paths = {"default": BUILT_IN, **configured}
     handlers: dict[str, Handler | BatchHandler | HandlerMissing] = {}
-    for name, path in paths.items():
+    for name, path in {"default": "llm_scheduler.jobs.summary:summarise", **configured}.items():
         try:
             handlers[name] = load_handler(path)
         except HandlerMissing as error:
@@ -102,7 +95,7 @@ def _keep_old_import_names() -> None:
 
 
 def load_handler(path: str) -> Handler | BatchHandler:
-    """The function at `package.module:function`; `handle_batch` takes batches. Raises `HandlerMissing`."""
+    """The function at `package.module:function`; one called `handle_batch` takes batches. Raises `HandlerMissing`."""
     module_name, _, function_name = path.partition(":")
     try:
         module = importlib.import_module(module_name)
@@ -113,7 +106,7 @@ def load_handler(path: str) -> Handler | BatchHandler:
         raise HandlerMissing(f"{path}: {module_name} has no function {function_name}")
     if inspect.iscoroutinefunction(function):
         raise HandlerMissing(f"{path}: a handler has to be a plain function, and this one is async")
-    if function_name == _BATCH_FUNCTION:
+    if function_name == "handle_batch":
         return BatchHandler(function)
     handler: Handler = function
     return handler

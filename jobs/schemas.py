@@ -25,7 +25,6 @@ class Schema:
 
     def __init__(self, name: str, schema: Any) -> None:
         """Raises `SchemaProblem` for an invalid schema, and for one that refers to another document."""
-        self.name = name
         try:
             self._validator = jsonschema_rs.validator_for(schema, retriever=_reject_reference)
         except (ValueError, TypeError) as error:
@@ -48,8 +47,7 @@ class Schema:
     def problems(self, value: Any) -> list[str]:
         """Each violation by `value`, with its place as a JSON pointer (RFC 6901); empty if `value` is valid."""
         try:
-            errors = self._validator.iter_errors(value)
-            first = islice(errors, _MAX_PROBLEMS)
+            first = islice(self._validator.iter_errors(value), _MAX_PROBLEMS)
             return [f"{_pointer(error.instance_path)}: {error.message[:_MAX_MESSAGE]}" for error in first]
         except (ValueError, TypeError, OverflowError) as error:
             return [f"/: it cannot be checked: {error}"]

@@ -1,5 +1,6 @@
 """The built-in handler: a small summary of any document."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -17,31 +18,22 @@ def summarise(document: Any, context: Context) -> dict[str, Any]:
 
     Keys: shape, keys, items, values, depth, strings, characters, words, tokens_estimate, bytes.
     """
-    strings = 0
-    characters = 0
-    words = 0
-    cjk = 0
-    values = 0
-    deepest = 0
-    for depth, value in _walk(document):
-        values += 1
-        deepest = max(deepest, depth)
-        if isinstance(value, str):
-            strings += 1
-            characters += len(value)
-            wide = len(_CJK.findall(value))
-            cjk += wide
-            words += wide + len(_WORD.findall(_CJK.sub(" ", value) if wide else value))
+    values = list(_walk(document))
+    texts = [value for _, value in values if isinstance(value, str)]
+    whole = " ".join(texts)
+    characters = sum(map(len, texts))
+    cjk = len(_CJK.findall(whole))
+    words = _WORD.findall(_CJK.sub(" ", whole) if cjk else whole)
     return {
         "shape": _shape(document),
         "keys": list(document)[:50] if isinstance(document, dict) else [],
         "items": len(document) if isinstance(document, dict | list) else 0,
-        "values": values,
-        "depth": deepest,
-        "strings": strings,
+        "values": len(values),
+        "depth": max(depth for depth, _ in values),
+        "strings": len(texts),
         "characters": characters,
-        "words": words,
-        "tokens_estimate": cjk + -(-(characters - cjk) // _CHARACTERS_PER_TOKEN),
+        "words": cjk + len(words),
+        "tokens_estimate": cjk + math.ceil((characters - cjk) / _CHARACTERS_PER_TOKEN),
         "bytes": len(context.text),
     }
 

@@ -23,7 +23,8 @@ from redis import Redis
 from starlette.applications import Starlette
 
 from llm_scheduler.api.local.embedded_server import program
-from llm_scheduler.jobs.config import Config, Routing, load
+from llm_scheduler.jobs.config import Config, load
+from llm_scheduler.jobs.config.model import Routing
 from llm_scheduler.jobs.process.connection import connect
 from llm_scheduler.jobs.store import ledger, outcomes
 from llm_scheduler.jobs.store.keys import Keys

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from llm_scheduler.api.cli import app
 from llm_scheduler.ingest.spool import Folders, SpoolLock, backup_file
 from llm_scheduler.ingest.spool.backup import make
-from llm_scheduler.ingest.spool.freeze import FreezeLock, FreezeTimeout
+from llm_scheduler.ingest.spool.locks import FreezeLock, FreezeTimeout
 from llm_scheduler.ingest.spool.restore import restore
 from llm_scheduler.jobs.sealing import new_key
 from llm_scheduler.jobs.store import commands
@@ -489,10 +489,10 @@ def rewrite(path: str, change: Any, *, recount: bool = False) -> None:
         members = [(member, (tar.extractfile(member) or io.BytesIO()).read()) for member in tar]
     members = change(members)
     if recount:
-        about = backup_file.BackupContents()
+        count = backup_file.BackupCount()
         for member, content in members[1:-1]:
-            about.add(member.name, len(content))
-        content = json.dumps({name: getattr(about.count, name) for name in about.count.__struct_fields__}).encode()
+            count.add(member.name, len(content))
+        content = json.dumps({name: getattr(count, name) for name in count.__struct_fields__}).encode()
         members[-1][0].size = len(content)
         members[-1] = (members[-1][0], content)
     with gzip.open(path, "wb") as packed, tarfile.open(fileobj=packed, mode="w") as tar:

@@ -12,11 +12,12 @@ import pytest
 from conftest import Fleet, account, files
 from test_running import HandClock, payload
 
-from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.config import Intake, Processing
 from llm_scheduler.jobs.document import Payload
 from llm_scheduler.jobs.handler import BatchContext, BatchHandler, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import encode
 from llm_scheduler.jobs.worker.hang_guard import HangGuard
+from llm_scheduler.jobs.worker.reader import Reader
 from llm_scheduler.jobs.worker.runner import JobResult, Runner
 
 Function = Callable[[list[Any], BatchContext], Any]
@@ -30,7 +31,9 @@ def run(
 ) -> JobResult:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
     handlers = {"default": BatchHandler(function), "single": lambda document, context: [document]}
-    ran = Runner(settings, handlers, HandClock(), stopping, logging.getLogger("test")).run(payloads, "job-1")
+    clock, log = HandClock(), logging.getLogger("test")
+    guard, reader = HangGuard(clock), Reader(settings, Intake())
+    ran = Runner(settings, handlers, clock, stopping, log, guard, reader).run(payloads, "job-1")
     encode(ran.outcomes)  # they have to be able to travel
     return ran
 
@@ -210,7 +213,8 @@ def test_each_document_has_its_share_of_the_time() -> None:
         return documents
 
     handlers = {"default": BatchHandler(handle_batch)}
-    runner = Runner(Processing(), handlers, clock, lambda: False, logging.getLogger("test"))
+    guard, reader = HangGuard(clock), Reader(Processing(), Intake())
+    runner = Runner(Processing(), handlers, clock, lambda: False, logging.getLogger("test"), guard, reader)
     assert [outcome.seconds for outcome in runner.run(numbers(4), "job-1").outcomes] == [1.5] * 4
 
 

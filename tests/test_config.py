@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from llm_scheduler.jobs.config import Config, ConfigError, ConfigProblem, find, load
+from llm_scheduler.jobs.config import Config, ConfigError, find, load
+from llm_scheduler.jobs.config.problem import ConfigProblem
 
 # The guide's file: each of its keys, with comments, none of them at its default unless it has no other value.
 GUIDE = """\

@@ -25,7 +25,6 @@ from llm_scheduler.jobs.intake import (
     IntakeRejection,
     Quality,
     ReadDocument,
-    RepairOptions,
     read,
     split,
     words,
@@ -242,10 +241,8 @@ def test_what_may_be_mended_has_a_limit() -> None:
     broken = b"{'a': '" + b"x" * 1000 + b"'}"
     assert read(broken, LIMITS).quality is Quality.REPAIRED
     with pytest.raises(IntakeRejection, match="repair_max_bytes"):
-        read(broken, LIMITS, RepairOptions(max_bytes=1000))
-    assert read(
-        b"```json\n" + json.dumps({"a": "x" * 1000}).encode() + b"\n```", LIMITS, RepairOptions(max_bytes=0)
-    ).value
+        read(broken, LIMITS, repair_max_bytes=1000)
+    assert read(b"```json\n" + json.dumps({"a": "x" * 1000}).encode() + b"\n```", LIMITS, repair_max_bytes=0).value
 
 
 # Nothing holds it up

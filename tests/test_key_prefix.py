@@ -96,6 +96,19 @@ def test_two_prefixes_do_not_see_each_other(redis: Redis, redis_server: object) 
     assert names(redis) == {Keys(PREFIX).alerts, Keys(PREFIX).events}
 
 
+@pytest.mark.parametrize("program", ["ingest", "medium", "api", "llmctl"])
+def test_a_prefix_that_rq_would_not_share_ends_every_program(fleet: Fleet, program: str) -> None:
+    """With exit status 78, after which systemd does not try again, and a sentence."""
+    fleet.config()
+    module = Fleet.MODULES.get(program, (f"llm_scheduler.{program}.server",))
+    python = [sys.executable, "-P", "-m", *module, "--config", "config.json"]
+    command = [LLMCTL, "--config", "config.json", "tasks"] if program == "llmctl" else python
+    environ = {**os.environ, "RQ_KEY_PREFIX": "other"}
+    done = subprocess.run(command, cwd=fleet.folder, env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 78
+    assert "RQ_KEY_PREFIX is 'other'. It must end in 'rq', for example '{s1}:rq'." in " ".join(done.stderr.split())
+
+
 def test_a_prefix_that_rq_would_not_share_is_refused() -> None:
     assert key_prefix({}) == ""
     assert key_prefix({"RQ_KEY_PREFIX": "{s1}:rq"}) == PREFIX

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from llm_scheduler.api.cli import app
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.jobs.config import Config, ConfigError, Routing, load
+from llm_scheduler.jobs.config import Config, ConfigError, load
+from llm_scheduler.jobs.config.model import Routing
 
 run = CliRunner().invoke
 WORDS = {"fruit": "apple banana cherry orchard juice", "metal": "steel copper furnace alloy smelter"}

@@ -184,7 +184,7 @@ def test_the_journal_gets_priorities_and_fields(redis_server: Server) -> None:
 def test_a_terminal_is_not_the_journal() -> None:
     script = (
         "import os; os.environ['JOURNAL_STREAM'] = '1:2'\n"
-        "from llm_scheduler.jobs.process.logs import setup; from llm_scheduler.jobs.config import Logging\n"
+        "from llm_scheduler.jobs.process.logs import setup; from llm_scheduler.jobs.config.model import Logging\n"
         "setup(Logging(), 'x').error('words')"
     )
     said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr

@@ -69,7 +69,9 @@ class Ground:
         )
         assert len(claims) == count
         router, submitter = Router(config), Submitter(config, self.redis, self.clock)
-        documents = [Submission(group, each, b"{}", router.decide({"metadata": {"priority": level}}).route) for each in claims]
+        documents = [
+            Submission(group, each, b"{}", router.decide({"metadata": {"priority": level}}).route) for each in claims
+        ]
         queued = {level: 10**6 if together > 1 else 0}
         load = Load(in_flight={}, queued=queued, bytes=0, pace={level: 0.25 / together})
         submitter.submit(documents, load)

@@ -8,7 +8,8 @@ import pytest
 from conftest import Fleet
 
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.jobs.config import Config, Routing, Rule, Security, Then
+from llm_scheduler.jobs.config import Config, Security
+from llm_scheduler.jobs.config.model import Routing, Rule, Then
 from llm_scheduler.jobs.sealing import new_key
 
 TAIWAN = "台灣積體電路製造股份有限公司總部位於新竹，生產晶片。"

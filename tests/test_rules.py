@@ -9,7 +9,8 @@ import pytest
 from conftest import QUIET, Fleet
 
 from llm_scheduler.ingest.router import Router
-from llm_scheduler.jobs.config import Config, ConfigError, Rule, Security, Then, load
+from llm_scheduler.jobs.config import Config, ConfigError, Security, load
+from llm_scheduler.jobs.config.model import Rule, Then
 from llm_scheduler.jobs.sealing import new_key
 
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from conftest import Fleet, account
 
-from llm_scheduler.jobs.config import Processing
+from llm_scheduler.jobs.config import Intake, Processing
 from llm_scheduler.jobs.document import Payload, Route, new_id, pack_body
 from llm_scheduler.jobs.handler import Context, HandlerMissing, Reject, load_handlers
 from llm_scheduler.jobs.store.outcomes import Outcome, encode
 from llm_scheduler.jobs.worker.failure import OutOfMemory
+from llm_scheduler.jobs.worker.hang_guard import HangGuard
+from llm_scheduler.jobs.worker.reader import Reader
 from llm_scheduler.jobs.worker.runner import JobResult, Retry, Runner, backoff
 
 
@@ -43,7 +45,9 @@ def run(
     **processing: Any,
 ) -> JobResult:
     settings = Processing(**{"retry_attempts": 2, "retry_delay": 10, **processing})
-    runner = Runner(settings, {"default": handler}, HandClock(), stopping, logging.getLogger("test"))
+    clock, log = HandClock(), logging.getLogger("test")
+    guard, reader = HangGuard(clock), Reader(settings, Intake())
+    runner = Runner(settings, {"default": handler}, clock, stopping, log, guard, reader)
     return runner.run(payloads or [payload()], "job-1")
 
 

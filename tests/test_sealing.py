@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from llm_scheduler.api.cli import app
 from llm_scheduler.ingest.spool.originals import is_sealed, read_original
 from llm_scheduler.jobs.config import ConfigError, Security, load
-from llm_scheduler.jobs.config.encryption import is_key, split_keys
+from llm_scheduler.jobs.config.key_checks import is_key
+from llm_scheduler.jobs.config.model import split_keys
 from llm_scheduler.jobs.crash import crash_report
-from llm_scheduler.jobs.intake import IntakeLimits, RepairOptions, read
+from llm_scheduler.jobs.intake import IntakeLimits, read
 from llm_scheduler.jobs.sealing import Seal, Sealing, WrongKey, masked, new_key, opened
 from llm_scheduler.jobs.sealing.fields import Fields
 
@@ -155,7 +156,7 @@ def test_what_a_message_quotes_is_hidden() -> None:
 
 def test_receipts_quote_nothing_of_a_value() -> None:
     raw = b"{'name': 'Zebulon-4711', \"b\": 1,}"
-    reading = read(raw, IntakeLimits(10**6, 100), RepairOptions(10**6))
+    reading = read(raw, IntakeLimits(10**6, 100), 10**6)
     assert SECRET in str(reading.repairs)
     shut = sealing("name").sealed_reading(reading)
     assert SECRET not in str(shut)

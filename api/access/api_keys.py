@@ -176,7 +176,10 @@ class KeyRing:
                 _log.error("%s can't be used: %s. The keys that were read last stay in force.", self._path, why)
 
     def _replace(self, keys: Sequence[Key]) -> None:
-        named = {key.id.encode(): _holder(key) for key in keys}
+        named = {}
+        for key in keys:
+            expires_at = key.expires_at.timestamp() if key.expires_at else None
+            named[key.id.encode()] = KeyHolder(key.name, key.role, key.sha256, expires_at=expires_at)
         self._by_id = named
         self._by_name = {each.name: each for each in (*named.values(), *self._configured)}
         self._logged_at = float("-inf")
@@ -189,11 +192,6 @@ def _signature(path: str) -> tuple[int, ...]:
     except FileNotFoundError:
         return ()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _holder(key: Key) -> KeyHolder:
-    expires_at = key.expires_at.timestamp() if key.expires_at else None
-    return KeyHolder(key.name, key.role, key.sha256, expires_at=expires_at)
 
 
 def _configured(security: Security) -> Iterator[KeyHolder]:

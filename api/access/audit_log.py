@@ -7,7 +7,6 @@ line in the log is always written first.
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -24,7 +23,6 @@ MAX_WAITING = 10_000  # calls that are not in Redis yet; beyond this the oldest 
 _FIELD = b"e"
 _AT_ONCE = 500
 _MAX_SCANNED = 20_000  # entries that one filtered request reads; its cursor continues from there
-_MAX_LOGGED = 500
 
 _log = logging.getLogger("llm.audit")
 
@@ -54,9 +52,9 @@ class CallPage(NamedTuple):
 
 
 class AuditLog:
-    """Writes the audit log. Without `redis` it is in the log only."""
+    """Writes the audit log."""
 
-    def __init__(self, redis: Redis | None) -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._waiting: deque[Call] = deque(maxlen=MAX_WAITING)
         self._wake = threading.Event()
@@ -70,8 +68,6 @@ class AuditLog:
     def record(self, call: Call) -> None:
         """Record a call. Never waits for Redis."""
         _log_line(call)
-        if self._redis is None:
-            return
         self._waiting.append(call)
         self._wake.set()
         with self._starting:
@@ -82,12 +78,15 @@ class AuditLog:
     def flush(self) -> None:
         """Write the waiting calls. Returns once they are written, or when Redis is unreachable."""
         with self._writing:
-            while self._waiting and self._redis is not None:
+            while self._waiting:
                 group = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
                 try:
                     _write(self._redis, group)
                 except AWAY as error:
-                    self._failed(error)
+                    if not self._away:
+                        self._away = True
+                        text = "GET /audit will lack calls, which this log has: Redis is unreachable (%s)."
+                        _log.warning(text, explain(error))
                     return
                 self._away = False
 
@@ -106,11 +105,6 @@ class AuditLog:
             self._wake.clear()
             self.flush()
 
-    def _failed(self, error: Exception) -> None:
-        if not self._away:
-            self._away = True
-            _log.warning("GET /audit will lack calls, which this log has: Redis is unreachable (%s).", explain(error))
-
 
 def read_calls(
     redis: Redis, *, who: str | None, method: str | None, status: int | None, limit: int, cursor: str | None
@@ -124,28 +118,19 @@ def read_calls(
     calls: list[tuple[str, Call]] = []
     for _ in range(max(1, _MAX_SCANNED // step)):
         found: Any = redis.xrevrange(keys_of(redis).audit, max=f"({cursor}" if cursor else "+", count=step)
-        for entry_id, call in _decoded(found):
-            cursor = entry_id
-            if call is not None and _matches(call, who, method, status):
-                calls.append((entry_id, call))
+        for entry_id, fields in found:
+            cursor = entry_id.decode()
+            try:
+                call = msgspec.json.decode((fields or {}).get(_FIELD, b""), type=Call)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # an entry in an unknown format
+            if who in (None, call.who) and method in (None, call.method) and status in (None, call.status):
+                calls.append((cursor, call))
                 if len(calls) == limit:
                     return CallPage(calls, cursor)
         if len(found) < step:
             return CallPage(calls, None)
     return CallPage(calls, cursor)
-
-
-def _matches(call: Call, who: str | None, method: str | None, status: int | None) -> bool:
-    return who in (None, call.who) and method in (None, call.method) and status in (None, call.status)
-
-
-def _decoded(found: Any) -> Iterator[tuple[str, Call | None]]:
-    """Entries with their ids; None for an entry in an unknown format."""
-    for entry_id, fields in found:
-        try:
-            yield entry_id.decode(), msgspec.json.decode((fields or {}).get(_FIELD, b""), type=Call)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            yield entry_id.decode(), None
 
 
 def _write(redis: Redis, group: list[Call]) -> None:
@@ -161,6 +146,6 @@ def _log_line(call: Call) -> None:
     facts = msgspec.json.encode(call.facts, enc_hook=str).decode() if call.facts else ""
     _log.info(
         "%s %s %d by %s from %s %s",
-        *(call.method, call.path, call.status, name, call.address or "a unix socket", facts[:_MAX_LOGGED]),
+        *(call.method, call.path, call.status, name, call.address or "a unix socket", facts[:500]),
         extra=msgspec.structs.asdict(call),
     )

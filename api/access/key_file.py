@@ -16,7 +16,6 @@ from llm_scheduler.api.access.roles import Role
 from llm_scheduler.ingest.spool.file_io import sync_folder, write_file
 
 _OWNER_ONLY = 0o600
-_SECRET_BYTES = 32
 
 
 class KeyNameError(Exception):
@@ -41,9 +40,12 @@ def create_key(path: str, name: str, role: Role, now: float, expires_at: float |
         keys = read_keys(path)
         if any(key.name == name for key in keys):
             raise KeyNameError(f"There is already a key {name!r}. Revoke it first, or choose another name.")
-        secret = secrets.token_urlsafe(_SECRET_BYTES)
+        secret = secrets.token_urlsafe(32)
+        taken = {each.id for each in keys}
+        while (key_id := secrets.token_hex(4)) in taken:
+            pass
         key = Key(
-            id=_free_id({each.id for each in keys}),
+            id=key_id,
             name=name,
             role=role,
             sha256=digest_of(secret.encode()),
@@ -63,12 +65,6 @@ def revoke_key(path: str, name: str) -> bool:
             return False
         _write(path, rest)
     return True
-
-
-def _free_id(taken: set[str]) -> str:
-    while (found := secrets.token_hex(4)) in taken:
-        pass
-    return found
 
 
 def _moment(at: float) -> datetime:

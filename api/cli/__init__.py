@@ -1,73 +1,56 @@
-"""`llmctl`: the command line. Each command is a module; here they get their names.
+"""`llmctl`: the command line. Each command is a module, which is imported when the command is called."""
 
-Nothing heavy is imported before a command runs, so that `--help` is quick.
-"""
-
-from __future__ import annotations
-
+import inspect
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from pkgutil import resolve_name
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from llm_scheduler.api.cli import (
-    autoscale,
-    backup,
-    check,
-    config,
-    decrypt,
-    demo,
-    diff,
-    explain,
-    flush,
-    generate,
-    industry_model,
-    key,
-    reconcile,
-    rehearse,
-    restore,
-    show,
-    status,
-    tasks,
-    torture,
-    up,
-)
-from llm_scheduler.api.cli.settings import Settings
+from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.exit_codes import ExitCode
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Commands = dict[str, Callable[..., Any]]
+# By the name of a command: its module and function, and the first line of its help.
+Commands = dict[str, tuple[str, str]]
 
 COMMANDS: Commands = {
-    "up": up.up,
-    "status": status.status,
-    "tasks": tasks.tasks,
-    "show": show.show,
-    "diff": diff.diff,
-    "check": check.check,
-    "explain": explain.explain,
-    "decrypt": decrypt.decrypt,
-    "flush": flush.flush,
-    "autoscale": autoscale.autoscale,
-    "generate": generate.generate,
-    "demo": demo.demo,
-    "torture": torture.torture,
-    "reconcile": reconcile.reconcile,
-    "backup": backup.backup,
-    "restore": restore.restore,
+    "up": ("up:up", "Run the whole system until Ctrl-C."),
+    "status": ("status:status", "Show the state of the whole system."),
+    "tasks": ("tasks:tasks", "List documents, the newest first."),
+    "show": ("show:show", "Show all that is known of one document."),
+    "diff": ("diff:diff", "Show what repair changed in a document."),
+    "check": ("check:check", "Read files as a worker would, and say what came of it."),
+    "explain": ("explain:explain", "Say where a document goes, and why."),
+    "decrypt": ("decrypt:decrypt", "Decrypt the sealed values of a file, or a sealed original."),
+    "flush": ("flush:flush", "Hand waiting batches to the workers now."),
+    "autoscale": ("autoscale:autoscale", "Start and stop this host's workers as the queues need them."),
+    "generate": ("generate:generate", "Write test documents into the watch folder."),
+    "demo": ("demo:demo", "Send test documents through the system."),
+    "torture": ("torture:torture", "Prove that no document is lost or published twice."),
+    "reconcile": ("reconcile:reconcile", "Account for every document, on the disk and in Redis."),
+    "backup": ("backup:backup", "Back up the spool into one file, as it is at one instant."),
+    "restore": ("restore:restore", "Put a backup into the folders of an empty spool."),
 }
-CONFIG: Commands = {"check": config.check, "show": config.show, "new-key": config.new_key}
+CONFIG: Commands = {
+    "check": ("config:check", "Check a configuration file: exit code 0, or 78 with all its problems."),
+    "show": ("config:show", "Show the configuration in force, secrets masked."),
+    "new-key": ("config:new_key", "Print a new key for security.encryption_key."),
+}
 ROUTER: Commands = {
-    "rehearse": rehearse.rehearse,
-    "train": industry_model.train,
-    "eval": industry_model.evaluate,
-    "label": industry_model.label,
-    "use": industry_model.use,
-    "rollback": industry_model.rollback,
+    "rehearse": ("rehearse:rehearse", "Show what a new configuration would change."),
+    "train": ("industry_model:train", "Train an industry model on labelled texts."),
+    "eval": ("industry_model:evaluate", "Measure an industry model on labelled texts."),
+    "label": ("industry_model:label", "Correct a document's industry for the next `llmctl router train`."),
+    "use": ("industry_model:use", "Replace the configured model."),
+    "rollback": ("industry_model:rollback", "Restore the previous model."),
 }
-KEY: Commands = {"create": key.create, "list": key.list_keys, "revoke": key.revoke}
+KEY: Commands = {
+    "create": ("key:create", "Create an API key and print it, this once."),
+    "list": ("key:list_keys", "List the named API keys, without their secrets."),
+    "revoke": ("key:revoke", "Revoke an API key and the tokens made with it."),
+}
 EXIT_MEANINGS = {
     ExitCode.OK: "success",
     ExitCode.NOT_WELL: "what was asked about is unknown, failed or incomplete",
@@ -77,11 +60,29 @@ EXIT_MEANINGS = {
 }
 
 
+class LazyCommand(TyperCommand):
+    """A command that is imported when it is called, so that the help of all commands is quick.
+
+    The callback returns the function. Its docstring follows the first line in the help of the command.
+    """
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        assert self.callback
+        function = self.callback()
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(help=f"{self.help}\n\n{inspect.getdoc(function) or ''}")(function)
+        return typer.main.get_command(app).make_context(info_name, args, parent, **extra)
+
+
 def _group(commands: Commands, **options: Any) -> typer.Typer:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, **options)
-    for name, command in commands.items():
-        group.command(name)(command)
+    for name, (function, summary) in commands.items():
+        group.command(name, cls=LazyCommand, help=summary)(_import_of(function))
     return group
+
+
+def _import_of(function: str) -> Callable[[], Any]:
+    return lambda: resolve_name(f"{__name__}.{function}")
 
 
 app = _group(
@@ -101,8 +102,6 @@ app.add_typer(_group(KEY, help="Create, list and revoke the API's keys."), name=
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from llm_scheduler.jobs import __version__
-
         typer.echo(f"llmctl {__version__}")
         raise typer.Exit
 
@@ -122,7 +121,7 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    context.obj = Settings(config)
+    context.obj = config
 
 
 def main() -> None:

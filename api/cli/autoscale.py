@@ -1,28 +1,31 @@
 """`llmctl autoscale`: as many workers on this host as its queues need."""
 
-from __future__ import annotations
+import json
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from typing import TYPE_CHECKING, Annotated, Any
-
+import msgspec
 import typer
+from redis import Redis
 
-from llm_scheduler.api.cli.output import fail
+from llm_scheduler.api.cli.output import console, duration, fail, print_json, print_table, printable, table
 from llm_scheduler.api.cli.redis_client import client, unreachable_message
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.api.scaling.actuators import Crew, CrewError, Instance, Systemd
+from llm_scheduler.api.scaling.autoscaler import Autoscaler, StepResult
+from llm_scheduler.api.scaling.observation import SystemProbe
+from llm_scheduler.api.state.processes import read_workers
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    import logging
-    from collections.abc import Mapping
-
-    from redis import Redis
-
-    from llm_scheduler.api.scaling.actuators import Crew, Instance
-    from llm_scheduler.api.scaling.autoscaler import Autoscaler, StepResult
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.process.connection import AWAY
+from llm_scheduler.jobs.process.logs import setup
+from llm_scheduler.jobs.process.outage import Outage
+from llm_scheduler.jobs.process.termination import Stop
 
 _LOCK_SECONDS = 5.0  # to wait for the step of another host
-_DECISION_FIELDS = ("queue", "before", "after", "reason")
 _CPU_SECONDS = 0.5  # how long a single step measures the CPU
 
 
@@ -34,15 +37,10 @@ def autoscale(
         bool, typer.Option("--json", help="Print JSON on stdout; with --watch, one line for each step.")
     ] = False,
 ) -> None:
-    """Start and stop this host's workers as the queues need them.
-
-    Measures what waits, for how long, what arrives and how fast it is done, then starts or stops llm-worker@QUEUE.N
+    """Measures what waits, for how long, what arrives and how fast it is done, then starts or stops llm-worker@QUEUE.N
     units with systemctl. llmctl up does the same by itself.
     """
-    from llm_scheduler.api.scaling.actuators import CrewError
-    from llm_scheduler.jobs.process.connection import AWAY
-
-    config = settings(context).config
+    config = config_of(context)
     if config.processing.max_workers != "auto" and not dry_run:
         fail(
             f"processing.max_workers is {config.processing.max_workers}, a fixed number. "
@@ -65,34 +63,29 @@ def autoscale(
         except AWAY as error:
             fail(unreachable_message(config, error), ExitCode.UNREACHABLE)
         except CrewError as error:
-            fail(str(error), ExitCode.NOT_WELL)
-    _show(result, dry_run=dry_run, as_json=as_json)
+            fail(str(error))
+    if as_json:
+        print_json(_plain(result))
+    else:
+        _print(result)
+        if dry_run:
+            typer.echo("\nNothing was started or stopped.")
     if result.failed:
-        fail("\n".join(result.failed), ExitCode.NOT_WELL)
+        fail("\n".join(result.failed))
 
 
 def _autoscaler(config: Config, redis: Redis, *, dry_run: bool, watch: bool) -> Autoscaler:
-    from llm_scheduler.api.scaling.actuators import Systemd
-    from llm_scheduler.api.scaling.autoscaler import Autoscaler
-    from llm_scheduler.api.scaling.observation import SystemProbe
-    from llm_scheduler.jobs.clock import SystemClock
-
     crew: Crew = _RegisteredCrew(config, redis) if dry_run else Systemd()
     probe = SystemProbe(0.0 if watch else _CPU_SECONDS)
     return Autoscaler(config, redis, crew, probe, SystemClock(), _log(config, watch=watch))
 
 
 def _log(config: Config, *, watch: bool) -> logging.Logger:
-    """The log of decisions: on stderr with --watch; nowhere else, since a single step prints them."""
-    import logging
-
-    from llm_scheduler.jobs.process.logs import setup
-
+    """The log of decisions: on stderr with --watch; disabled without it, since a single step prints them."""
     if watch:
         return setup(config.logging, "autoscale")
     log = logging.getLogger("llm.autoscale.once")
-    log.addHandler(logging.NullHandler())
-    log.propagate = False
+    log.disabled = True
     return log
 
 
@@ -104,11 +97,6 @@ class _RegisteredCrew:
         self._redis = redis
 
     def running(self) -> Mapping[str, list[Instance]]:
-        import socket
-
-        from llm_scheduler.api.scaling.actuators import Instance
-        from llm_scheduler.api.state.processes import read_workers
-
         host = socket.gethostname()
         found: dict[str, list[Instance]] = {}
         for worker in read_workers(self._redis):
@@ -126,14 +114,6 @@ class _RegisteredCrew:
 
 def _watch(config: Config, autoscaler: Autoscaler, *, dry_run: bool, as_json: bool) -> None:
     """Take steps until told to stop. While Redis or systemd fails, it logs that and tries again."""
-    import json
-    import logging
-
-    from llm_scheduler.api.scaling.actuators import CrewError
-    from llm_scheduler.jobs.process.connection import AWAY
-    from llm_scheduler.jobs.process.outage import Outage
-    from llm_scheduler.jobs.process.termination import Stop
-
     log = logging.getLogger("llm.autoscale")
     stop = Stop()
     stop.handle_signals()
@@ -157,26 +137,19 @@ def _watch(config: Config, autoscaler: Autoscaler, *, dry_run: bool, as_json: bo
         stop.wait(pause)
 
 
-def _show(result: StepResult, *, dry_run: bool, as_json: bool) -> None:
-    from llm_scheduler.api.cli.output import print_json
-
-    if as_json:
-        print_json(_plain(result))
-        return
-    _print(result)
-    if dry_run:
-        typer.echo("\nNothing was started or stopped.")
-
-
 def _plain(result: StepResult) -> dict[str, Any]:
-    import msgspec
-
     return {
         "decisions": [
-            {**{name: getattr(each, name) for name in _DECISION_FIELDS}, "held": each.held or None}
+            {
+                "queue": each.queue,
+                "before": each.before,
+                "after": each.after,
+                "reason": each.reason,
+                "held": each.held or None,
+            }
             for each in result.decisions
         ],
-        "queues": {queue: msgspec.to_builtins(seen) for queue, seen in result.seen.items()},
+        "queues": msgspec.to_builtins(result.seen),
         "host": msgspec.to_builtins(result.host),
         "note": result.note or None,
         "failed": list(result.failed),
@@ -184,8 +157,6 @@ def _plain(result: StepResult) -> dict[str, Any]:
 
 
 def _print(result: StepResult) -> None:
-    from llm_scheduler.api.cli.output import console, duration, print_table, printable, table
-
     out = console()
     if result.seen:
         numbers = ("waiting", "oldest", "arrive/s", "a document", "busy", "here", "elsewhere")
@@ -201,7 +172,7 @@ def _print(result: StepResult) -> None:
                 "" if seen.here is None else str(seen.here),
                 str(sum(seen.elsewhere.values())),
             )
-        print_table(made, out)
+        print_table(made)
         out.print()
     for decision in result.decisions:
         out.print(printable(str(decision)), soft_wrap=True)

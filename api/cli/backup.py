@@ -1,17 +1,14 @@
 """`llmctl backup`: the spool in one file."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llm_scheduler.api.cli.output import Json, duration, fail, print_json, print_pairs, size, spinner
-from llm_scheduler.api.cli.settings import settings
-from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from llm_scheduler.ingest.spool.backup_file import Backup
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.spool import Folders
+from llm_scheduler.ingest.spool.backup import make
+from llm_scheduler.ingest.spool.backup_file import Backup, BackupError, extra_files
 
 
 def backup(
@@ -22,30 +19,23 @@ def backup(
     ] = 0,
     as_json: Json = False,
 ) -> None:
-    """Back up the spool into one file, as it is at one instant.
-
-    Nothing has to be stopped. Ingest waits only while files in flight are linked. The backup also has the hashes of
+    """Nothing has to be stopped. Ingest waits only while files in flight are linked. The backup also has the hashes of
     the API's keys and what the router has learned. It lacks the configuration, the secrets and what is in Redis. Files
     that cannot be read are left out and named; the exit status is then 1.
     """
-    from llm_scheduler.ingest.spool import Folders
-    from llm_scheduler.ingest.spool.backup import make
-    from llm_scheduler.ingest.spool.backup_file import BackupError, extra_files
-
-    config = settings(context).config
+    config = config_of(context)
     try:
         with spinner("Backing up") as show:
             made = make(
                 Folders.of(config.directories), folder, keep, extra_files(config), lambda count: show(size(count.bytes))
             )
     except BackupError as error:
-        fail(str(error), ExitCode.NOT_WELL)
+        fail(str(error))
     print_backup(made, as_json)
     if made.left_out:
         fail(
             f"The backup is made without the files that this user may not read ({len(made.left_out)}; see above). "
-            "Change their owner or mode, and make it again.",
-            ExitCode.NOT_WELL,
+            "Change their owner or mode, and make it again."
         )
 
 

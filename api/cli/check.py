@@ -1,23 +1,20 @@
 """`llmctl check`: how a worker would read files. Needs neither Redis nor the spool."""
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
+import msgspec
 import typer
+from rich.text import Text
 
-from llm_scheduler.api.cli.output import console, print_raw_json, table
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.output import console, table
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.jobs import intake
+from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from rich.text import Text
-
-    from llm_scheduler.jobs.config import Config
-    from llm_scheduler.jobs.worker.reader import Reader
+from llm_scheduler.jobs.schemas import load_schemas
+from llm_scheduler.jobs.worker.reader import Reader
 
 _MAX_REMARK = 100  # characters
 
@@ -27,19 +24,14 @@ def check(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files to read; - is the standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on stdout, with the documents.")] = False,
 ) -> None:
-    """Read files as a worker would, and say what came of it.
-
-    Each is valid, repaired or truncated; refused means that a worker would reject it. The reason stands beside it.
-    The exit status is 1 when one would be rejected.
+    """Each document is valid, repaired or truncated; refused means that a worker would reject it. The reason stands
+    beside it. The exit status is 1 when one would be rejected.
     """
-    from llm_scheduler.jobs.schemas import load_schemas
-    from llm_scheduler.jobs.worker.reader import Reader
-
-    config = settings(context).config
+    config = config_of(context)
     reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas))
     found = [each for file in files for each in _check(file, config, reader)]
     if as_json:
-        print_raw_json(found)
+        typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))  # numbers keep all their digits
     else:
         rows = table("file", "quality", "", flexible=["file", ""])
         for each in found:
@@ -51,8 +43,6 @@ def check(
 
 def _check(file: str, config: Config, reader: Reader) -> Iterator[dict[str, Any]]:
     """The finding for each document in `file`."""
-    from llm_scheduler.jobs import intake
-
     limits = intake.IntakeLimits.from_config(config.processing)
     try:
         if file == "-":
@@ -73,10 +63,6 @@ def _check(file: str, config: Config, reader: Reader) -> Iterator[dict[str, Any]
 
 
 def _read(name: str, raw: bytes, reader: Reader) -> dict[str, Any]:
-    import msgspec
-
-    from llm_scheduler.jobs import intake
-
     try:
         reading = reader.parse(raw)
     except intake.IntakeRejection as refusal:
@@ -106,8 +92,6 @@ def _rejection(name: str, code: str, message: str, position: Any = None) -> dict
 
 
 def _quality_text(found: dict[str, Any]) -> Text:
-    from rich.text import Text
-
     colour = {"valid": "green", "repaired": "yellow", "truncated": "magenta"}.get(found["quality"], "red")
     return Text(found["quality"], colour if found["accepted"] else "red")
 

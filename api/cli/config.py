@@ -1,18 +1,18 @@
 """`llmctl config`: check or show the configuration, and make an encryption key."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from llm_scheduler.api.cli.output import Json, print_json, print_pairs, printable
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of, config_path
+from llm_scheduler.jobs import sealing
+from llm_scheduler.jobs.config import Config, ConfigError, load
+from llm_scheduler.jobs.config.mask import masked
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def check(
@@ -20,10 +20,7 @@ def check(
     file: Annotated[Path | None, typer.Argument(help="The file; without it, the one in force.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a configuration file: exit code 0, or 78 with all its problems."""
-    from llm_scheduler.jobs.config import ConfigError, load
-
-    path = file or settings(context).path
+    path = file or config_path(context)
     try:
         load(path)
     except ConfigError as error:
@@ -40,13 +37,7 @@ def check(
 
 
 def show(context: typer.Context, as_json: Json = False) -> None:
-    """Show the configuration in force, secrets masked."""
-    from rich.text import Text
-
-    from llm_scheduler.jobs.config import Config
-    from llm_scheduler.jobs.config.mask import masked
-
-    path, config = settings(context).path, settings(context).config
+    path, config = config_path(context), config_of(context)
     if as_json:
         print_json(masked(config))
         return
@@ -59,10 +50,7 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 
 
 def new_key() -> None:
-    """Print a new key for security.encryption_key."""
-    from llm_scheduler.jobs.sealing import new_key
-
-    typer.echo(new_key())
+    typer.echo(sealing.new_key())
 
 
 def _flatten(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

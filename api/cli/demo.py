@@ -1,17 +1,20 @@
 """`llmctl demo`: test documents through the running system, and how long they took."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from redis import Redis
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from llm_scheduler.api.cli.generate import Seed, drop, random_seed
+from llm_scheduler.api.cli.demo_report import DemoRun, DemoTiming, report
+from llm_scheduler.api.cli.generate import BrokenShare, Seed, drop, random_seed
 from llm_scheduler.api.cli.output import (
     Json,
     console,
@@ -23,18 +26,17 @@ from llm_scheduler.api.cli.output import (
     stderr_console,
 )
 from llm_scheduler.api.cli.redis_client import client, unreachable_message
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.samples import Sample, documents
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.api.state.backlog import read_backlog
+from llm_scheduler.api.state.processes import read_processes
+from llm_scheduler.ingest.spool import explain
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import ACTIVE
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from redis import Redis
-    from rich.progress import Progress
-
-    from llm_scheduler.api.cli.demo_report import DemoRun, DemoTiming
-    from llm_scheduler.api.cli.samples import Sample
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.process.connection import AWAY
+from llm_scheduler.jobs.store import batches, ledger, ledger_queries
 
 _MADE_BEFORE = 20_000  # documents made before the clock starts, so that making them is not measured
 _MIN_WAIT = 0.02  # seconds
@@ -43,22 +45,13 @@ _MIN_WAIT = 0.02  # seconds
 def demo(
     context: typer.Context,
     count: Annotated[int, typer.Argument(metavar="[N]", min=1, help="How many documents.")] = 2000,
-    broken: Annotated[
-        float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of broken ones.")
-    ] = 0.02,
+    broken: BrokenShare = 0.02,
     seed: Seed = None,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds to wait at most.")] = 300.0,
     as_json: Json = False,
 ) -> None:
-    """Send test documents through the system.
-
-    Waits for their results and reports how many came, and how fast.
-    """
-    from llm_scheduler.api.cli.demo_report import DemoRun, report
-    from llm_scheduler.api.cli.samples import documents
-    from llm_scheduler.ingest.spool import explain
-
-    config = settings(context).config
+    """Waits for the results and reports how many came, and how fast."""
+    config = config_of(context)
     seed = random_seed() if seed is None else seed
     with client(config) as redis:
         _require_running(config, redis)
@@ -69,7 +62,7 @@ def demo(
         try:
             spoilt, timing = _send(run, samples, count, timeout, config, redis)
         except OSError as error:
-            fail(explain(error), ExitCode.NOT_WELL)
+            fail(explain(error))
         except KeyboardInterrupt:
             typer.echo(f"Interrupted. What was dropped is still processed; its results go to {run.output}", err=True)
             raise
@@ -80,30 +73,25 @@ def demo(
             _print_report(found, config, timing)
         if found["missing"]:
             where = _describe_missing(run, config, redis)
-            fail(f"{found['missing']} of {count} documents did not finish in time: {where}.", ExitCode.NOT_WELL)
+            fail(f"{found['missing']} of {count} documents did not finish in time: {where}.")
     wrong: list[str] = found["rejected_though_valid"]
     if wrong:
-        fail(f"{len(wrong)} valid documents were rejected, the first of them {wrong[0]}.", ExitCode.NOT_WELL)
+        fail(f"{len(wrong)} valid documents were rejected, the first of them {wrong[0]}.")
 
 
 def _require_running(config: Config, redis: Redis) -> None:
-    from llm_scheduler.api.state.processes import read_processes
-    from llm_scheduler.jobs.process.connection import AWAY
-
     try:
         absent = read_processes(redis).missing(config.queue.priority_levels)
     except AWAY as error:
         fail(unreachable_message(config, error), ExitCode.UNREACHABLE)
     if absent:
-        fail(f"Not running: {', '.join(absent)}. Start the whole system with: llmctl up", ExitCode.NOT_WELL)
+        fail(f"Not running: {', '.join(absent)}. Start the whole system with: llmctl up")
 
 
 def _send(
     run: DemoRun, samples: Iterator[Sample], count: int, timeout: float, config: Config, redis: Redis
 ) -> tuple[set[str], DemoTiming]:
     """Drop everything and wait until it is finished or time is up. Returns the broken ones' names and the times."""
-    from llm_scheduler.api.cli.demo_report import DemoTiming
-
     flush = BatchFlush(config, redis)
     with _progress() as progress:
         dropping = progress.add_task("Dropped", total=count)
@@ -129,10 +117,8 @@ def _send(
                 flush()
             # Listing more files takes longer: it must not take the time that is measured.
             time.sleep(max(_MIN_WAIT, 5 * (time.monotonic() - looked)))
-    try:
+    with suppress(OSError):  # not empty, or removed already
         os.rmdir(run.watch)
-    except OSError:
-        pass  # not empty, or removed already
     return spoilt, DemoTiming(seconds, last_result)
 
 
@@ -146,11 +132,6 @@ class BatchFlush:
         self._is_away = False
 
     def __call__(self) -> None:
-        from llm_scheduler.api.state.backlog import read_backlog
-        from llm_scheduler.jobs.clock import SystemClock
-        from llm_scheduler.jobs.process.connection import AWAY
-        from llm_scheduler.jobs.store import batches
-
         clock = SystemClock()
         try:
             for backlog in read_backlog(self._redis, self._config.queue.priority_levels, clock.now()):
@@ -166,8 +147,6 @@ class BatchFlush:
 
 
 def _progress() -> Progress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     out = stderr_console()
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
@@ -188,7 +167,7 @@ def _print_report(report: dict[str, Any], config: Config, timing: DemoTiming) ->
     pairs.append(("results in", os.path.relpath(report["results"])))
     if rejected:
         pairs.append(("errors in", os.path.relpath(report["errors"])))
-    print_pairs(pairs, out)
+    print_pairs(pairs)
 
     def print_rate(number: int, noun: str, seconds: float, remark: str = "") -> None:
         rate = f"{number} {noun} in {seconds:.1f} s: {number / seconds:.0f} documents/s{remark}"
@@ -203,10 +182,6 @@ def _print_report(report: dict[str, Any], config: Config, timing: DemoTiming) ->
 
 def _describe_missing(run: DemoRun, config: Config, redis: Redis) -> str:
     """Where the documents are that did not finish."""
-    from llm_scheduler.jobs.document import ACTIVE
-    from llm_scheduler.jobs.process.connection import AWAY
-    from llm_scheduler.jobs.store import ledger, ledger_queries
-
     places: list[str] = []
     waiting = run.waiting()
     if waiting:

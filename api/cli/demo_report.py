@@ -1,19 +1,15 @@
 """A demo on disk: what became of its documents, counted from the files, and how long they took."""
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from llm_scheduler.ingest.spool import Folders
 from llm_scheduler.ingest.spool.names import REPORT_SUFFIX
 from llm_scheduler.ingest.spool.result_files import read_report
 from llm_scheduler.ingest.spool.watch_files import files
-
-if TYPE_CHECKING:
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config import Config
 
 
 class DemoRun(NamedTuple):
@@ -25,7 +21,7 @@ class DemoRun(NamedTuple):
     error: str
 
     @classmethod
-    def of(cls, config: Config, name: str) -> DemoRun:
+    def of(cls, config: Config, name: str) -> "DemoRun":
         folders = Folders.of(config.directories)
         return cls(name, *(os.path.join(each, name) for each in (folders.watch[0], folders.output, folders.error)))
 

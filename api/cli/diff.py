@@ -1,21 +1,18 @@
 """`llmctl diff`: the original beside what was published."""
 
-from __future__ import annotations
-
 import difflib
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from llm_scheduler.api.cli.documents import find_document, read_original
 from llm_scheduler.api.cli.output import console, fail, print_json
-from llm_scheduler.api.cli.settings import settings
-from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.spool.result_files import read_published
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.sealing import sealing_of
+from llm_scheduler.jobs.worker.reader import Reader
 
 
 def diff(
@@ -23,17 +20,12 @@ def diff(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="A document that is done.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON on stdout: the receipt, and both texts.")] = False,
 ) -> None:
-    """Show what repair changed in a document.
-
-    The original beside the published text, and the receipt.
-    """
-    from llm_scheduler.ingest.spool.result_files import read_published
-
-    config = settings(context).config
+    """Shows the original beside the published text, and the receipt."""
+    config = config_of(context)
     entry, files = find_document(config, document_id)
     if entry.status != "done" or files is None or files.original is None:
         why = "only a done document whose files are here can be compared."
-        fail(f"{entry.id} is {entry.status}, and {why}", ExitCode.NOT_WELL)
+        fail(f"{entry.id} is {entry.status}, and {why}")
     result = read_published(files.report)
     original = _original_text(files.original, config)
     if as_json:
@@ -53,9 +45,6 @@ def diff(
 
 def _original_text(path: str, config: Config) -> str:
     """The original's text, with `***` for its sensitive values."""
-    from llm_scheduler.jobs.sealing import sealing_of
-    from llm_scheduler.jobs.worker.reader import Reader
-
     raw = read_original(config, path)
     text = raw.decode("utf-8", "backslashreplace")
     sealing = sealing_of(config.security)
@@ -64,8 +53,6 @@ def _original_text(path: str, config: Config) -> str:
 
 def _unified_diff(original: str, published: str) -> list[Text]:
     """As `diff -u` prints it, coloured."""
-    from rich.text import Text
-
     colours = {"+": "green", "-": "red", "@": "cyan"}
     found = difflib.unified_diff(
         original.splitlines(), published.splitlines(), "original", "published", lineterm="", n=2

@@ -1,14 +1,14 @@
 """`llmctl flush`: batches to the workers, now."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
 from llm_scheduler.api.cli.output import Json, print_json, quantity
 from llm_scheduler.api.cli.redis_client import reachable_client
-from llm_scheduler.api.cli.settings import one_of, settings
+from llm_scheduler.api.cli.settings import config_of, one_of
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.store import batches
 
 
 def flush(
@@ -16,11 +16,7 @@ def flush(
     queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", help="One queue; without it, all.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Hand waiting batches to the workers now."""
-    from llm_scheduler.jobs.clock import SystemClock
-    from llm_scheduler.jobs.store import batches
-
-    config = settings(context).config
+    config = config_of(context)
     levels = config.queue.priority_levels
     only = one_of(queue, levels, "QUEUE")
     with reachable_client(config) as redis:

@@ -1,46 +1,38 @@
 """`llmctl generate`: test documents into a watch folder."""
 
-from __future__ import annotations
-
 import os
 import secrets
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llm_scheduler.api.cli.output import Json, fail, print_json, printable, quantity, track
-from llm_scheduler.api.cli.settings import settings
-from llm_scheduler.jobs.exit_codes import ExitCode
+from llm_scheduler.api.cli.samples import Sample, documents
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.spool import explain
+from llm_scheduler.ingest.spool.file_io import rename_new
+from llm_scheduler.ingest.spool.names import with_id
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import new_id
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from llm_scheduler.api.cli.samples import Sample
-
+BrokenShare = Annotated[float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of broken ones.")]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="The same seed makes the same documents.")]
 
 
 def generate(
     context: typer.Context,
     count: Annotated[int, typer.Argument(metavar="N", min=1, help="How many.")],
-    broken: Annotated[
-        float, typer.Option("--broken", metavar="SHARE", min=0, max=1, help="Share of broken ones.")
-    ] = 0.0,
+    broken: BrokenShare = 0.0,
     seed: Seed = None,
     into: Annotated[
         Path | None, typer.Option("--into", metavar="DIR", help="The folder; without it, the first watch folder.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write test documents into the watch folder.
-
-    JSON objects with id, timestamp, content and metadata, in English and Traditional Chinese.
-    """
-    from llm_scheduler.api.cli.samples import documents
-    from llm_scheduler.ingest.spool import explain
-
-    folder = str(into) if into is not None else settings(context).config.directories.watch[0]
+    """The documents are JSON objects with id, timestamp, content and metadata, in English and Traditional Chinese."""
+    folder = str(into) if into is not None else config_of(context).directories.watch[0]
     seed = random_seed() if seed is None else seed
     number_broken = 0
     try:
@@ -48,7 +40,7 @@ def generate(
         for sample in track(drop(folder, documents(count, seed, broken)), count, "Writing"):
             number_broken += sample.is_broken
     except OSError as error:
-        fail(explain(error), ExitCode.NOT_WELL)
+        fail(explain(error))
     if as_json:
         print_json({"written": count, "broken": number_broken, "folder": folder, "seed": seed})
     else:
@@ -62,11 +54,6 @@ def random_seed() -> int:
 
 def drop(folder: str, samples: Iterable[Sample]) -> Iterator[Sample]:
     """Write each into `folder`: whole or not at all, never over another file. Yields the written. Raises OSError."""
-    from llm_scheduler.ingest.spool.file_io import rename_new
-    from llm_scheduler.ingest.spool.names import with_id
-    from llm_scheduler.jobs.clock import SystemClock
-    from llm_scheduler.jobs.document import new_id
-
     for sample in samples:
         unfinished = os.path.join(folder, f".{os.getpid()}.{sample.name}.tmp")
         try:

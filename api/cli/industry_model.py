@@ -1,25 +1,27 @@
 """`llmctl router train`, `eval`, `label`, `use` and `rollback`: training, measuring and switching industry models."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
+import msgspec
 import typer
 
-from llm_scheduler.api.cli.output import Json, fail
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.explain import original_of, value_of
+from llm_scheduler.api.cli.output import Json, console, fail, print_json, quantity, table
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.router.industry.linear_model import Model
+from llm_scheduler.ingest.router.industry.trainer import Row, Scores, read_rows
+from llm_scheduler.ingest.router.industry.trainer import evaluate as evaluate_model
+from llm_scheduler.ingest.router.industry.trainer import train as train_model
+from llm_scheduler.ingest.router.text import Text
+from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llm_scheduler.ingest.router.industry.trainer import Row, Scores
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.sealing import sealing_of
 
 Rows = Annotated[Path, typer.Option("--data", metavar="FILE", help='Lines {"text": ..., "label": ...}, also as .xz.')]
 Taxonomy = Literal["isic", "own"]
@@ -33,16 +35,11 @@ def train(
     labels: Annotated[bool, typer.Option(help="Learn also from the corrections of `llmctl router label`.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Train an industry model on labelled texts.
-
-    Measure it with `llmctl router eval`, on other texts.
-    """
-    from llm_scheduler.api.cli.output import print_json, quantity
-    from llm_scheduler.ingest.router.industry.trainer import train as train_model
-
+    """Measure the model with `llmctl router eval`, on other texts."""
     rows = _rows(data, taxonomy)
-    if labels:
-        rows += _corrections(settings(context).config, taxonomy)
+    corrections = Path(config_of(context).intelligent_routing.labels) if labels else None
+    if corrections and corrections.exists():
+        rows += _rows(corrections, taxonomy)
     began = time.monotonic()
     with _failures_of(data):
         model = train_model(rows, taxonomy)
@@ -64,15 +61,8 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure an industry model on labelled texts.
-
-    It must not have been trained on them.
-    """
-    from llm_scheduler.api.cli.output import print_json
-    from llm_scheduler.ingest.router.industry.linear_model import Model
-    from llm_scheduler.ingest.router.industry.trainer import evaluate as evaluate_model
-
-    path = model or _configured(settings(context).config)
+    """The model must not have been trained on these texts."""
+    path = model or _configured(config_of(context))
     with _failures_of(path):
         loaded = Model.load(path)
     rows = _rows(data, loaded.taxonomy)
@@ -89,20 +79,13 @@ def label(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="A finished document.")],
     name: Annotated[str, typer.Argument(metavar="LABEL", help="The right label: an ISIC section, or your own.")],
 ) -> None:
-    """Correct a document's industry for the next `llmctl router train`."""
-    import msgspec
-
-    from llm_scheduler.api.cli.explain import original_of, value_of
-    from llm_scheduler.ingest.router.text import Text
-    from llm_scheduler.jobs.sealing import sealing_of
-
-    config = settings(context).config
+    config = config_of(context)
     original = original_of(config, document_id)
     value = value_of(original, config)
     sealing = sealing_of(config.security)
     text = Text.from_document(sealing.without(value) if sealing else value).whole
     if not text.strip():
-        fail(f"{original.source} has no text to learn from.", ExitCode.NOT_WELL)
+        fail(f"{original.source} has no text to learn from.")
     line = msgspec.json.encode({"text": text, "label": name, "id": document_id.strip().upper()}) + b"\n"
     path = Path(config.intelligent_routing.labels)
     with _failures_of(path):
@@ -117,13 +100,8 @@ def use(
     context: typer.Context,
     model: Annotated[Path, typer.Argument(metavar="FILE", help="A model that `llmctl router train` made.")],
 ) -> None:
-    """Replace the configured model.
-
-    Ingest loads it within seconds. The previous model is kept for `rollback`.
-    """
-    from llm_scheduler.ingest.router.industry.linear_model import Model
-
-    target = _configured(settings(context).config)
+    """Ingest loads the new model within seconds. The previous model is kept for `rollback`."""
+    target = _configured(config_of(context))
     with _failures_of(model):
         Model.load(model)
         _replace(model, target)
@@ -131,14 +109,11 @@ def use(
 
 
 def rollback(context: typer.Context) -> None:
-    """Restore the previous model.
-
-    Swaps the configured model and the one that `use` replaced.
-    """
-    target = _configured(settings(context).config)
+    """Swaps the configured model and the one that `use` replaced."""
+    target = _configured(config_of(context))
     previous = _previous(target)
     if not previous.exists():
-        fail(f"There is no previous model: {previous} is missing.", ExitCode.NOT_WELL)
+        fail(f"There is no previous model: {previous} is missing.")
     with _failures_of(previous):
         _replace(previous, target)
     typer.echo(f"{target} is the previous model again; the replaced one is {previous}")
@@ -150,9 +125,9 @@ def _failures_of(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(f"{path}: {error.strerror or error}.", ExitCode.NOT_WELL)
+        fail(f"{path}: {error.strerror or error}.")
     except ValueError as error:
-        fail(str(error) if str(path) in str(error) else f"{path}: {error}", ExitCode.NOT_WELL)
+        fail(str(error) if str(path) in str(error) else f"{path}: {error}")
 
 
 def _configured(config: Config) -> Path:
@@ -180,20 +155,11 @@ def _previous(target: Path) -> Path:
 
 
 def _rows(path: Path, taxonomy: Taxonomy) -> list[Row]:
-    from llm_scheduler.ingest.router.industry.trainer import read_rows
-
     with _failures_of(path):
         return read_rows(path, taxonomy)
 
 
-def _corrections(config: Config, taxonomy: Taxonomy) -> list[Row]:
-    path = Path(config.intelligent_routing.labels)
-    return _rows(path, taxonomy) if path.exists() else []
-
-
 def _print(scores: Scores) -> None:
-    from llm_scheduler.api.cli.output import console, table
-
     out = console()
     figures = f"accuracy {scores.accuracy:.3f}, macro F1 {scores.macro_f1:.3f}, calibration error {scores.ece:.3f}"
     out.print(figures)

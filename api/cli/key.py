@@ -1,22 +1,19 @@
 """`llmctl key`: create, list and revoke the API's named keys."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from llm_scheduler.api.access.api_keys import NAME, Key, KeyFileError, read_keys
+from llm_scheduler.api.access.key_file import KeyNameError, create_key, revoke_key
+from llm_scheduler.api.access.roles import Role
 from llm_scheduler.api.cli.output import Json, fail, print_json, print_table, short_time, table
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.jobs.clock import SystemClock, rfc3339
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from typing import Any
-
-    from llm_scheduler.api.access.api_keys import Key
 
 RoleName = Literal["readonly", "submitter", "operator", "admin"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name, as in the audit log.")]
@@ -35,25 +32,14 @@ def create(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create an API key and print it, this once.
-
-    Only its hash is stored. The API accepts it within a second.
-    """
-    from llm_scheduler.api.access.api_keys import NAME
-    from llm_scheduler.api.access.key_file import KeyNameError, create_key
-    from llm_scheduler.api.access.roles import Role
-    from llm_scheduler.jobs.clock import SystemClock
-
+    """Only the hash of the key is stored. The API accepts the key within a second."""
     if not re.fullmatch(NAME, name) or name.endswith("\n"):
         fail(f"{name!r} can't be a key's name. Use letters, digits and _ . @ -, at most 64.", ExitCode.USAGE)
     now = SystemClock().now()
     until = None if expires_in is None else now + _seconds(expires_in)
-    security = settings(context).config.security
+    security = config_of(context).security
     with _key_file_errors(security.api_keys_file):
-        try:
-            made = create_key(security.api_keys_file, name, Role(role), now, until)
-        except KeyNameError as taken:
-            fail(str(taken), ExitCode.NOT_WELL)
+        made = create_key(security.api_keys_file, name, Role(role), now, until)
     if as_json:
         print_json({**_public_fields(made.key, now), "key": made.text})
     else:
@@ -64,12 +50,8 @@ def create(
 
 
 def list_keys(context: typer.Context, as_json: Json = False) -> None:
-    """List the named API keys, without their secrets."""
-    from llm_scheduler.api.access.api_keys import read_keys
-    from llm_scheduler.jobs.clock import SystemClock
-
     now = SystemClock().now()
-    path = settings(context).config.security.api_keys_file
+    path = config_of(context).security.api_keys_file
     with _key_file_errors(path):
         keys = read_keys(path)
     if as_json:
@@ -89,31 +71,26 @@ def list_keys(context: typer.Context, as_json: Json = False) -> None:
 
 
 def revoke(context: typer.Context, name: Name) -> None:
-    """Revoke an API key and the tokens made with it.
-
-    The API refuses them within a second.
-    """
-    from llm_scheduler.api.access.key_file import revoke_key
-
-    path = settings(context).config.security.api_keys_file
+    """The API refuses the key and its tokens within a second."""
+    path = config_of(context).security.api_keys_file
     with _key_file_errors(path):
         was_known = revoke_key(path, name)
     if not was_known:
-        fail(f"There is no key {name!r}. llmctl key list shows all keys.", ExitCode.NOT_WELL)
+        fail(f"There is no key {name!r}. llmctl key list shows all keys.")
     typer.echo(f"The key of {name!r} is revoked.", err=True)
 
 
 @contextmanager
 def _key_file_errors(path: str) -> Iterator[None]:
-    """An unusable file of keys ends the command."""
-    from llm_scheduler.api.access.api_keys import KeyFileError
-
+    """An unusable file of keys, or a name that is taken, ends the command."""
     try:
         yield
+    except KeyNameError as taken:
+        fail(str(taken))
     except KeyFileError as broken:
         fail(f"{path} can't be used: {broken}.", ExitCode.CONFIGURATION)
     except OSError as error:
-        fail(f"{error.filename or path}: {error.strerror}. See security.api_keys_file.", ExitCode.NOT_WELL)
+        fail(f"{error.filename or path}: {error.strerror}. See security.api_keys_file.")
 
 
 def _seconds(text: str) -> int:
@@ -130,8 +107,6 @@ def _expired(key: Key, now: float) -> bool:
 
 def _public_fields(key: Key, now: float) -> dict[str, Any]:
     """What may be shown of a key."""
-    from llm_scheduler.jobs.clock import rfc3339
-
     return {
         "name": key.name,
         "role": key.role.value,

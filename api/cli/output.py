@@ -1,25 +1,23 @@
 """What commands print: JSON for programs, tables and short phrases for people."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import msgspec
 import typer
+from rich import progress
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from llm_scheduler.jobs.exit_codes import ExitCode
+from llm_scheduler.jobs.exit_codes import ExitCode
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -30,7 +28,7 @@ _SPINNER_SECONDS = 0.1
 _COLOURS = {"done": "green", "rejected": "red", "retrying": "yellow", "cancelled": "magenta", "started": "cyan"}
 
 
-def fail(message: str, code: ExitCode) -> NoReturn:
+def fail(message: str, code: ExitCode = ExitCode.NOT_WELL) -> NoReturn:
     """End the command with `message` on stderr and the exit code `code`."""
     typer.echo("\n".join(printable(line) for line in message.splitlines()), err=True)
     raise typer.Exit(code)
@@ -38,38 +36,23 @@ def fail(message: str, code: ExitCode) -> NoReturn:
 
 def print_json(value: Any) -> None:
     """Print one JSON value, in UTF-8 whatever the terminal's encoding. The project's structs are allowed in it."""
-    import msgspec
-
     text = json.dumps(value, ensure_ascii=False, indent=2, default=msgspec.to_builtins)
     typer.echo(text.encode("utf-8", "backslashreplace"))
 
 
-def print_raw_json(values: list[Any]) -> None:
-    """Print a JSON list whose values may hold `msgspec.Raw`: numbers keep all their digits."""
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(values), indent=2))
-
-
 def console() -> Console:
     """For tables: stdout. Colours only on a terminal, and not with `NO_COLOR`."""
-    from rich.console import Console
-
     has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(highlight=False, markup=False, emoji=False, width=None if has_width else _PIPE_COLUMNS)
 
 
 def stderr_console() -> Console:
     """For progress and remarks."""
-    from rich.console import Console
-
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def table(*columns: str, numbers: Iterable[str] = (), flexible: Iterable[str] = ()) -> Table:
     """A plain table. `numbers` are right-aligned; in a narrow terminal only the `flexible` columns wrap."""
-    from rich.table import Table
-
     right, wrapped = set(numbers), set(flexible)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
@@ -82,18 +65,18 @@ def table(*columns: str, numbers: Iterable[str] = (), flexible: Iterable[str] = 
     return made
 
 
-def print_pairs(pairs: Sequence[tuple[str, str | Text]], out: Console | None = None) -> None:
+def print_pairs(pairs: Sequence[tuple[str, str | Text]]) -> None:
     """Print names and values, one pair a line."""
     made = table("name", "value", flexible=("value",))
     made.show_header = False
     for name, value in pairs:
         made.add_row(name, printable(value) if isinstance(value, str) else value)
-    print_table(made, out)
+    print_table(made)
 
 
-def print_table(made: Table, out: Console | None = None) -> None:
+def print_table(made: Table) -> None:
     """Print a table; in a pipe without trailing blanks."""
-    out = out or console()
+    out = console()
     if out.is_terminal:
         out.print(made)
         return
@@ -105,8 +88,6 @@ def print_table(made: Table, out: Console | None = None) -> None:
 
 def status_text(status: str) -> Text:
     """A document's status in its colour."""
-    from rich.text import Text
-
     return Text(status, style=_COLOURS.get(status, ""))
 
 
@@ -117,8 +98,6 @@ def printable(text: str) -> str:
 
 def truncate_left(text: str, width: int) -> str:
     """The end of `text` (the telling part of a path) in at most `width` columns."""
-    from rich.cells import cell_len
-
     text = printable(text)
     if cell_len(text) <= width:
         return text
@@ -166,12 +145,8 @@ def quantity(count: int, noun: str) -> str:
 def track(steps: Iterable[_Step], total: int, title: str) -> Iterator[_Step]:
     """The same steps, with a progress bar on stderr if that is a terminal."""
     out = stderr_console()
-    if not out.is_terminal:
-        yield from steps
-        return
-    from rich.progress import track
-
-    yield from track(steps, description=title, total=total, console=out, transient=True)
+    hidden = not out.is_terminal
+    yield from progress.track(steps, description=title, total=total, console=out, transient=True, disable=hidden)
 
 
 @contextmanager

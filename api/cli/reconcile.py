@@ -1,11 +1,10 @@
 """`llmctl reconcile`: is every document accounted for?"""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from llm_scheduler.api.cli.output import (
     Json,
@@ -20,11 +19,10 @@ from llm_scheduler.api.cli.output import (
     table,
 )
 from llm_scheduler.api.cli.redis_client import reachable_client
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.reconcile import Reconciler, Reconciliation
+from llm_scheduler.ingest.spool import explain
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from llm_scheduler.ingest.reconcile import Reconciliation
 
 _MAX_PROBLEMS = 20
 
@@ -40,26 +38,21 @@ def reconcile(
     offline: Annotated[bool, typer.Option("--offline", help="Read only the folders, without Redis.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Account for every document, on the disk and in Redis.
-
-    Compares the folders with each other and with Redis. The exit status is 1 when something does not add up.
+    """Compares the folders with each other and with Redis. The exit status is 1 when something does not add up.
 
     Run it on the host of the folders. Nothing has to be stopped: documents that move meanwhile are checked again.
     Claims that Redis does not know are submitted by llm-ingest itself.
     """
-    from llm_scheduler.ingest.reconcile import Reconciler
-    from llm_scheduler.ingest.spool import explain
-
     if offline and record:
         fail("--record needs Redis: leave --offline out.", ExitCode.USAGE)
-    config = settings(context).config
+    config = config_of(context)
     with nullcontext() if offline else reachable_client(config) as redis, spinner("Counting") as show:
         try:
             account = Reconciler(
                 config, redis, verify=verify, record=record, progress=lambda place, count: show(f"{place} {count}")
             ).run()
         except OSError as error:
-            fail(explain(error), ExitCode.NOT_WELL)
+            fail(explain(error))
     if as_json:
         print_json({"balanced": account.is_balanced, "account": account})
     else:
@@ -69,8 +62,6 @@ def reconcile(
 
 
 def _print(account: Reconciliation, *, asked_redis: bool) -> None:
-    from rich.text import Text
-
     lines = [
         (account.waiting, "waiting in watch folders", True),
         (account.in_flight, "in flight", True),
@@ -85,7 +76,7 @@ def _print(account: Reconciliation, *, asked_redis: bool) -> None:
         (account.recorded, "finished, now recorded in Redis", False),
     ]
     out = console()
-    print_pairs([(f"{count:>9,}", meaning) for count, meaning, always in lines if count or always], out)
+    print_pairs([(f"{count:>9,}", meaning) for count, meaning, always in lines if count or always])
     if not account.problems:
         checked = "Everything is accounted for." if asked_redis else "The folders are consistent; Redis was not asked."
         out.print(Text(checked, "green"))
@@ -93,7 +84,7 @@ def _print(account: Reconciliation, *, asked_redis: bool) -> None:
     rows = table("problem", "where", "", flexible=("where", ""))
     for problem in account.problems[:_MAX_PROBLEMS]:
         rows.add_row(problem.kind, printable(problem.where), problem.message)
-    print_table(rows, out)
+    print_table(rows)
     if len(account.problems) > _MAX_PROBLEMS:
         out.print(f"... and {len(account.problems) - _MAX_PROBLEMS} more (--json lists all)")
     out.print(Text(f"{quantity(len(account.problems), 'problem')}: not everything is accounted for.", "red"))

@@ -1,25 +1,23 @@
 """`llmctl router rehearse`: what another configuration, or another model, would change."""
 
-from __future__ import annotations
-
 import heapq
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from llm_scheduler.api.cli.output import fail
-from llm_scheduler.api.cli.settings import load_config, settings
-from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from llm_scheduler.ingest.router import Router
-    from llm_scheduler.jobs.config import Config
-    from llm_scheduler.jobs.document import Route
+from llm_scheduler.api.cli.explain import Original, value_of
+from llm_scheduler.api.cli.output import console, fail, print_json, quantity, table, track
+from llm_scheduler.api.cli.settings import config_of, load_config
+from llm_scheduler.ingest.router import Router
+from llm_scheduler.ingest.spool.folders import files_below
+from llm_scheduler.ingest.spool.originals import read_original
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.document import Route
+from llm_scheduler.jobs.sealing import Seal, WrongKey
 
 _FIELDS = ("priority", "queue", "handler", "schema", "accept", "tags", "country", "city", "industry", "language")
 _SHOWN = 20
@@ -48,22 +46,16 @@ def rehearse(
     model: Annotated[Path | None, typer.Option(metavar="FILE", help="Use this industry model with it.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every change as JSON.")] = False,
 ) -> None:
-    """Show what a new configuration would change.
-
-    Routes archived documents by the current and by the new configuration. Writes nothing.
-    """
-    from llm_scheduler.api.cli.output import print_json, track
-    from llm_scheduler.ingest.router import Router
-
-    now = settings(context).config
+    """Routes archived documents by the current and by the new configuration. Writes nothing."""
+    now = config_of(context)
     then = load_config(new_config)
     paths = _newest(now.directories.archive_directory, last)
     if not paths:
-        fail(f"There are no documents in {now.directories.archive_directory}.", ExitCode.NOT_WELL)
+        fail(f"There are no documents in {now.directories.archive_directory}.")
     try:
         routers = Router(now), Router(then, model)
     except (OSError, ValueError) as error:
-        fail(f"{model or 'intelligent_routing.industry_model'}: {error}", ExitCode.NOT_WELL)
+        fail(f"{model or 'intelligent_routing.industry_model'}: {error}")
     comparison = _compare(track(_documents(paths, now), len(paths), "Routing"), *routers)
     if as_json:
         print_json({**comparison._asdict(), "changes": [change._asdict() for change in comparison.changes]})
@@ -73,18 +65,12 @@ def rehearse(
 
 def _newest(folder: str, count: int) -> list[tuple[str, str]]:
     """(path, path below `folder`) of the newest files, oldest first."""
-    from llm_scheduler.ingest.spool.folders import files_below
-
     times = ((os.lstat(path).st_mtime_ns, path) for path in files_below(folder) if os.path.isfile(path))
     return [(path, os.path.relpath(path, folder)) for _, path in reversed(heapq.nlargest(count, times))]
 
 
 def _documents(paths: Iterable[tuple[str, str]], config: Config) -> Iterator[tuple[str, int, Any] | None]:
     """(source, size, value) of each document; None if its original can't be read."""
-    from llm_scheduler.api.cli.explain import Original, value_of
-    from llm_scheduler.ingest.spool.originals import read_original
-    from llm_scheduler.jobs.sealing import Seal, WrongKey
-
     keys = config.security.encryption_keys
     seal = Seal(keys) if keys else None
     for path, source in paths:
@@ -117,8 +103,6 @@ def _differences(before: Route, after: Route) -> dict[str, tuple[Any, Any]]:
 
 
 def _print(comparison: RuleComparison) -> None:
-    from llm_scheduler.api.cli.output import console, quantity, table
-
     out = console()
     changes = comparison.changes
     unread = f"; {comparison.unread} could not be read" if comparison.unread else ""

@@ -1,15 +1,15 @@
 """`llmctl restore`: a backup into an empty spool."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
 from llm_scheduler.api.cli.backup import print_backup
 from llm_scheduler.api.cli.output import Json, fail, size, spinner
-from llm_scheduler.api.cli.settings import settings
-from llm_scheduler.jobs.exit_codes import ExitCode
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.ingest.spool import Folders
+from llm_scheduler.ingest.spool.backup_file import BackupError, extra_files, verify
+from llm_scheduler.ingest.spool.restore import restore as restore_backup
 
 
 def restore(
@@ -21,16 +21,10 @@ def restore(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Put a backup into the folders of an empty spool.
-
-    Stop the daemons first. What was in flight is submitted again when llm-ingest starts. Redis learns of finished
+    """Stop the daemons first. What was in flight is submitted again when llm-ingest starts. Redis learns of finished
     documents by llmctl reconcile --record.
     """
-    from llm_scheduler.ingest.spool import Folders
-    from llm_scheduler.ingest.spool.backup_file import BackupError, extra_files, verify
-    from llm_scheduler.ingest.spool.restore import restore as restore_backup
-
-    config = settings(context).config
+    config = config_of(context)
     folders = Folders.of(config.directories)
     try:
         with spinner("Reading" if check else "Restoring") as show:
@@ -41,5 +35,5 @@ def restore(
                     file, folders, extra_files(config), lambda count: show(size(count.bytes)), keep_waiting=keep_waiting
                 )
     except BackupError as error:
-        fail(str(error), ExitCode.NOT_WELL)
+        fail(str(error))
     print_backup(found, as_json)

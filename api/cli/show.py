@@ -1,22 +1,19 @@
 """`llmctl show`: everything that is known of one document."""
 
-from __future__ import annotations
-
 import os
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from msgspec import to_builtins
+from rich.text import Text
 
 from llm_scheduler.api.cli.documents import find_document
 from llm_scheduler.api.cli.output import Json, duration, print_json, print_pairs, size, status_text
-from llm_scheduler.api.cli.settings import settings
-
-if TYPE_CHECKING:
-    from rich.text import Text
-
-    from llm_scheduler.ingest.spool.finished_files import FinishedFiles
-    from llm_scheduler.jobs.store.ledger import Entry
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.api.endpoints.jobs import job_detail
+from llm_scheduler.ingest.spool.finished_files import FinishedFiles
+from llm_scheduler.jobs.store.ledger import Entry
 
 
 def show(
@@ -24,15 +21,9 @@ def show(
     document_id: Annotated[str, typer.Argument(metavar="ID", help="The document's id, as `llmctl tasks` lists it.")],
     as_json: Json = False,
 ) -> None:
-    """Show all that is known of one document.
-
-    Its timeline, its route with the reasons, its error and its files.
-    """
-    from llm_scheduler.api.endpoints.jobs import job_detail
-    from llm_scheduler.jobs.document import plain
-
-    entry, files = find_document(settings(context).config, document_id)
-    document = {**plain(job_detail(entry, files)), "files": _files(entry, files)}
+    """Shows the timeline, the route with the reasons, the error and the files."""
+    entry, files = find_document(config_of(context), document_id)
+    document = {**to_builtins(job_detail(entry, files)), "files": _files(entry, files)}
     if as_json:
         print_json(document)
     else:

@@ -1,38 +1,30 @@
 """`llmctl status`: the state of the whole system."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
+from msgspec.structs import asdict
+from redis import Redis
 
-from llm_scheduler.api.cli.output import Json, fail
+from llm_scheduler.api.cli.output import Json, console, fail, print_json, print_table, printable, status_text, table
 from llm_scheduler.api.cli.redis_client import client, unreachable_message
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of
+from llm_scheduler.api.state.backlog import read_backlog
+from llm_scheduler.api.state.health import read_health
+from llm_scheduler.api.state.processes import ROLES, read_processes
+from llm_scheduler.ingest.spool import Claims
+from llm_scheduler.ingest.spool.claims import claim_counts
+from llm_scheduler.ingest.spool.watch_files import files
+from llm_scheduler.jobs.clock import SystemClock, rfc3339
+from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from redis import Redis
-
-    from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.process.connection import AWAY
+from llm_scheduler.jobs.store import alerts
 
 
-def status(
-    context: typer.Context,
-    as_json: Json = False,
-) -> None:
-    """Show the state of the whole system.
-
-    What waits, what runs, what is done, and whether all processes run.
-    """
-    from msgspec.structs import asdict
-
-    from llm_scheduler.api.cli.output import print_json
-    from llm_scheduler.api.state.health import read_health
-    from llm_scheduler.jobs.clock import SystemClock
-    from llm_scheduler.jobs.process.connection import AWAY
-
-    config = settings(context).config
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """Shows what waits, what runs, what is done, and whether all processes run."""
+    config = config_of(context)
     with client(config) as redis:
         health = read_health(config, redis, SystemClock())
         shown: dict[str, Any] = {
@@ -58,10 +50,6 @@ def status(
 
 def _files(config: Config) -> dict[str, Any]:
     """Files that wait, by watch folder, and files that are claimed; None for a folder that can't be read."""
-    from llm_scheduler.ingest.spool import Claims
-    from llm_scheduler.ingest.spool.claims import claim_counts
-    from llm_scheduler.ingest.spool.watch_files import files
-
     waiting: dict[str, int | None] = {}
     for folder in config.directories.watch:
         try:
@@ -78,13 +66,6 @@ def _files(config: Config) -> dict[str, Any]:
 
 
 def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
-    from msgspec.structs import asdict
-
-    from llm_scheduler.api.state.backlog import read_backlog
-    from llm_scheduler.api.state.processes import ROLES, read_processes
-    from llm_scheduler.jobs.clock import SystemClock, rfc3339
-    from llm_scheduler.jobs.store import alerts
-
     levels = config.queue.priority_levels
     found = read_processes(redis)
     stopped = {"state": "not running", "pid": None, "host": None, "message": "", "at": None}
@@ -107,8 +88,6 @@ def _in_redis(config: Config, redis: Redis) -> dict[str, Any]:
 
 
 def _print(shown: dict[str, Any]) -> None:
-    from llm_scheduler.api.cli.output import console, print_table, printable, status_text, table
-
     out = console()
     out.print(printable(f"{shown['status']}: {shown['message']}"), soft_wrap=True)
     for alert in shown["alerts"]:
@@ -125,14 +104,14 @@ def _print(shown: dict[str, Any]) -> None:
     for name, by_level in counts.items():
         rows.add_row(status_text(name), *(str(by_level[level]) for level in levels), str(sum(by_level.values())))
     out.print()
-    print_table(rows, out)
+    print_table(rows)
 
     rows = table("queue", "jobs waiting", "in a batch", "workers", numbers=("jobs waiting", "in a batch", "workers"))
     for queue in shown["queues"]:
         workers = sum(queue["name"] in worker["queue"].split(",") for worker in shown["workers"])
         rows.add_row(queue["name"], str(queue["jobs"]), str(queue["batched"]), str(workers))
     out.print()
-    print_table(rows, out)
+    print_table(rows)
 
     rows = table("process", "state", "pid", "host", "says", numbers=("pid",), flexible=("says",))
     processes = [(f"llm-{daemon['name']}", daemon, daemon["message"]) for daemon in shown["processes"]]
@@ -144,4 +123,4 @@ def _print(shown: dict[str, Any]) -> None:
         cells = (name, process["state"], pid, process["host"] or "", message)
         rows.add_row(*(printable(cell) for cell in cells))
     out.print()
-    print_table(rows, out)
+    print_table(rows)

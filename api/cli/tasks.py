@@ -1,8 +1,7 @@
 """`llmctl tasks`: documents, the newest first."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -19,12 +18,12 @@ from llm_scheduler.api.cli.output import (
     truncate_left,
 )
 from llm_scheduler.api.cli.redis_client import reachable_client
-from llm_scheduler.api.cli.settings import one_of, settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from llm_scheduler.jobs.store.ledger import Entry
+from llm_scheduler.api.cli.settings import config_of, one_of
+from llm_scheduler.api.endpoints.jobs import job_summary
+from llm_scheduler.jobs.clock import SystemClock
+from llm_scheduler.jobs.document import FINAL, Status
+from llm_scheduler.jobs.store import ledger_queries
+from llm_scheduler.jobs.store.ledger import Entry
 
 _MIN_SOURCE = 24  # columns
 
@@ -36,13 +35,7 @@ def tasks(
     priority: Annotated[str | None, typer.Option("--priority", help="Only with this priority, e.g. high.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List documents, the newest first."""
-    from llm_scheduler.api.endpoints.jobs import job_summary
-    from llm_scheduler.jobs.clock import SystemClock
-    from llm_scheduler.jobs.document import Status
-    from llm_scheduler.jobs.store import ledger_queries
-
-    config = settings(context).config
+    config = config_of(context)
     levels = config.queue.priority_levels
     only = one_of(status, Status, "--status")
     wanted = ledger_queries.DocumentFilter(
@@ -61,8 +54,6 @@ def tasks(
 
 
 def _print_tasks(entries: Sequence[Entry], now: float) -> None:
-    from llm_scheduler.jobs.document import FINAL
-
     out = console()
     rows = []
     for entry in entries:
@@ -80,4 +71,4 @@ def _print_tasks(entries: Sequence[Entry], now: float) -> None:
     for entry, row in zip(entries, rows, strict=True):
         cells = [status_text(cell) if name == "status" else cell for name, cell in zip(names, row, strict=False)]
         made.add_row(*cells, truncate_left(entry.source, max(_MIN_SOURCE // 2, out.width - sum(widths))))
-    print_table(made, out)
+    print_table(made)

@@ -1,20 +1,21 @@
 """`llmctl torture`: prove on this machine that no document is lost or published twice."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Annotated
+import json
+import random
+from collections.abc import Iterator
+from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from llm_scheduler.api.cli.generate import random_seed
-from llm_scheduler.api.cli.output import Json
+from llm_scheduler.api.cli.output import Json, console, duration, print_json, print_table, table
+from llm_scheduler.api.cli.samples import documents
+from llm_scheduler.api.torture.balance import TortureAccount, TortureDocument
+from llm_scheduler.api.torture.poison import KEY, POISONS
+from llm_scheduler.api.torture.run import TortureProgress
+from llm_scheduler.api.torture.run import torture as run
 from llm_scheduler.jobs.exit_codes import ExitCode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from llm_scheduler.api.torture.balance import TortureAccount, TortureDocument
-    from llm_scheduler.api.torture.run import TortureProgress
 
 _BROKEN_SHARE = 0.05
 _POISONED_SHARE = 0.01
@@ -27,14 +28,9 @@ def torture(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the folder even when the account balances.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove that no document is lost or published twice.
-
-    Starts a test fleet, kills, freezes, poisons and wipes it and fills its disk while it works, then balances the
+    """Starts a test fleet, kills, freezes, poisons and wipes it and fills its disk while it works, then balances the
     account.
     """
-    from llm_scheduler.api.cli.output import print_json
-    from llm_scheduler.api.torture.run import torture as run
-
     sown = random_seed() if seed is None else seed
     typer.echo(f"{count} documents, {seconds:g} s of blows, seed {sown}", err=True)
     account, progress, kept = run(_documents(count, sown), count, seconds, sown, _report, keep)
@@ -81,10 +77,6 @@ def _figures(account: TortureAccount) -> dict[str, int]:
 
 
 def _print(account: TortureAccount, progress: TortureProgress, seed: int, kept: str | None) -> None:
-    from rich.text import Text
-
-    from llm_scheduler.api.cli.output import console, duration, print_table, table
-
     out = console()
     made = table("account", "documents", "", numbers=["documents"], flexible=[""])
     for name, figure in _figures(account).items():
@@ -93,13 +85,13 @@ def _print(account: TortureAccount, progress: TortureProgress, seed: int, kept: 
             made.add_row(f"  {code}", str(times), "")
     if account.unlucky:
         made.add_row("  unlucky", str(account.unlucky), "of these: valid, but rejected after too many kills")
-    print_table(made, out)
+    print_table(made)
     out.print()
     blows = table("blows", "times", numbers=["times"])
     for name, times in progress.blows.most_common():
         blows.add_row(name, str(times))
     blows.add_row("total", f"{progress.blows.total()}")
-    print_table(blows, out)
+    print_table(blows)
     out.print()
     if progress.no_disk:
         out.print(f"The disk was not filled: {progress.no_disk}.")
@@ -113,13 +105,6 @@ def _print(account: TortureAccount, progress: TortureProgress, seed: int, kept: 
 
 
 def _documents(count: int, seed: int) -> Iterator[TortureDocument]:
-    import json
-    import random
-
-    from llm_scheduler.api.cli.samples import documents
-    from llm_scheduler.api.torture.balance import TortureDocument
-    from llm_scheduler.api.torture.poison import KEY, POISONS
-
     chance = random.Random(f"{seed}/poison")  # noqa: S311 - a seed to repeat a run by
     for each in documents(count, seed, _BROKEN_SHARE):
         if each.is_rejected:

@@ -1,16 +1,10 @@
 """`llmctl up`: the whole system on this machine."""
 
-from __future__ import annotations
-
 import typer
 
-from llm_scheduler.api.cli.settings import settings
+from llm_scheduler.api.cli.settings import config_of, config_path
+from llm_scheduler.api.local import system
 
 
 def up(context: typer.Context) -> None:
-    """Run the whole system until Ctrl-C."""
-    found = settings(context)
-    config = found.config
-    from llm_scheduler.api.local.system import up
-
-    raise typer.Exit(up(config, found.path))
+    raise typer.Exit(system.up(config_of(context), config_path(context)))

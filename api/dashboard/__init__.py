@@ -1,6 +1,6 @@
 """The pages: `/`, the dashboard, and `/docs`, which shows `/openapi.json` with Swagger UI. They need no other host."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 
 import msgspec
@@ -27,30 +27,22 @@ def routes(operations: Sequence[Operation], config: Config) -> list[Route]:
     security = config.security
     secured = security.api_key_enabled or security.jwt_enabled
     openapi = msgspec.json.encode(document(operations, config.queue.priority_levels, secured=secured))
-    swagger = files("offapi")
+    own, swagger = files(__name__), files("offapi")
+    # Read now: a page must fit to the API that serves it.
     return [
-        Route(path, _content(read, media_type, _DOCS_POLICY if path.startswith(("/docs", "/openapi")) else _POLICY))
-        for path, media_type, read in (
-            ("/", "text/html", _own("dashboard.html")),
-            ("/dashboard.js", "text/javascript", _own("dashboard.js")),
-            ("/dashboard.css", "text/css", _own("dashboard.css")),
-            ("/openapi.json", "application/json", lambda: openapi),
-            ("/docs", "text/html", _own("docs.html")),
-            ("/docs/start.js", "text/javascript", _own("docs.js")),
-            ("/docs/swagger.js", "text/javascript", swagger.joinpath("swagger_bundle.js").read_bytes),
-            ("/docs/swagger.css", "text/css", swagger.joinpath("swagger_style.css").read_bytes),
-        )
+        _page("/", "text/html", own.joinpath("dashboard.html").read_bytes()),
+        _page("/dashboard.js", "text/javascript", own.joinpath("dashboard.js").read_bytes()),
+        _page("/dashboard.css", "text/css", own.joinpath("dashboard.css").read_bytes()),
+        _page("/openapi.json", "application/json", openapi, _DOCS_POLICY),
+        _page("/docs", "text/html", own.joinpath("docs.html").read_bytes(), _DOCS_POLICY),
+        _page("/docs/start.js", "text/javascript", own.joinpath("docs.js").read_bytes(), _DOCS_POLICY),
+        _page("/docs/swagger.js", "text/javascript", swagger.joinpath("swagger_bundle.js").read_bytes(), _DOCS_POLICY),
+        _page("/docs/swagger.css", "text/css", swagger.joinpath("swagger_style.css").read_bytes(), _DOCS_POLICY),
     ]
 
 
-def _own(name: str) -> Callable[[], bytes]:
-    """A file of this folder, read now: a page must fit to the API that serves it."""
-    content = files(__name__).joinpath(name).read_bytes()
-    return lambda: content
-
-
-def _content(read: Callable[[], bytes], media_type: str, policy: str) -> Callable[[Request], Response]:
+def _page(path: str, media_type: str, content: bytes, policy: str = _POLICY) -> Route:
     def page(request: Request) -> Response:
-        return Response(read(), media_type=media_type, headers={"Content-Security-Policy": policy})
+        return Response(content, media_type=media_type, headers={"Content-Security-Policy": policy})
 
-    return page
+    return Route(path, page)

@@ -6,12 +6,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
-from starlette.responses import Response
 
 from llm_scheduler.api.access.access_control import access_control
 from llm_scheduler.api.access.audit_log import read_calls
 from llm_scheduler.api.access.roles import Role
-from llm_scheduler.api.http.context import api_context, json_answer
+from llm_scheduler.api.http.context import api_context
 from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.query import refuse
 
@@ -52,21 +51,17 @@ class AuditPage(msgspec.Struct, frozen=True):
     cursor: str | None
 
 
-def list_audit(request: Request, query: AuditQuery) -> Response:
+def list_audit(request: Request, query: AuditQuery) -> AuditPage:
     """Who changed what: every call that could change something, and every refused one, newest first."""
     if query.cursor is not None and not _CURSOR.fullmatch(query.cursor):
         refuse("cursor", query.cursor, "the `cursor` of the previous answer")
     access_control(request.scope).audit.flush()
+    redis = api_context(request).redis
     page = read_calls(
-        api_context(request).redis,
-        who=query.who,
-        method=query.method,
-        status=query.status,
-        limit=query.limit,
-        cursor=query.cursor,
+        redis, who=query.who, method=query.method, status=query.status, limit=query.limit, cursor=query.cursor
     )
     calls = [AuditEntry(call_id, **msgspec.structs.asdict(call)) for call_id, call in page.calls]
-    return json_answer(AuditPage(calls, page.cursor))
+    return AuditPage(calls, page.cursor)
 
 
 _ANSWERS = {200: Answer(AuditPage, "Calls, newest first.")}

@@ -1,12 +1,12 @@
 """Retrying and cancelling jobs: a single one, or all that match a filter. Ingest carries the commands out."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
-from redis import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 from ulid_transform import ulid_to_timestamp
@@ -21,8 +21,6 @@ from llm_scheduler.jobs.store import commands, ledger_queries
 
 CONFIRM_SECONDS = 600  # for which a dry run is valid
 MAX_JOBS = 50_000  # that one request may change
-_SAMPLE_SIZE = 20
-_PAGE_SIZE = 500
 
 Kind = Literal["retry", "cancel"]
 _ALLOWED: dict[Kind, tuple[Status, ...]] = {"retry": (Status.REJECTED, Status.CANCELLED), "cancel": ACTIVE}
@@ -84,12 +82,12 @@ class BulkCommand(msgspec.Struct, frozen=True):
     more: bool
 
 
-def retry_job(request: Request, query: EmptyQuery) -> Response:
+def retry_job(request: Request) -> Response:
     """Retry a rejected or cancelled job: its original is worked on again under the same id; its report is removed."""
     return _send_one(request, "retry", "Its original is put to work again.")
 
 
-def cancel_job(request: Request, query: EmptyQuery) -> Response:
+def cancel_job(request: Request) -> Response:
     """Cancel an unfinished job: its original moves to the error folder with the code `cancelled`.
 
     A worker that runs it is not interrupted, but its result is discarded.
@@ -131,51 +129,38 @@ def _send_many(request: Request, kind: Kind, query: BulkQuery) -> Response:
         return _dry_run(context, kind, query)
     moment = _confirmed(context, kind, query, query.confirm)
     by, accepted = caller(request).name, 0
-    for ids in _pages(context.redis, context.levels, kind, query, moment):
+    for ids in _pages(context, kind, query, moment):
         commands.send(context.redis, kind, ids, by, context.clock.now())
         accepted += len(ids)
-        if accepted >= MAX_JOBS:
-            break
     request.scope["llm.audit"] = {"asked": kind, "jobs": accepted}
     return json_answer(BulkCommand(kind, accepted, accepted >= MAX_JOBS), 202)
 
 
 def _dry_run(context: ApiContext, kind: Kind, query: BulkQuery) -> Response:
     moment = last_id(context.clock.now())
-    sample: list[str] = []
-    matched = 0
-    for ids in _pages(context.redis, context.levels, kind, query, moment):
-        sample = (sample + ids)[:_SAMPLE_SIZE]
-        matched += len(ids)
-        if matched >= MAX_JOBS:
-            break
+    found = list(chain.from_iterable(_pages(context, kind, query, moment)))
+    matched = len(found)
     number = f"{matched} job{'' if matched == 1 else 's'}" if matched < MAX_JOBS else f"At least {matched} jobs"
     effect = "retried" if kind == "retry" else "cancelled"
-    return json_answer(
-        DryRun(
-            kind,
-            matched,
-            sample,
-            _confirmation(kind, query, moment),
-            f"Nothing is changed yet. {number} would be {effect}: send the same request with `confirm` to do it.",
-        )
-    )
+    message = f"Nothing is changed yet. {number} would be {effect}: send the same request with `confirm` to do it."
+    return json_answer(DryRun(kind, matched, found[:20], _confirmation(kind, query, moment), message))
 
 
-def _pages(redis: Redis, levels: Sequence[str], kind: Kind, query: JobFilter, moment: str) -> Iterator[list[str]]:
-    """The ids of the matching jobs, in pages, each read when it is needed."""
-    wanted = query.ledger_filter()
+def _pages(context: ApiContext, kind: Kind, query: BulkQuery, moment: str) -> Iterator[list[str]]:
+    """The ids of the matching jobs, in pages, each read when it is needed. It ends once there are `MAX_JOBS`."""
+    wanted, redis, levels = query.ledger_filter(), context.redis, context.levels
+    number = 0
     for status in _ALLOWED[kind]:
         if wanted.status in (None, status.value):
+            narrowed = wanted._replace(status=status)
             pages = ledger_queries.pages(
-                lambda job_id, record: job_id,
-                redis,
-                levels,
-                wanted=wanted._replace(status=status),
-                limit=_PAGE_SIZE,
-                cursor=moment,
+                lambda job_id, record: job_id, redis, levels, wanted=narrowed, limit=500, cursor=moment
             )
-            yield from filter(None, pages)
+            for ids in filter(None, pages):
+                yield ids
+                number += len(ids)
+                if number >= MAX_JOBS:
+                    return
 
 
 def _confirmation(kind: Kind, query: BulkQuery, moment: str) -> str:

@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from llm_scheduler.api.endpoints.jobs import find_entry
 from llm_scheduler.api.http.context import ApiContext, api_context
-from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.ingest.spool.claims import Claims
 from llm_scheduler.ingest.spool.finished_files import find
@@ -24,7 +24,6 @@ from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.sealing import masked
 from llm_scheduler.jobs.store.ledger import Entry
 
-_PIECE_BYTES = 1 << 20
 _TRIES = 3  # a file may be moved while it is looked for
 
 
@@ -34,22 +33,18 @@ class _ResultDocument(msgspec.Struct):
     document: msgspec.Raw
 
 
-def get_result(request: Request, query: EmptyQuery) -> Response:
+def get_result(request: Request) -> Response:
     """The result file of a done job, as it is in the output folder. The handler's result is in its member `result`."""
-    context = api_context(request)
-    entry = _done_entry(context, request.path_params["id"], "result")
-    return Response(_result_file(context, entry), media_type="application/json")
+    return Response(_result_file(request, "result"), media_type="application/json")
 
 
-def get_document(request: Request, query: EmptyQuery) -> Response:
+def get_document(request: Request) -> Response:
     """The JSON of a done job, as its handler got it: repaired if it was broken, with `***` for encrypted fields."""
-    context = api_context(request)
-    entry = _done_entry(context, request.path_params["id"], "document")
-    raw = msgspec.json.decode(_result_file(context, entry), type=_ResultDocument).document
+    raw = msgspec.json.decode(_result_file(request, "document"), type=_ResultDocument).document
     return Response(masked(bytes(raw)), media_type="application/json")
 
 
-def get_original(request: Request, query: EmptyQuery) -> Response:
+def get_original(request: Request) -> Response:
     """The bytes as they arrived, in whatever folder they are now.
 
     An original that is encrypted as a whole stays encrypted; `llmctl decrypt` opens it.
@@ -64,23 +59,14 @@ def get_original(request: Request, query: EmptyQuery) -> Response:
     raise _not_on_this_host(entry, "original")
 
 
-def _done_entry(context: ApiContext, job_id: str, what: str) -> Entry:
-    """The entry of a job that is done. Raises a 404 or 409; `what` is what it lacks otherwise."""
-    entry = find_entry(context, job_id)
+def _result_file(request: Request, what: str) -> bytes:
+    """The result file of a job that is done. Raises a 404 or 409; `what` is what the job lacks otherwise."""
+    context = api_context(request)
+    entry = find_entry(context, request.path_params["id"])
     if entry.status is not Status.DONE:
-        hint = (
-            "" if entry.status is not Status.REJECTED else f" ({entry.code}): /jobs/{entry.id}/original has its bytes"
-        )
-        raise ProblemError(
-            409,
-            f"This job has no {what}: it is {entry.status.value}{hint}.",
-            job=entry.id,
-            job_status=entry.status.value,
-        )
-    return entry
-
-
-def _result_file(context: ApiContext, entry: Entry) -> bytes:
+        hint = f" ({entry.code}): /jobs/{entry.id}/original has its bytes" if entry.status is Status.REJECTED else ""
+        text = f"This job has no {what}: it is {entry.status.value}{hint}."
+        raise ProblemError(409, text, job=entry.id, job_status=entry.status.value)
     place = find(context.folders, entry)
     if place is not None:
         with contextlib.suppress(OSError), open(place.report, "rb") as file:
@@ -124,26 +110,18 @@ def _streamed(path: str, entry: Entry) -> Response:
 
     def pieces() -> Iterator[bytes]:
         with file:
-            while piece := file.read(_PIECE_BYTES):
+            while piece := file.read(1 << 20):
                 yield piece
 
     headers = {"Content-Length": str(size), "Content-Disposition": f'attachment; filename="{entry.id}{ending}"'}
     return StreamingResponse(pieces(), media_type="application/octet-stream", headers=headers)
 
 
-OPERATIONS = tuple(
-    Operation(
-        "GET",
-        f"/jobs/{{id}}/{name}",
-        endpoint,
-        "jobs",
-        {200: Answer(None, description, media_type)},
-        needs_redis=True,
-        problems=(409,) if name != "original" else (),
-    )
-    for name, endpoint, description, media_type in (
-        ("document", get_document, "The document.", "application/json"),
-        ("result", get_result, "The result file.", "application/json"),
-        ("original", get_original, "The original's bytes.", "application/octet-stream"),
-    )
+_DOCUMENT = {200: Answer(None, "The document.")}
+_RESULT = {200: Answer(None, "The result file.")}
+_ORIGINAL = {200: Answer(None, "The original's bytes.", "application/octet-stream")}
+OPERATIONS = (
+    Operation("GET", "/jobs/{id}/document", get_document, "jobs", _DOCUMENT, needs_redis=True, problems=(409,)),
+    Operation("GET", "/jobs/{id}/result", get_result, "jobs", _RESULT, needs_redis=True, problems=(409,)),
+    Operation("GET", "/jobs/{id}/original", get_original, "jobs", _ORIGINAL, needs_redis=True),
 )

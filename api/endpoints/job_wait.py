@@ -10,12 +10,11 @@ import msgspec
 from msgspec import Meta
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
 
 from llm_scheduler.api.endpoints.jobs import JobDetail, read_job
 from llm_scheduler.api.events.followers import Follower, Followers, followers_of
 from llm_scheduler.api.events.streams import GAP, REDIS
-from llm_scheduler.api.http.context import ApiContext, api_context, json_answer, redis_access
+from llm_scheduler.api.http.context import ApiContext, api_context, redis_access
 from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.jobs.document import FINAL
@@ -28,21 +27,21 @@ class WaitQuery(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(ge=0, le=60, description="The longest time to wait, in seconds.")] = 30.0
 
 
-async def wait_for_job(request: Request, query: WaitQuery) -> Response:
+async def wait_for_job(request: Request, query: WaitQuery) -> JobDetail:
     """One job, as soon as it is done, rejected or cancelled, or when the time is over.
 
     The answer is that of `GET /jobs/{id}`; its `status` tells which of the two happened.
     """
     job = await _read(api_context(request), request.path_params["id"])
     if job.status in FINAL or query.timeout == 0:
-        return json_answer(job)
+        return job
     waiting = asyncio.ensure_future(_final(request, job, query.timeout))
     disconnect = asyncio.ensure_future(_disconnect(request))
     try:
         await asyncio.wait((waiting, disconnect), return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
             raise ClientDisconnect
-        return json_answer(waiting.result())
+        return waiting.result()
     finally:
         waiting.cancel()
         disconnect.cancel()

@@ -3,20 +3,20 @@
 import contextlib
 import os
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_scheduler.api.http.context import ApiContext, api_context, json_answer, redis_access
-from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
+from llm_scheduler.api.http.context import ApiContext, api_context, redis_access
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.api.http.query import Level
 from llm_scheduler.ingest.spool.drop import FOLDER, id_in_name
 from llm_scheduler.ingest.spool.finished_files import FinishedFiles, find
-from llm_scheduler.ingest.spool.result_files import FinishedReport, read_report
+from llm_scheduler.ingest.spool.result_files import read_report
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.crash import CrashReport
 from llm_scheduler.jobs.document import ID_PATTERN, Status, is_id
@@ -139,17 +139,15 @@ async def list_jobs(request: Request, query: JobsQuery) -> Response:
 
 def _page(context: ApiContext, query: JobsQuery) -> bytes:
     with redis_access(context):
-        wanted, limit = query.ledger_filter(), query.limit
-        page = ledger_queries.page_of(
-            _summary, context.redis, context.levels, wanted=wanted, limit=limit, cursor=query.cursor
-        )
+        wanted, limit, cursor = query.ledger_filter(), query.limit, query.cursor
+        page = ledger_queries.page_of(_listed, context.redis, context.levels, wanted=wanted, limit=limit, cursor=cursor)
     total = page.total if page.is_exact else max(page.total, len(page.entries))
     return msgspec.json.encode(Jobs(page.entries, page.cursor, total, page.is_exact))
 
 
-def get_job(request: Request, query: EmptyQuery) -> Response:
+def get_job(request: Request) -> JobDetail:
     """One job: its timeline, the reasons for its route, its repairs, and its error."""
-    return json_answer(read_job(api_context(request), request.path_params["id"]))
+    return read_job(api_context(request), request.path_params["id"])
 
 
 def read_job(context: ApiContext, job_id: str) -> JobDetail:
@@ -172,78 +170,52 @@ def find_entry(context: ApiContext, job_id: str) -> Entry:
     )
 
 
-def _summary(job_id: str, record: Record) -> JobSummary:
+def _listed(job_id: str, record: Record) -> JobSummary:
     """The same as `job_summary` of the record's entry, in half the time: lists are read again and again."""
-    failed = record.status is not Status.DONE and (record.code or record.message)
-    return JobSummary(
-        id=job_id,
-        status=record.status,
-        source=record.source,
-        priority=record.priority or None,
-        queue=record.queue or None,
-        handler=record.handler or None,
-        attempts=record.attempts,
-        size=record.size,
-        received_at=rfc3339(record.received_at / 1000) if record.received_at else None,
-        country=record.country or None,
-        industry=record.industry or None,
-        language=record.language or None,
-        quality=record.quality or None,
-        rq_job_id=record.rq_job_id or None,
-        error=JobError(record.code or None, record.message or None) if failed else None,
-    )
+    return _summary(job_id, record, record.received_at / 1000, record.size)
 
 
 def job_summary(entry: Entry) -> JobSummary:
-    return JobSummary(**_summary_fields(entry), error=_error(entry))
+    return _summary(entry.id, entry, entry.times.get("received"), entry.size if entry.priority else None)
+
+
+def _summary(job_id: str, found: Record | Entry, received_at: float | None, size: int | None) -> JobSummary:
+    failed = found.status is not Status.DONE and (found.code or found.message)
+    return JobSummary(
+        id=job_id,
+        status=found.status,
+        source=found.source,
+        priority=found.priority or None,
+        queue=found.queue or None,
+        handler=found.handler or None,
+        attempts=found.attempts,
+        size=size,
+        received_at=rfc3339(received_at) if received_at else None,
+        country=found.country or None,
+        industry=found.industry or None,
+        language=found.language or None,
+        quality=found.quality or None,
+        rq_job_id=found.rq_job_id or None,
+        error=JobError(found.code or None, found.message or None) if failed else None,
+    )
 
 
 def job_detail(entry: Entry, place: FinishedFiles | None) -> JobDetail:
     """A job with its history; `place`: its files, if they are on this host."""
+    fields = msgspec.structs.asdict(job_summary(entry))
     report = read_report(place.report) if place else None
+    if fields["error"] and report and None not in (report.line, report.column, report.offset):
+        place_in_text = {"line": report.line, "column": report.column, "offset": report.offset}
+        fields["error"] = msgspec.structs.replace(fields["error"], **place_in_text)
+    times = [(at, _ORDER[status], status) for status, at in (*entry.times.items(), *entry.earlier) if status in _ORDER]
     return JobDetail(
-        **_summary_fields(entry),
-        error=_error(entry, report),
-        timeline=timeline(entry),
+        **fields,
+        timeline=[Step(Status(status), rfc3339(at)) for at, _, status in sorted(times)],
         reasons=entry.reasons,
         repairs=report.repairs if report else None,
         warnings=report.warnings if report else None,
         evidence=report.evidence if report else None,
     )
-
-
-def timeline(entry: Entry) -> list[Step]:
-    """When the job reached each status, in order."""
-    times = [(at, _ORDER[status], status) for status, at in (*entry.times.items(), *entry.earlier) if status in _ORDER]
-    return [Step(Status(status), rfc3339(at)) for at, _, status in sorted(times)]
-
-
-def _summary_fields(entry: Entry) -> dict[str, Any]:
-    received = entry.times.get("received")
-    return {
-        "id": entry.id,
-        "status": entry.status,
-        "source": entry.source,
-        "priority": entry.priority or None,
-        "queue": entry.queue or None,
-        "handler": entry.handler or None,
-        "attempts": entry.attempts,
-        "size": entry.size if entry.priority else None,
-        "received_at": None if received is None else rfc3339(received),
-        "country": entry.country or None,
-        "industry": entry.industry or None,
-        "language": entry.language or None,
-        "quality": entry.quality or None,
-        "rq_job_id": entry.rq_job_id,
-    }
-
-
-def _error(entry: Entry, report: FinishedReport | None = None) -> JobError | None:
-    if entry.status is Status.DONE or not (entry.code or entry.message):
-        return None
-    if report is None or report.line is None or report.column is None or report.offset is None:
-        return JobError(entry.code, entry.message)
-    return JobError(entry.code, entry.message, report.line, report.column, report.offset)
 
 
 def _source_in_watch_folder(context: ApiContext, job_id: str) -> str | None:
@@ -260,9 +232,9 @@ def _source_in_watch_folder(context: ApiContext, job_id: str) -> str | None:
     return None
 
 
+_PAGE = {200: Answer(Jobs, "A page of jobs.")}
+_JOB = {200: Answer(JobDetail, "The job.")}
 OPERATIONS = (
-    Operation(
-        "GET", "/jobs", list_jobs, "jobs", {200: Answer(Jobs, "A page of jobs.")}, query=JobsQuery, problems=(503,)
-    ),
-    Operation("GET", "/jobs/{id}", get_job, "jobs", {200: Answer(JobDetail, "The job.")}, needs_redis=True),
+    Operation("GET", "/jobs", list_jobs, "jobs", _PAGE, query=JobsQuery, problems=(503,)),
+    Operation("GET", "/jobs/{id}", get_job, "jobs", _JOB, needs_redis=True),
 )

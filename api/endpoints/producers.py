@@ -5,9 +5,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
-from starlette.responses import Response
 
-from llm_scheduler.api.http.context import api_context, json_answer
+from llm_scheduler.api.http.context import api_context
 from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.jobs.store import producers
 
@@ -31,7 +30,7 @@ class Producers(msgspec.Struct, frozen=True):
     producers: list[ProducerView]
 
 
-def list_producers(request: Request, query: ProducersQuery) -> Response:
+def list_producers(request: Request, query: ProducersQuery) -> Producers:
     """The producers of the last days, and how much of their output was not valid JSON.
 
     `days` in the answer is the number of days counted, at most `monitoring.metrics_retention_days`.
@@ -39,7 +38,7 @@ def list_producers(request: Request, query: ProducersQuery) -> Response:
     context = api_context(request)
     days = min(query.days, context.config.monitoring.metrics_retention_days)
     shares = producers.shares(context.redis, context.clock.now(), days)
-    return json_answer(Producers(days, [ProducerView(*share) for share in shares]))
+    return Producers(days, [ProducerView(*share) for share in shares])
 
 
 _ANSWERS = {200: Answer(Producers, "Every producer, the one with the most documents first.")}

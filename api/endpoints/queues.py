@@ -2,11 +2,10 @@
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
 from llm_scheduler.api.access.roles import Role
-from llm_scheduler.api.http.context import api_context, json_answer
-from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
+from llm_scheduler.api.http.context import api_context
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.api.state import Count
 from llm_scheduler.api.state.backlog import QueueBacklog, read_backlog
@@ -52,7 +51,7 @@ class QueueState(msgspec.Struct, frozen=True):
     message: str
 
 
-def list_queues(request: Request, query: EmptyQuery) -> Response:
+def list_queues(request: Request) -> Queues:
     """Every priority level: how much waits and since when, its rates and its workers."""
     context = api_context(request)
     now = context.clock.now()
@@ -60,11 +59,12 @@ def list_queues(request: Request, query: EmptyQuery) -> Response:
     recent = counters.recent(context.redis, context.levels, now, RATE_SECONDS)
     paces = context.redis.hmget(keys_of(context.redis).pace, list(context.levels))
     served = workers_by_queue(read_workers(context.redis))
-    views = [
-        _view(each, recent.queues[each.queue], recent.seconds, served[each.queue], float(pace or 0))
-        for each, pace in zip(backlog, paces, strict=True)
-    ]
-    return json_answer(Queues(views))
+    return Queues(
+        [
+            _view(each, recent.queues[each.queue], recent.seconds, served[each.queue], float(pace or 0))
+            for each, pace in zip(backlog, paces, strict=True)
+        ]
+    )
 
 
 def _view(backlog: QueueBacklog, counted: QueueCounters, seconds: float, workers: int, pace: float) -> QueueView:
@@ -86,17 +86,17 @@ def _view(backlog: QueueBacklog, counted: QueueCounters, seconds: float, workers
     )
 
 
-def pause_queue(request: Request, query: EmptyQuery) -> Response:
+def pause_queue(request: Request) -> QueueState:
     """Pause a queue: its workers take no more jobs. Documents that arrive meanwhile wait."""
     return _set_paused(request, paused=True)
 
 
-def resume_queue(request: Request, query: EmptyQuery) -> Response:
+def resume_queue(request: Request) -> QueueState:
     """Resume a paused queue."""
     return _set_paused(request, paused=False)
 
 
-def _set_paused(request: Request, *, paused: bool) -> Response:
+def _set_paused(request: Request, *, paused: bool) -> QueueState:
     context = api_context(request)
     name = request.path_params["name"]
     if name not in context.levels:
@@ -109,21 +109,13 @@ def _set_paused(request: Request, *, paused: bool) -> Response:
     else:
         message = f"{name} is resumed: its workers take jobs again."
     request.scope["llm.audit"] = {"queue": name, "changed": changed}
-    return json_answer(QueueState(name, paused, message))
+    return QueueState(name, paused, message)
 
 
+_LIST = {200: Answer(Queues, "Every queue.")}
+_STATE = {200: Answer(QueueState, "The new state of the queue.")}
 OPERATIONS = (
-    Operation("GET", "/queues", list_queues, "fleet", {200: Answer(Queues, "Every queue.")}, needs_redis=True),
-    *(
-        Operation(
-            "POST",
-            f"/queues/{{name}}/{verb}",
-            endpoint,
-            "fleet",
-            {200: Answer(QueueState, "The new state of the queue.")},
-            role=Role.OPERATOR,
-            needs_redis=True,
-        )
-        for verb, endpoint in (("pause", pause_queue), ("resume", resume_queue))
-    ),
+    Operation("GET", "/queues", list_queues, "fleet", _LIST, needs_redis=True),
+    Operation("POST", "/queues/{name}/pause", pause_queue, "fleet", _STATE, role=Role.OPERATOR, needs_redis=True),
+    Operation("POST", "/queues/{name}/resume", resume_queue, "fleet", _STATE, role=Role.OPERATOR, needs_redis=True),
 )

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_scheduler.api.http.context import api_context, json_answer
-from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.state.checks import Check
 from llm_scheduler.api.state.health import Health
 
@@ -19,12 +19,12 @@ class Readiness(msgspec.Struct, frozen=True):
     checks: list[Check]
 
 
-def health(request: Request, query: EmptyQuery) -> Response:
+def health(request: Request) -> Health:
     """Whether the API process is alive: always 200. `status` and `message` describe the rest of the system."""
-    return json_answer(api_context(request).monitor.health())
+    return api_context(request).monitor.health()
 
 
-def ready(request: Request, query: EmptyQuery) -> Response:
+def ready(request: Request) -> Response:
     """Whether documents that arrive now would be worked on.
 
     503 if a check fails; each check says what is missing and what to do next. Checks are at most a second old.

@@ -2,10 +2,9 @@
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
 
-from llm_scheduler.api.http.context import api_context, json_answer
-from llm_scheduler.api.http.operation import Answer, EmptyQuery, Operation
+from llm_scheduler.api.http.context import api_context
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.state import Count
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.store import batches
@@ -36,7 +35,7 @@ class Schedules(msgspec.Struct, frozen=True):
     holder: str | None
 
 
-def list_schedules(request: Request, query: EmptyQuery) -> Response:
+def list_schedules(request: Request) -> Schedules:
     """The scheduled flushes of batches and retries, and the scheduler that does them."""
     context = api_context(request)
     keys = keys_of(context.redis)
@@ -50,18 +49,16 @@ def list_schedules(request: Request, query: EmptyQuery) -> Response:
         pipeline.llen(keys.batch(level))
     lock, count, times, first, *sizes = pipeline.execute()
     retries = [at for member, at in first if member.decode(errors="replace") not in flushes]
-    return json_answer(
-        Schedules(
-            flushes=[
-                FlushSchedule(level, size, None if at is None else rfc3339(at))
-                for level, at, size in zip(context.levels, times, sizes, strict=True)
-            ],
-            retries=RetrySchedule(
-                count=max(0, count - sum(at is not None for at in times)),
-                next_at=rfc3339(retries[0]) if retries else None,
-            ),
-            holder=lock.decode(errors="replace").partition(" ")[0] if lock else None,
-        )
+    return Schedules(
+        flushes=[
+            FlushSchedule(level, size, None if at is None else rfc3339(at))
+            for level, at, size in zip(context.levels, times, sizes, strict=True)
+        ],
+        retries=RetrySchedule(
+            count=max(0, count - sum(at is not None for at in times)),
+            next_at=rfc3339(retries[0]) if retries else None,
+        ),
+        holder=lock.decode(errors="replace").partition(" ")[0] if lock else None,
     )
 
 

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 from starlette.requests import Request
-from starlette.responses import Response
 
-from llm_scheduler.api.http.context import api_context, json_answer
+from llm_scheduler.api.http.context import api_context
 from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.state import Count
 from llm_scheduler.jobs.clock import rfc3339
@@ -74,13 +73,13 @@ class Stats(StatsFigures, frozen=True, kw_only=True):
     queues: list[QueueStats]
 
 
-def get_stats(request: Request, query: StatsQuery) -> Response:
+def get_stats(request: Request, query: StatsQuery) -> Stats:
     """How many documents arrived and ended lately, and how long they took."""
     context = api_context(request)
     now = context.clock.now()
     recent = counters.recent(context.redis, context.levels, now, _SECONDS[query.window])
     total = _figures(counters.total(recent.queues.values()), recent.seconds)
-    stats = Stats(
+    return Stats(
         **msgspec.structs.asdict(total),
         window=query.window,
         since=rfc3339(recent.since),
@@ -91,7 +90,6 @@ def get_stats(request: Request, query: StatsQuery) -> Response:
             for queue, counted in recent.queues.items()
         ],
     )
-    return json_answer(stats)
 
 
 def _figures(counted: QueueCounters, seconds: float) -> StatsFigures:

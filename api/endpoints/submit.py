@@ -12,20 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llm_scheduler.api.access.roles import Role, caller
-from llm_scheduler.api.document_writer import ReceivedDocument
 from llm_scheduler.api.endpoints.jobs import Id, find_entry
 from llm_scheduler.api.http import idempotency
 from llm_scheduler.api.http.context import ApiContext, api_context, json_answer
 from llm_scheduler.api.http.idempotency import IdempotencyKeys, Reservation
-from llm_scheduler.api.http.operation import Answer, Body, EmptyQuery, Operation
+from llm_scheduler.api.http.operation import Answer, Body, Operation
 from llm_scheduler.api.http.problems import ProblemError, redis_unavailable
-from llm_scheduler.api.http.uploads import LINES_TYPES, Upload, read
+from llm_scheduler.api.http.uploads import LINES_TYPES, read
 from llm_scheduler.ingest.spool.drop import NewDocument
 from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.process.connection import AWAY
-
-FULL_RETRY_SECONDS = 5
-DISK_RETRY_SECONDS = 30
 
 _log = logging.getLogger("llm.api")
 
@@ -45,7 +41,7 @@ class AcceptedJobs(msgspec.Struct, frozen=True):
     jobs: list[AcceptedJob]
 
 
-async def create_jobs(request: Request, query: EmptyQuery) -> Response:
+async def create_jobs(request: Request) -> Response:
     """Submit documents: a JSON body, the files of a form, or JSONL (one document a line).
 
     202: the documents are safe on disk, and survive any crash. With an Idempotency-Key a request may be repeated after
@@ -59,28 +55,21 @@ async def create_jobs(request: Request, query: EmptyQuery) -> Response:
         idempotency.check_key(key)
     await run_in_threadpool(_refuse_when_full, context)
     uploads = await read(request, context.config)
-    documents = _with_ids(context, uploads)
+    at = context.clock.now()
+    documents = [NewDocument(context.ids.make(at), upload.raw, upload.name) for upload in uploads]
     if key is not None:
-        return await _submit_once(request, context, key, uploads, documents)
-    await _write(context, documents)
+        return await _submit_once(request, context, key, documents, at)
+    await _write(context, documents, at)
     return _answer(request, documents)
 
 
-def _with_ids(context: ApiContext, uploads: list[Upload]) -> list[ReceivedDocument]:
-    documents = []
-    for upload in uploads:
-        at = context.clock.now()
-        documents.append(ReceivedDocument(NewDocument(context.ids.make(at), upload.raw, upload.name), at))
-    return documents
-
-
 async def _submit_once(
-    request: Request, context: ApiContext, key: str, uploads: list[Upload], documents: list[ReceivedDocument]
+    request: Request, context: ApiContext, key: str, documents: list[NewDocument], at: float
 ) -> Response:
     """Carry out a request with an Idempotency-Key, unless an earlier one was carried out. `documents` have new ids."""
     keys = IdempotencyKeys(context.redis, caller(request).name)
-    fingerprint = idempotency.fingerprint_of(uploads)
-    names = [(each.document.id, each.document.name) for each in documents]
+    fingerprint = idempotency.fingerprint_of([(each.raw, each.name) for each in documents])
+    names = [(each.id, each.name) for each in documents]
     try:
         reserved = await run_in_threadpool(keys.reserve, key, fingerprint, names, context.clock.now())
         replayed = reserved.written or (reserved.doubtful and await run_in_threadpool(_all_exist, context, reserved))
@@ -91,12 +80,12 @@ async def _submit_once(
             "it is unknown whether this request was sent before. Without an Idempotency-Key documents are accepted.",
         ) from None
     documents = [
-        ReceivedDocument(NewDocument(document_id, upload.raw, name), each.at)
-        for (document_id, name), upload, each in zip(reserved.documents, uploads, documents, strict=True)
+        NewDocument(document_id, each.raw, name)
+        for each, (document_id, name) in zip(documents, reserved.documents, strict=True)
     ]
     if not replayed:
         try:
-            await _write(context, documents)
+            await _write(context, documents, at)
         except ProblemError:
             await _update_reservation(context, lambda: keys.release(key))
             raise
@@ -123,19 +112,16 @@ def _all_exist(context: ApiContext, reserved: Reservation) -> bool:
     return True
 
 
-async def _write(context: ApiContext, documents: list[ReceivedDocument]) -> None:
+async def _write(context: ApiContext, documents: list[NewDocument], at: float) -> None:
     try:
-        await context.writer.write(documents)
+        await context.writer.write(documents, at)
     except OSError as error:
         _log.error("Documents could not be written: %s", error)
         raise _disk_problem(error) from None
 
 
-def _answer(request: Request, documents: list[ReceivedDocument], headers: dict[str, str] | None = None) -> Response:
-    jobs = [
-        AcceptedJob(each.document.id, Status.RECEIVED, each.document.source, f"/jobs/{each.document.id}")
-        for each in documents
-    ]
+def _answer(request: Request, documents: list[NewDocument], headers: dict[str, str] | None = None) -> Response:
+    jobs = [AcceptedJob(each.id, Status.RECEIVED, each.source, f"/jobs/{each.id}") for each in documents]
     request.scope["llm.audit"] = {"jobs": len(jobs), "first_job": jobs[0].id}
     # A form with one file is answered like a plain body.
     if len(jobs) == 1:
@@ -157,7 +143,7 @@ def _refuse_when_full(context: ApiContext) -> None:
             429,
             f"{documents} documents are in flight and more than {10 * queue.max_queue_size} files wait. "
             "Send this again later, or raise queue.max_queue_size.",
-            retry_after=FULL_RETRY_SECONDS,
+            retry_after=5,
         )
 
 
@@ -172,19 +158,14 @@ def _disk_problem(error: OSError) -> ProblemError:
             status, text = 503, "The watch folder can't be written by the API's user."
         case _:
             status, text = 503, f"The watch folder can't be written ({error.strerror or type(error).__name__})."
-    return ProblemError(status, f"{text} Nothing was accepted. Send this again later.", retry_after=DISK_RETRY_SECONDS)
+    return ProblemError(status, f"{text} Nothing was accepted. Send this again later.", retry_after=30)
 
 
 _ANY: dict[str, object] = {}
-_FILES = {"type": "array", "items": {"type": "string", "format": "binary", "minLength": 1}}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary", "minLength": 1}, "minItems": 1}
 # The server accepts a file under any field name; this is the documented one.
-_FORM = {
-    "type": "object",
-    "properties": {"file": {**_FILES, "minItems": 1}},
-    "required": ["file"],
-    "additionalProperties": False,
-}
-
+_FORM = {"type": "object", "properties": {"file": _FILES}, "required": ["file"], "additionalProperties": False}
+_KEY_TEXT = "Chosen by the client. A request sent twice with the same key is carried out once."
 OPERATIONS = (
     Operation(
         "POST",
@@ -193,9 +174,7 @@ OPERATIONS = (
         "jobs",
         {202: Answer((AcceptedJob, AcceptedJobs), "The documents are safe on disk.")},
         role=Role.SUBMITTER,
-        headers={
-            idempotency.HEADER: "Chosen by the client. A request sent twice with the same key is carried out once."
-        },
+        headers={idempotency.HEADER: _KEY_TEXT},
         body=Body({"application/json": _ANY, "multipart/form-data": _FORM, **dict.fromkeys(LINES_TYPES, _ANY)}),
         problems=(408, 409, 429, 503, 507),
     ),

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from llm_scheduler.api.access.access_control import access_control
 from llm_scheduler.api.access.roles import Caller, Role, caller
 from llm_scheduler.api.http.context import json_answer
-from llm_scheduler.api.http.operation import Answer, Body, EmptyQuery, Operation
+from llm_scheduler.api.http.operation import Answer, Body, Operation
 from llm_scheduler.api.http.problems import ProblemError
 
 _MAX_BYTES = 1024
@@ -34,7 +34,7 @@ class AccessToken(msgspec.Struct, frozen=True):
     role: Role
 
 
-async def create_token(request: Request, query: EmptyQuery) -> Response:
+async def create_token(request: Request) -> Response:
     """Exchange an API key for a token.
 
     The token expires after a while, and is never valid longer than the key: revoking the key ends it at once.
@@ -92,14 +92,6 @@ async def _body(request: Request) -> TokenRequest:
         raise ProblemError(400, f"The body is not JSON: {error}.") from None
 
 
-OPERATIONS = (
-    Operation(
-        "POST",
-        "/token",
-        create_token,
-        "access",
-        {200: Answer(AccessToken, "The token.")},
-        body=Body({"application/json": TokenRequest}, required=False),
-        problems=(409,),
-    ),
-)
+_ANSWERS = {200: Answer(AccessToken, "The token.")}
+_BODY = Body({"application/json": TokenRequest}, required=False)
+OPERATIONS = (Operation("POST", "/token", create_token, "access", _ANSWERS, body=_BODY, problems=(409,)),)

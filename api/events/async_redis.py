@@ -34,12 +34,9 @@ def async_client(redis: Redis, answer_seconds: float) -> AsyncRedis:
     if sentinels is not None:
         kind = _AsyncSecureMasterConnection if is_tls else _AsyncMasterConnection
         settings["find_master"] = sentinels.get_master_address
-    own = ConnectionPool(
-        kind,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **{**settings, "socket_timeout": answer_seconds},
-    )
-    return AsyncRedis.from_pool(own)
+    settings["socket_timeout"] = answer_seconds
+    quiet = MaintNotificationsConfig(enabled=False)
+    return AsyncRedis.from_pool(ConnectionPool(kind, maint_notifications_config=quiet, **settings))
 
 
 class _AsyncMasterConnection(Connection):

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-import msgspec
 from anyio import CancelScope
 from redis import Redis
 from starlette.requests import Request
@@ -51,7 +50,7 @@ class Follower:
         self._followers = followers
         self._streams = streams
         self._scope = CancelScope()
-        self._is_trouble_reported = False
+        self._unsent: list[StreamEntry] = []  # to be returned by the next read
         self._pauses = False
 
     async def begin(self) -> None:
@@ -61,8 +60,8 @@ class Follower:
         try:
             self.position = await self._streams.ends()
         except AWAY as error:
-            self.trouble = explain(error)
             self.position = self._followers.position
+            self._unsent = self._fail(error)
 
     async def read(self, seconds: float) -> Sequence[StreamEntry]:
         """The next entries; waits `seconds` for them at most. Empty if there are none, or the server stops.
@@ -85,12 +84,13 @@ class Follower:
 
     async def _read(self, seconds: float) -> Sequence[StreamEntry]:
         bounds = self._followers.bounds
-        if self.trouble is not None and not self._is_trouble_reported:
-            return self._report_trouble(self.trouble)
+        if self._unsent:
+            entries, self._unsent = self._unsent, []
+            return entries
         if self.trouble is not None:
             await asyncio.sleep(min(seconds, _RECONNECT_SECONDS, bounds.block))
         elif self._pauses:
-            await asyncio.sleep(min(seconds, self._followers.pause()))
+            await asyncio.sleep(min(seconds, max(bounds.pause, bounds.pause_each * len(self._followers))))
         try:
             if self.position is None:
                 self.position = await self._streams.ends()
@@ -98,26 +98,26 @@ class Follower:
             page = await self._streams.read(self.position, 0.0 if self.trouble else min(seconds, bounds.block))
         except AWAY as error:
             self.has_more = False
-            self.trouble = explain(error)
-            return [] if self._is_trouble_reported else self._report_trouble(self.trouble)
+            return self._fail(error)
         entries = page.entries
         if self.trouble is not None:
             entries = [self._redis_entry(True, "Redis is back."), *entries]
-            self.trouble, self._is_trouble_reported = None, False
+            self.trouble = None
         self.position, self.has_more = page.position, page.more
         self._pauses = bool(entries) and not page.more
         if not page.more:
             self._followers.position = page.position
         return entries
 
-    def _report_trouble(self, trouble: str) -> list[StreamEntry]:
-        self._is_trouble_reported = True
-        words = f"Redis is unreachable ({trouble}). It is asked again and again, and nothing will be skipped."
-        return [self._redis_entry(False, words)]
+    def _fail(self, error: Exception) -> list[StreamEntry]:
+        """Note that Redis can't be followed. Returns the entry that says so, if that is new."""
+        is_new = self.trouble is None
+        self.trouble = explain(error)
+        words = f"Redis is unreachable ({self.trouble}). It is asked again and again, and nothing will be skipped."
+        return [self._redis_entry(False, words)] if is_new else []
 
     def _redis_entry(self, reachable: bool, message: str) -> StreamEntry:
-        body = msgspec.json.encode({"reachable": reachable, "message": message})
-        return StreamEntry(REDIS, body, self.position)
+        return StreamEntry(REDIS, {"reachable": reachable, "message": message}, self.position)
 
 
 class Followers:
@@ -175,10 +175,6 @@ class Followers:
         if not self._present:
             self.position = None
 
-    def pause(self) -> float:
-        """Seconds between two reads of a follower."""
-        return max(self.bounds.pause, self.bounds.pause_each * len(self))
-
 
 def followers_of(request: Request) -> Followers:
     """The followers of the application that serves `request`."""
@@ -194,17 +190,15 @@ def _before_signal_handlers(call: Callable[[], object]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    present = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {each: handler for each, handler in present.items() if callable(handler)}
 
     def handle(signum: int, frame: FrameType | None) -> None:
         call()
-        handler = handlers[signal.Signals(signum)]
-        if callable(handler):
-            handler(signum, frame)
+        handlers[signal.Signals(signum)](signum, frame)
 
-    for each, handler in handlers.items():
-        if callable(handler):
-            signal.signal(each, handle)
+    for each in handlers:
+        signal.signal(each, handle)
     try:
         yield
     finally:

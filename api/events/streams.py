@@ -4,15 +4,13 @@ A `StreamPosition` is a place in both streams. A reader that goes on from a posi
 a gap first if a stream no longer reaches back to the position (it was trimmed, or Redis was emptied).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from llm_scheduler.jobs.clock import rfc3339
-from llm_scheduler.jobs.document import Status
 from llm_scheduler.jobs.store import alerts, transitions
 from llm_scheduler.jobs.store.keys import Keys
 
@@ -22,8 +20,6 @@ Kind = Literal["transition", "event"]
 KINDS: tuple[Kind, Kind] = ("transition", "event")
 GAP, REDIS = "gap", "redis"
 PATTERN = r"^[0-9]{1,18}-[0-9]{1,18}\.[0-9]{1,18}-[0-9]{1,18}$"
-
-_NO_STREAM = "no such key"
 
 # An entry's id in Redis: milliseconds, and a number that counts the entries of the same millisecond.
 EntryId = tuple[int, int]
@@ -47,20 +43,18 @@ class StreamPosition(NamedTuple):
 class StreamEntry(NamedTuple):
     """What a follower is sent: an entry of a stream, a gap in one, or the state of Redis.
 
-    `body` is JSON. `after` is the follower's position once it has this; None: not known yet. `stream` is an index of
-    `KINDS`; None: the entry belongs to neither stream. `status` and `at` belong to a transition.
+    `content` is its JSON object. `after` is the follower's position once it has this; None: not known yet. `stream` is
+    an index of `KINDS`; None: the entry belongs to neither stream.
     """
 
     kind: str
-    body: bytes
+    content: dict[str, Any]
     after: StreamPosition | None
     stream: int | None = None
-    status: Status | None = None
-    at: str = ""
 
     def is_about(self, document_id: str) -> bool:
         """Whether this is a transition of that document."""
-        return self.kind == KINDS[0] and b'"%s"' % document_id.encode() in self.body
+        return self.kind == KINDS[0] and document_id in self.content["ids"]
 
 
 class Page(NamedTuple):
@@ -69,11 +63,6 @@ class Page(NamedTuple):
     entries: list[StreamEntry]
     position: StreamPosition
     more: bool
-
-
-def transition_body(status: Status, at: str, ids: Sequence[str]) -> bytes:
-    """The JSON of a transition: `ids` came to `status` together."""
-    return msgspec.json.encode({"status": status, "at": at, "ids": ids})
 
 
 def parse(text: str) -> StreamPosition:
@@ -94,7 +83,7 @@ class Streams:
 
     async def ends(self) -> StreamPosition:
         """The present end of both streams."""
-        return StreamPosition(*(_end(info) for info in await self.infos()))
+        return StreamPosition(*map(_end, await self.infos()))
 
     async def read(self, since: StreamPosition, seconds: float = 0.0) -> Page:
         """What came after `since`, in the order of time. If there is nothing, wait `seconds` for it."""
@@ -116,7 +105,11 @@ class Streams:
             merged = [entry for entry in merged if entry[0] <= min(full)]
         for at, stream, fields in sorted(merged, key=lambda entry: entry[:2]):
             position = position.moved(stream, at)
-            entries.extend(_decoded(stream, fields, position))
+            try:
+                content = _event(fields) if stream else _transition(fields)
+            except (ValueError, OverflowError, OSError):  # the last two: a time that rfc3339 can't write
+                continue  # the entry can't be decoded
+            entries.append(StreamEntry(KINDS[stream], content, position, stream))
         return Page(entries, position, bool(full))
 
     async def infos(self) -> Sequence[Mapping[str, Any] | None]:
@@ -124,11 +117,15 @@ class Streams:
         pipeline = self._redis.pipeline(transaction=False)
         for name in self._names:
             pipeline.xinfo_stream(name)
-        answers = await pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, Exception) and not (isinstance(answer, ResponseError) and _NO_STREAM in str(answer)):
+        found: list[Mapping[str, Any] | None] = []
+        for answer in await pipeline.execute(raise_on_error=False):
+            if isinstance(answer, ResponseError) and "no such key" in str(answer):
+                found.append(None)
+            elif isinstance(answer, Exception):
                 raise answer
-        return [None if isinstance(answer, Exception) else answer for answer in answers]
+            else:
+                found.append(answer)
+        return found
 
     async def _read_after(self, since: StreamPosition, seconds: float = 0.0) -> tuple[list[list[Any]], list[bool]]:
         """For each stream its next entries, and whether it holds the entry at `since`.
@@ -145,28 +142,21 @@ class Streams:
         return [found.get(name.encode(), []) for name in self._names], [bool(each) for each in held]
 
 
-def _decoded(stream: int, fields: Mapping[bytes, bytes], after: StreamPosition) -> Iterator[StreamEntry]:
-    """The entry; nothing if it can't be decoded."""
-    try:
-        if stream == 0:
-            moved = transitions.decode(fields)
-            at = rfc3339(moved.at)
-            yield StreamEntry(KINDS[0], transition_body(moved.status, at, moved.ids), after, stream, moved.status, at)
-        else:
-            event = alerts.decode(fields.get(alerts.FIELD.encode(), b""))
-            content = {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
-            yield StreamEntry(KINDS[1], msgspec.json.encode(content), after, stream)
-    except (ValueError, OverflowError, OSError):  # the last two: a time that rfc3339 can't write
-        return
+def _transition(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    moved = transitions.decode(fields)
+    return {"status": moved.status, "at": rfc3339(moved.at), "ids": moved.ids}
+
+
+def _event(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    event = alerts.decode(fields.get(alerts.FIELD.encode(), b""))
+    return {"kind": event.kind, "at": rfc3339(event.at), "message": event.message, "details": event.details}
 
 
 def _gap(stream: int, after: StreamPosition) -> StreamEntry:
-    words = (
-        "Some transitions before this are not there any more. List the jobs again (GET /jobs) to know how they are."
-        if stream == 0
-        else "Some events before this are not there any more."
-    )
-    return StreamEntry(GAP, msgspec.json.encode({"kinds": [KINDS[stream]], "message": words}), after, stream)
+    message = f"Some {KINDS[stream]}s before this are not there any more."
+    if stream == 0:
+        message += " List the jobs again (GET /jobs) to know how they are."
+    return StreamEntry(GAP, {"kinds": [KINDS[stream]], "message": message}, after, stream)
 
 
 def _resume_at(at: EntryId, info: Mapping[str, Any] | None) -> EntryId | None:

@@ -17,35 +17,24 @@ class SharedReads(Generic[T]):
     """Reads by key. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Hashable, list[asyncio.Future[T]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._next: dict[Hashable, asyncio.Future[T]] = {}  # the answers of reads that have not begun
+        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
 
     async def read(self, key: Hashable, function: Callable[[], T]) -> T:
         """The result of `function`, called in a thread after this moment. Raises what it raises."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.get(key)
-        if waiting is not None:
-            waiting.append(answer)
-        else:
-            self._waiting[key] = [answer]
-            task = asyncio.create_task(self._serve(key, function))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return await answer
+        if key not in self._next:
+            self._next[key] = asyncio.get_running_loop().create_future()
+            if key not in self._tasks:
+                self._tasks[key] = asyncio.create_task(self._serve(key, function))
+        return await asyncio.shield(self._next[key])  # a caller that is cancelled leaves the answer to the others
 
     async def _serve(self, key: Hashable, function: Callable[[], T]) -> None:
-        while waiting := self._waiting[key]:
-            self._waiting[key] = []
+        while answer := self._next.pop(key, None):
             try:
-                result = await run_in_threadpool(function)
+                answer.set_result(await run_in_threadpool(function))
             except BaseException as error:
-                for each in waiting:
-                    if not each.done():
-                        each.set_exception(error)
+                answer.set_exception(error)
+                answer.exception()  # asyncio would log it if all callers were cancelled
                 if not isinstance(error, Exception):
                     raise
-            else:
-                for each in waiting:
-                    if not each.done():
-                        each.set_result(result)
-        del self._waiting[key]
+        del self._tasks[key]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,23 +20,20 @@ from llm_scheduler.jobs.document import Ids
 from llm_scheduler.jobs.process.connection import AWAY
 
 
-@dataclass(frozen=True)
 class ApiContext:
-    """What one application's endpoints share."""
+    """What one application's endpoints share. `recheck` is that of `make_app`."""
 
-    config: Config
-    redis: Redis
-    clock: Clock
-    monitor: HealthMonitor
-    folders: Folders
-    writer: DocumentWriter
-    ids: Ids
-    recheck: Callable[[], object]
-    pages: SharedReads[bytes]
-
-    @property
-    def levels(self) -> list[str]:
-        return self.config.queue.priority_levels
+    def __init__(self, config: Config, redis: Redis, clock: Clock, recheck: Callable[[], object]) -> None:
+        self.config = config
+        self.redis = redis
+        self.clock = clock
+        self.recheck = recheck
+        self.levels = config.queue.priority_levels
+        self.folders = Folders.of(config.directories)
+        self.monitor = HealthMonitor(config, redis, clock)
+        self.writer = DocumentWriter(config, redis, self.monitor)
+        self.ids = Ids()
+        self.pages: SharedReads[bytes] = SharedReads()
 
 
 def api_context(request: Request) -> ApiContext:

@@ -4,6 +4,7 @@ Paths, parameters and roles come from the `Operation`s, schemas from msgspec, te
 tests/test_openapi_components.py pins everything but the texts.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from llm_scheduler.api.http.operation import Answer, Body, Operation
+from llm_scheduler.api.http.operation import Answer, Operation
 from llm_scheduler.api.http.problems import MEDIA_TYPE, Problem
 from llm_scheduler.api.http.query import LEVEL_MARK, parameter_schemas
 from llm_scheduler.jobs import __version__
@@ -47,6 +48,8 @@ COMPONENT_NAMES = {
 _REF = "#/components/schemas/{name}"
 _PATH_PARAMETER = re.compile(r"{(\w+)}")
 _ID = {"type": "string", "pattern": f"^{ID_PATTERN.pattern}$"}
+_HEADER = {"type": "string", "pattern": "^[!-~]{1,255}$"}
+_PROBLEM = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name=Problem.__name__)}}}
 # Statuses of every operation: a wrong query, a fault of the API. And of those that need a role.
 _ALWAYS = (422, 500)
 _WITH_ROLE = (401, 403, 429)
@@ -72,7 +75,6 @@ def document(operations: Sequence[Operation], levels: Sequence[str], *, secured:
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
         paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, by_type, secured=secured)
-    used = {each.tag for each in operations}
     made = {
         "openapi": "3.1.0",
         "info": {
@@ -81,9 +83,12 @@ def document(operations: Sequence[Operation], levels: Sequence[str], *, secured:
             "summary": "A drop folder for LLM output that never loses a file.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "tags": [{"name": name, "description": text} for name, text in _TAGS.items() if name in used],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
-        "components": {"schemas": dict(_named(components)), **(_SECURITY if secured else {})},
+        "components": {
+            "schemas": {_public(name): {**schema, "title": _public(name)} for name, schema in components.items()},
+            **(_SECURITY if secured else {}),
+        },
     }
     finished: dict[str, Any] = _finished(made, list(levels))
     return finished
@@ -100,21 +105,33 @@ def _types(operations: Iterable[Operation]) -> list[type]:
 
 
 def _operation(each: Operation, schemas: dict[type, Any], *, secured: bool) -> dict[str, Any]:
-    summary, _, rest = each.text.partition("\n")
+    summary, _, rest = (inspect.getdoc(each.endpoint) or "").partition("\n")
     role = f"\n\nNeeds the role `{each.role}`." if each.role and secured else ""
+    in_headers = [
+        {"name": name, "in": "header", "description": text, "schema": _HEADER} for name, text in each.headers.items()
+    ]
     made: dict[str, Any] = {
-        "operationId": each.name,
+        "operationId": each.endpoint.__name__,  # generated clients name the operation by it
         "summary": summary.rstrip("."),
         "description": f"{summary}{rest}{role}",
         "tags": [each.tag],
-        "parameters": [*_in_path(each.path), *_in_headers(each), *_in_query(each)],
+        "parameters": [*_in_path(each.path), *in_headers, *_in_query(each)],
         "responses": {
             **{str(status): _answer(answer, schemas) for status, answer in sorted(each.answers.items())},
-            **{str(status): _problem(status) for status in _problems(each)},
+            **{
+                str(status): {"description": HTTPStatus(status).phrase, "content": _PROBLEM}
+                for status in _problems(each)
+            },
         },
     }
     if each.body:
-        made["requestBody"] = _body(each.body, schemas)
+        made["requestBody"] = {
+            "required": each.body.required,
+            "content": {
+                media: {"schema": type_ if isinstance(type_, dict) else schemas[type_]}
+                for media, type_ in each.body.content.items()
+            },
+        }
     if secured:
         made["security"] = [{"key": []}, {"token": []}] if each.role else []
     return made
@@ -136,13 +153,6 @@ def _in_path(path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _in_headers(each: Operation) -> list[dict[str, Any]]:
-    schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}
-    return [
-        {"name": name, "in": "header", "description": text, "schema": schema} for name, text in each.headers.items()
-    ]
-
-
 def _in_query(each: Operation) -> list[dict[str, Any]]:
     required = {field.name for field in msgspec.structs.fields(each.query) if field.required}
     return [
@@ -157,32 +167,14 @@ def _in_query(each: Operation) -> list[dict[str, Any]]:
     ]
 
 
-def _body(body: Body, schemas: dict[type, Any]) -> dict[str, Any]:
-    return {
-        "required": body.required,
-        "content": {
-            media: {"schema": type_ if isinstance(type_, dict) else schemas[type_]}
-            for media, type_ in body.content.items()
-        },
-    }
-
-
 def _answer(answer: Answer, schemas: dict[type, Any]) -> dict[str, Any]:
     options = [schemas[type_] for type_ in answer.types]
     content = {"schema": options[0] if len(options) == 1 else {"anyOf": options}} if options else {}
     return {"description": answer.description, "content": {answer.media_type: content}}
 
 
-def _problem(status: int) -> dict[str, Any]:
-    content = {MEDIA_TYPE: {"schema": {"$ref": _REF.format(name=Problem.__name__)}}}
-    return {"description": HTTPStatus(status).phrase, "content": content}
-
-
-def _named(components: dict[str, Any]) -> Iterable[tuple[str, Any]]:
-    """The components under their public names."""
-    for class_name, schema in components.items():
-        name = COMPONENT_NAMES.get(class_name, class_name)
-        yield name, {**schema, "title": name}
+def _public(class_name: str) -> str:
+    return COMPONENT_NAMES.get(class_name, class_name)
 
 
 def _finished(part: Any, levels: list[str]) -> Any:
@@ -190,7 +182,6 @@ def _finished(part: Any, levels: list[str]) -> Any:
     if isinstance(part, dict):
         made = {key: _finished(value, levels) for key, value in part.items() if key != LEVEL_MARK}
         if "$ref" in made:
-            class_name = made["$ref"].rpartition("/")[2]
-            made["$ref"] = _REF.format(name=COMPONENT_NAMES.get(class_name, class_name))
+            made["$ref"] = _REF.format(name=_public(made["$ref"].rpartition("/")[2]))
         return {**made, "enum": levels} if LEVEL_MARK in part else made
     return [_finished(each, levels) for each in part] if isinstance(part, list) else part

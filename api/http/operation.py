@@ -13,12 +13,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from llm_scheduler.api.access.roles import Role, caller
-from llm_scheduler.api.http.context import api_context, redis_access
+from llm_scheduler.api.http.context import api_context, json_answer, redis_access
 from llm_scheduler.api.http.problems import ProblemError
 from llm_scheduler.api.http.query import parse_query
 
-# An endpoint is called with the request and its checked query: a struct of the operation's `query` type.
-Endpoint = Callable[[Request, Any], Any]
+# An endpoint is called with the request and, if the operation has parameters, its checked query: a struct of the type
+# `query`. It returns a `Response`, or a struct that is sent as JSON with the status 200.
+Endpoint = Callable[..., Any]
 
 
 class EmptyQuery(msgspec.Struct, frozen=True):
@@ -65,16 +66,6 @@ class Operation:
     needs_redis: bool = False
     problems: tuple[int, ...] = ()
 
-    @property
-    def name(self) -> str:
-        """The endpoint's name. Generated clients use it as the name of the operation."""
-        return self.endpoint.__name__
-
-    @property
-    def text(self) -> str:
-        """The endpoint's docstring."""
-        return inspect.getdoc(self.endpoint) or ""
-
 
 def routes(operations: Iterable[Operation]) -> list[Route]:
     """One route for each path, so that the answer to another method (405) lists every allowed one."""
@@ -87,24 +78,24 @@ def routes(operations: Iterable[Operation]) -> list[Route]:
 def _dispatcher(methods: dict[str, Operation]) -> Callable[[Request], Any]:
     async def dispatch(request: Request) -> Response:
         operation = methods["GET" if request.method == "HEAD" else request.method]
-        if operation.role is not None:
-            _require_role(request, operation.role)
+        role = operation.role
+        if role is not None and not (who := caller(request)).role.includes(role):
+            text = f"{who.name!r} has the role {who.role}; this needs {role}."
+            raise ProblemError(403, text, role=who.role, needs=role)
         context = api_context(request)
         query = parse_query(request, operation.query, context.levels)
+        arguments = (request,) if operation.query is EmptyQuery else (request, query)
 
-        def call() -> Any:
+        def call() -> Response:
             with redis_access(context) if operation.needs_redis else nullcontext():
-                return operation.endpoint(request, query)
+                return _response(operation.endpoint(*arguments))
 
-        is_async = inspect.iscoroutinefunction(operation.endpoint)
-        answer = await operation.endpoint(request, query) if is_async else await run_in_threadpool(call)
-        assert isinstance(answer, Response)
-        return answer
+        if inspect.iscoroutinefunction(operation.endpoint):
+            return _response(await operation.endpoint(*arguments))
+        return await run_in_threadpool(call)
 
     return dispatch
 
 
-def _require_role(request: Request, role: Role) -> None:
-    who = caller(request)
-    if not who.role.includes(role):
-        raise ProblemError(403, f"{who.name!r} has the role {who.role}; this needs {role}.", role=who.role, needs=role)
+def _response(answer: Any) -> Response:
+    return answer if isinstance(answer, Response) else json_answer(answer)

@@ -9,11 +9,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from llm_scheduler.api.http.headers import HEADERS
 from llm_scheduler.jobs.process.connection import explain
 
 MEDIA_TYPE = "application/problem+json"
-REDIS_RETRY_SECONDS = 2
+# Every answer carries these headers, errors too.
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+}
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -45,9 +53,6 @@ class ProblemError(Exception):
             self.headers["Retry-After"] = str(retry_after)
         self.extra = extra
 
-    def answer(self) -> Response:
-        return problem(self.status, self.detail, self.headers, **self.extra)
-
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **extra: Any) -> Response:
     """The answer for one problem. It sets the security headers itself: an unexpected error passes no middleware."""
@@ -63,13 +68,13 @@ def redis_unavailable(error: Exception, consequence: str = "jobs can't be listed
         503,
         f"Redis is unreachable ({explain(error)}), so {consequence} No document is lost: "
         "they are files on disk, and POST /jobs still takes more.",
-        retry_after=REDIS_RETRY_SECONDS,
+        retry_after=2,
     )
 
 
 def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
-    return error.answer()
+    return problem(error.status, error.detail, error.headers, **error.extra)
 
 
 def on_http_exception(request: Request, error: Exception) -> Response:

@@ -25,7 +25,7 @@ _FIELD_IN_ERROR = re.compile(r" - at `\$\.(\w+)")  # msgspec's way to name the f
 def parse_query(request: Request, query: type[T], levels: Sequence[str]) -> T:
     """The query string of `request` as a `query`. Raises a 422 for an unknown, repeated or bad parameter."""
     schemas = parameter_schemas(query)
-    found: dict[str, str | int | float | bool] = {}
+    found: dict[str, str | int | float] = {}
     for name, value in request.query_params.multi_items():
         if name not in schemas:
             allowed = ", ".join(schemas) if schemas else "none"
@@ -51,7 +51,7 @@ def parse_query(request: Request, query: type[T], levels: Sequence[str]) -> T:
         refuse(name, request.query_params[name], allowed_values(schemas[name], levels))
 
 
-def _value(name: str, value: str, schema: Mapping[str, Any], levels: Sequence[str]) -> str | int | float | bool:
+def _value(name: str, value: str, schema: Mapping[str, Any], levels: Sequence[str]) -> str | int | float:
     """The value as JSON would have it. msgspec's own conversion from text also takes " 5 ", "+5", "TRUE" and "null"."""
     kind = schema.get("type")
     if LEVEL_MARK in schema and value not in levels:
@@ -60,9 +60,7 @@ def _value(name: str, value: str, schema: Mapping[str, Any], levels: Sequence[st
         return int(value)
     if kind == "number" and _NUMBER.fullmatch(value):
         return float(value)
-    if kind == "boolean" and value in ("true", "false"):
-        return value == "true"
-    if kind in ("integer", "number", "boolean"):
+    if kind in ("integer", "number"):
         refuse(name, value, allowed_values(schema, levels))
     return value
 
@@ -77,8 +75,6 @@ def allowed_values(schema: Mapping[str, Any], levels: Sequence[str]) -> str | li
     if kind in ("integer", "number"):
         noun = "a whole number" if kind == "integer" else "a number"
         return f"{noun} from {schema.get('minimum', 0)} to {schema.get('maximum', 'any')}"
-    if kind == "boolean":
-        return ["true", "false"]
     return str(schema.get("description") or "text")
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
 from typing import NamedTuple
 
 from starlette.datastructures import UploadFile
@@ -32,24 +31,15 @@ class Upload(NamedTuple):
 async def read(request: Request, config: Config) -> list[Upload]:
     """The documents of a request. Raises a 400, 408, 413, 415 or 422."""
     kind = _media_type(request)
-    async with _body_deadline():
-        if kind == "multipart/form-data":
-            return await _form(request, config)
-        lines = kind in LINES_TYPES
-        return [await _body(request, _limit(config, lines=lines), "documents.jsonl" if lines else None)]
-
-
-@asynccontextmanager
-async def _body_deadline() -> AsyncIterator[None]:
+    lines = kind in LINES_TYPES
+    limit = size_limit(config.processing, config.intake, by_line=lines)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            yield
+            if kind == "multipart/form-data":
+                return await _form(request, limit)
+            return [await _body(request, limit, "documents.jsonl" if lines else None)]
     except TimeoutError:
         raise ProblemError(408, f"The request did not arrive within {BODY_SECONDS:.0f} s. Send it again.") from None
-
-
-def _limit(config: Config, *, lines: bool) -> SizeLimit:
-    return size_limit(config.processing, config.intake, by_line=lines)
 
 
 def _media_type(request: Request) -> str:
@@ -71,7 +61,7 @@ def _unsupported(detail: str) -> ProblemError:
     return ProblemError(415, detail, headers={"Accept-Post": ", ".join(ACCEPTED_TYPES)}, allowed=list(ACCEPTED_TYPES))
 
 
-async def _capped(request: Request, cap: int, limit: SizeLimit) -> AsyncIterator[bytes]:
+async def _capped(request: Request, cap: int, limit: SizeLimit) -> AsyncGenerator[bytes, None]:
     """The body in pieces. Raises a 413, whose text names `limit`, before more than `cap` bytes are read."""
     too_large = ProblemError(413, f"The request is larger than {limit.bytes} bytes ({limit.key}).", limit=limit.bytes)
     announced = request.headers.get("content-length", "")
@@ -94,15 +84,10 @@ async def _body(request: Request, limit: SizeLimit, name: str | None) -> Upload:
     return Upload(bytes(body), name)
 
 
-async def _form(request: Request, config: Config) -> list[Upload]:
+async def _form(request: Request, limit: SizeLimit) -> list[Upload]:
     # A form is held in memory as a whole, so it may be as large as one document.
-    limit = _limit(config, lines=False)
-
-    async def stream() -> AsyncIterator[bytes]:
-        async for piece in _capped(request, limit.bytes + FRAME_BYTES, limit):
-            yield piece
-
-    parser = MultiPartParser(request.headers, stream(), max_files=MAX_FILES, max_fields=MAX_FILES)  # type: ignore[arg-type]
+    stream = _capped(request, limit.bytes + FRAME_BYTES, limit)
+    parser = MultiPartParser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES)
     # The form is bounded already, and nothing goes to a disk before it is accepted.
     parser.spool_max_size = 0
     try:
@@ -111,27 +96,22 @@ async def _form(request: Request, config: Config) -> list[Upload]:
         raise ProblemError(400, f"The form can't be read: {error.message}") from None
     uploads = []
     try:
-        for name, part in form.multi_items():
+        for field, part in form.multi_items():
             if not isinstance(part, UploadFile):
-                raise ProblemError(
-                    422, f"The form's field {name[:50]!r} is not a file. Send files only.", field=name[:50]
-                )
-            uploads.append(_upload(await part.read(), part.filename or "", limit))
+                text = f"The form's field {field[:50]!r} is not a file. Send files only."
+                raise ProblemError(422, text, field=field[:50])
+            name, raw = part.filename or "", await part.read()
+            if not raw:
+                raise ProblemError(422, f"The file {name[-100:]!r} is empty.")
+            if len(raw) > limit.bytes:
+                text = f"The file {name[-100:]!r} is larger than {limit.bytes} bytes ({limit.key})."
+                raise ProblemError(413, text, limit=limit.bytes)
+            uploads.append(Upload(raw, _plain_name(name)))
     finally:
         await form.close()
     if not uploads:
         raise ProblemError(422, "The form has no file. With curl: -F file=@document.json")
     return uploads
-
-
-def _upload(raw: bytes, name: str, limit: SizeLimit) -> Upload:
-    if not raw:
-        raise ProblemError(422, f"The file {name[-100:]!r} is empty.")
-    if len(raw) > limit.bytes:
-        raise ProblemError(
-            413, f"The file {name[-100:]!r} is larger than {limit.bytes} bytes ({limit.key}).", limit=limit.bytes
-        )
-    return Upload(raw, _plain_name(name))
 
 
 def _plain_name(name: str) -> str | None:

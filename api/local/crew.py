@@ -6,7 +6,7 @@ from llm_scheduler.api.local.child_processes import Child, Supervisor
 from llm_scheduler.api.scaling.actuators import CrewError, Instance, instance_name
 from llm_scheduler.jobs.config import Config
 
-_PREFIX = "worker "
+WORKER_PREFIX = "worker "  # of the name of a worker process
 
 
 def first_workers(config: Config) -> Iterator[tuple[str, int]]:
@@ -36,8 +36,8 @@ class LocalCrew:
         found: dict[str, list[Instance]] = {level: [] for level in self._levels}
         for children, leaving in ((self._supervisor.children, False), (self._supervisor.leaving, True)):
             for child in children:
-                if child.name.startswith(_PREFIX):
-                    queue, _, number = child.name.removeprefix(_PREFIX).partition(".")
+                if child.name.startswith(WORKER_PREFIX):
+                    queue, _, number = child.name.removeprefix(WORKER_PREFIX).partition(".")
                     found[queue].append(Instance(int(number or 1), leaving))
         return found
 
@@ -48,4 +48,4 @@ class LocalCrew:
             raise CrewError(f"A worker of {queue} could not be started: {error}") from None
 
     def stop(self, queue: str, number: int) -> None:
-        self._supervisor.dismiss(_PREFIX + instance_name(queue, number))
+        self._supervisor.dismiss(WORKER_PREFIX + instance_name(queue, number))

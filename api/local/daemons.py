@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from llm_scheduler.api.local import embedded_server
 from llm_scheduler.api.local.child_processes import Child, Supervisor
-from llm_scheduler.api.local.crew import first_workers
+from llm_scheduler.api.local.crew import WORKER_PREFIX, first_workers
 from llm_scheduler.api.scaling.actuators import instance_name
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.process.termination import Stop
@@ -21,7 +21,7 @@ READY_SECONDS = 30.0
 # First what accepts documents, then what works on them, then what publishes them, at last the server.
 STOPPING_ORDER: Sequence[Callable[[str], bool]] = (
     lambda name: name in ("ingest", "api"),
-    lambda name: name == "scheduler" or name.startswith("worker "),
+    lambda name: name == "scheduler" or name.startswith(WORKER_PREFIX),
     lambda name: name == "collector",
     lambda name: name == "server",
 )
@@ -42,7 +42,7 @@ def worker(queue: str, number: int, config_path: Path | None) -> Child:
     """The worker `number` of `queue`."""
     instance = instance_name(queue, number)
     return _child(
-        f"worker {instance}", "llm_scheduler.jobs.worker.worker", instance, config_path=config_path, patience=10
+        WORKER_PREFIX + instance, "llm_scheduler.jobs.worker.worker", instance, config_path=config_path, patience=10
     )
 
 

@@ -53,8 +53,7 @@ def program() -> str:
         for found in sorted(glob.glob(os.path.join(glob.escape(place), "_binaries", "*", "valkey-server"))):
             return found
     for name in ("valkey-server", "redis-server"):
-        installed = shutil.which(name)
-        if installed:
+        if installed := shutil.which(name):
             return installed
     raise NoServer(
         "There is no embedded server for this platform. Install valkey-server or redis-server, "

@@ -4,7 +4,6 @@ import os
 import socket
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from llm_scheduler.api.local.child_processes import Supervisor
 from llm_scheduler.api.local.daemons import READY_SECONDS
 from llm_scheduler.api.state.processes import read_processes
 from llm_scheduler.ingest.spool import Folders
-from llm_scheduler.jobs.config import Api, Config
+from llm_scheduler.jobs.config import Config
+from llm_scheduler.jobs.config.model import Api
 from llm_scheduler.jobs.process.termination import Stop
 
 
@@ -36,17 +36,17 @@ def wait_until_ready(supervisor: Supervisor, config: Config, redis: Redis, stop:
     """Wait until every process answers, and print after `READY_SECONDS` which do not. Returns an exit status if one
     can't run."""
     deadline = time.monotonic() + READY_SECONDS
-    absent = ["everything"]
-    while absent and not stop:
+    while not stop:
         status = supervisor.watch()
         if status is not None:
             return status
         absent = _absent(config, redis)
-        if absent and time.monotonic() > deadline:
+        if not absent:
+            break
+        if time.monotonic() > deadline:
             print(f"llmctl up: still waiting for: {', '.join(absent)} (see the log)", file=sys.stderr)
-            return None
-        if absent:
-            stop.wait(0.1)
+            break
+        stop.wait(0.1)
     return None
 
 
@@ -60,7 +60,7 @@ def _absent(config: Config, redis: Redis) -> list[str]:
         try:
             with urllib.request.urlopen(f"{_address(config.api)}/health", timeout=2):  # noqa: S310 - our own address
                 pass
-        except (urllib.error.URLError, OSError):
+        except OSError:
             absent.append("llm-api")
     return absent
 

@@ -15,12 +15,12 @@ from llm_scheduler.api.local.crew import LocalCrew
 from llm_scheduler.api.local.daemons import STOPPING_ORDER, daemons, start_server, worker
 from llm_scheduler.api.local.launch import port_problem, print_banner, wait_until_ready
 from llm_scheduler.ingest.spool import FolderError, Folders
-from llm_scheduler.ingest.spool.spool_lock import SpoolLock
+from llm_scheduler.ingest.spool.locks import SpoolLock
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
 from llm_scheduler.jobs.process.connection import connect
 from llm_scheduler.jobs.process.logs import rotate, setup
-from llm_scheduler.jobs.process.startup import QUIET_VARIABLE, URL_VARIABLE
+from llm_scheduler.jobs.process.runtime import QUIET_VARIABLE, URL_VARIABLE
 from llm_scheduler.jobs.process.termination import PARENT_VARIABLE, Stop
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def up(config: Config, config_path: Path | None) -> int:
     log = setup(config.logging, "up", file, quiet=on_terminal)
     stop = Stop()
     stop.handle_signals()
-    _wake_on_child_end(stop)
+    signal.signal(signal.SIGCHLD, lambda signum, frame: stop.wake())  # so that the children need no frequent checks
     folders = Folders.of(config.directories)
     try:
         folders.prepare()
@@ -107,9 +107,3 @@ def _autoscaler(
 
     crew = LocalCrew(supervisor, config.queue.priority_levels, lambda queue, number: worker(queue, number, config_path))
     return PeriodicAutoscaler(config, url, crew, log)
-
-
-def _wake_on_child_end(stop: Stop) -> None:
-    """Let the end of a child end the wait, so that the children need no frequent checks."""
-    if sys.platform != "win32":
-        signal.signal(signal.SIGCHLD, lambda signum, frame: stop.wake())

@@ -28,15 +28,12 @@ class Crew(Protocol):
 
     def running(self) -> Mapping[str, list[Instance]]:
         """The workers by queue, for the queues that this host serves."""
-        ...
 
     def start(self, queue: str, number: int) -> None:
         """Start a worker."""
-        ...
 
     def stop(self, queue: str, number: int) -> None:
         """Ask a worker to stop: it finishes its document and returns the rest of its job."""
-        ...
 
 
 def instance_name(queue: str, number: int) -> str:

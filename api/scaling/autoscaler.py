@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import msgspec
+import psutil  # type: ignore[import-untyped]
 from redis import Redis
 from redis.exceptions import LockError
 
@@ -64,8 +65,9 @@ def limits(config: Config) -> Limits:
     thresholds = config.monitoring.alert_thresholds
     max_workers = wanted.max_workers
     if max_workers is None:
-        in_memory = observation.memory_bytes() // 2 // policy.WORKER_BYTES
-        max_workers = min(_WORKERS_PER_CPU * _cpus(), in_memory)
+        cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        in_memory = psutil.virtual_memory().total // 2 // policy.WORKER_BYTES
+        max_workers = min(_WORKERS_PER_CPU * cpus, in_memory)
     return Limits(
         target=wanted.target_seconds,
         shrink_after=wanted.shrink_after,
@@ -74,11 +76,6 @@ def limits(config: Config) -> Limits:
         cpu=thresholds.cpu_usage,
         memory=thresholds.memory_usage,
     )
-
-
-def _cpus() -> int:
-    """How many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 class Autoscaler:
@@ -126,8 +123,9 @@ class Autoscaler:
         """
         if not act:
             return self._step(act=False)
-        name = self._keys.autoscale_lock
-        lock = self._redis.lock(name, timeout=LOCK_SECONDS, blocking=patience > 0, blocking_timeout=patience)
+        lock = self._redis.lock(
+            self._keys.autoscale_lock, timeout=LOCK_SECONDS, blocking=patience > 0, blocking_timeout=patience
+        )
         if not lock.acquire():
             return StepResult([], {}, HostLoad(), "another host decides at this moment")
         try:
@@ -146,7 +144,8 @@ class Autoscaler:
             for queue, reading in observed.queues.items()
         }
         seen = self._seen(now, observed, crew, paces, state)
-        host = self._probe(self._busy_here(seen))
+        # How many of this host's workers are busy is estimated from the totals of the queues.
+        host = self._probe(sum(min(each.busy, each.here or 0) for each in seen.values()))
         if observed.suspended:
             return StepResult([], seen, host, "the workers are suspended (rq suspend), so nothing is decided")
         decisions, memory = policy.decide(now, seen, host, state.memory, self._limits)
@@ -155,7 +154,8 @@ class Autoscaler:
         failed = tuple(each for decision in decisions for each in self._act(decision, crew.get(decision.queue, [])))
         report = HostReport(now, {decision.queue: decision.after for decision in decisions})
         fresh = {name: other for name, other in state.hosts.items() if now - other.at < REPORT_SECONDS}
-        self._save(ScalingState(memory, paces, {**fresh, self._host: report}))
+        state = ScalingState(memory, paces, {**fresh, self._host: report})
+        self._redis.set(self._keys.autoscale, msgspec.json.encode(state), ex=KEPT_SECONDS)
         return StepResult(decisions, seen, host, failed=failed)
 
     def _seen(
@@ -185,10 +185,6 @@ class Autoscaler:
             )
         return seen
 
-    def _busy_here(self, seen: Mapping[str, QueueLoad]) -> int:
-        """How many of this host's workers are busy, estimated from the totals of the queues."""
-        return sum(min(each.busy, each.here or 0) for each in seen.values())
-
     def _act(self, decision: Decision, instances: list[Instance]) -> Iterator[str]:
         """Carry out a decision and log it; yields what failed."""
         if decision.is_logged:
@@ -213,6 +209,3 @@ class Autoscaler:
             return msgspec.json.decode(raw, type=ScalingState) if raw else ScalingState()
         except msgspec.DecodeError:  # another version wrote it: start again
             return ScalingState()
-
-    def _save(self, state: ScalingState) -> None:
-        self._redis.set(self._keys.autoscale, msgspec.json.encode(state), ex=KEPT_SECONDS)

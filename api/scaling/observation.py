@@ -140,8 +140,3 @@ class SystemProbe:
         cpu = psutil.cpu_percent(self._seconds or None)
         memory = psutil.virtual_memory()
         return HostLoad(cpu=cpu, memory=memory.percent, memory_bytes=memory.total, busy=busy)
-
-
-def memory_bytes() -> int:
-    """The memory of this host."""
-    return int(psutil.virtual_memory().total)

@@ -16,6 +16,7 @@ by chance does not make the number swing.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -155,9 +156,10 @@ def decide(
             continue
         after, reason, held = _grant(here, wish, allowed[name], room, limits)
         grown = now if after > here else wish.memory.grown
-        remembered[name] = msgspec.structs.replace(wish.memory, grown=grown, held=_without_figures(held))
+        cause = re.sub(r"\d", "", held)  # its figures change with every step
+        remembered[name] = msgspec.structs.replace(wish.memory, grown=grown, held=cause)
         old = memory.queues.get(name)
-        is_logged = after != here or (bool(held) and (old is None or old.held != _without_figures(held)))
+        is_logged = after != here or (bool(held) and (old is None or old.held != cause))
         decisions.append(Decision(queue=name, before=here, after=after, reason=reason, held=held, is_logged=is_logged))
     return decisions, PolicyMemory(now, remembered)
 
@@ -177,12 +179,9 @@ def _demand(now: float, seen: QueueLoad, old: QueueMemory | None, limits: Limits
         return _Demand(min(max(share, here + 1), here + grow - workers), why, memory)
     surplus = kept[0][1] < workers and now - since >= limits.shrink_after
     if surplus and here > limits.min_workers and here >= max(seen.elsewhere.values(), default=0):
-        return _Demand(here - 1, f"for {limits.shrink_after:g} s {_enough(kept[0][1])}", memory)
+        enough = "one worker" if kept[0][1] == 1 else f"{kept[0][1]} workers"
+        return _Demand(here - 1, f"for {limits.shrink_after:g} s {enough} would have been enough", memory)
     return _Demand(here, why if grow == workers else "enough for what arrives and waits", memory)
-
-
-def _enough(count: int) -> str:
-    return "one worker would have been enough" if count == 1 else f"{count} workers would have been enough"
 
 
 def _growth(seen: QueueLoad, before: float, settled: bool, limits: Limits) -> tuple[int, str]:
@@ -191,10 +190,9 @@ def _growth(seen: QueueLoad, before: float, settled: bool, limits: Limits) -> tu
     reason = f"at least {limits.min_workers} (processing.autoscale.min_workers)"
     shared = seen.busy + seen.jobs
     if seen.seconds:
-        needed = workers_for(seen.arrivals * seen.seconds, seen.seconds, limits.target)
-        if needed > count:
-            count, reason = needed, _figures(seen, limits)
-        needed = min(_ceil(seen.waiting * seen.seconds / limits.target), shared)
+        for_arrivals = workers_for(seen.arrivals * seen.seconds, seen.seconds, limits.target)
+        for_backlog = min(_ceil(seen.waiting * seen.seconds / limits.target), shared)
+        needed = max(for_arrivals, for_backlog)
         if needed > count:
             count, reason = needed, _figures(seen, limits)
     # At least half of the workers must be busy: idle ones will take a backlog that has only just appeared.
@@ -276,7 +274,7 @@ def _shares(wishes: Mapping[str, int], limits: Limits) -> dict[str, int]:
 def _grant(here: int, wish: _Demand, allowed: int, room: "_Room", limits: Limits) -> tuple[int, str, str]:
     """(workers, reason, what stopped further growth)"""
     if here < limits.min_workers:
-        room.take(limits.min_workers - here)
+        room.grant(limits.min_workers - here)  # these run even if there is no room
         return limits.min_workers, f"at least {limits.min_workers} (processing.autoscale.min_workers)", ""
     if allowed < here:
         gives_way = "more urgent queues need the room" if wish.workers >= here else wish.reason
@@ -316,12 +314,3 @@ class _Room:
         granted = max(0, min(wanted, self._left))
         self._left -= granted
         return granted
-
-    def take(self, count: int) -> None:
-        """Use room for workers that must run in any case."""
-        self._left = max(0, self._left - count)
-
-
-def _without_figures(held: str) -> str:
-    """`held` without its figures, which change with every step."""
-    return "".join(each for each in held if not each.isdigit())

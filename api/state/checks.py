@@ -17,7 +17,6 @@ from llm_scheduler.jobs.store import server_state
 from llm_scheduler.jobs.store.keys import keys_of
 
 MIN_INODES = 10_000
-_PROBE_SECONDS = 60
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -38,7 +37,7 @@ def _server(redis: Redis) -> tuple[Check, bool]:
     """Whether Redis answers, takes writes, and deletes nothing by itself; and whether it answers at all."""
     try:
         found = server_state.read_state(redis)
-        redis.set(keys_of(redis).ready_probe, 1, ex=_PROBE_SECONDS)
+        redis.set(keys_of(redis).ready_probe, 1, ex=60)
     except AWAY as error:
         refused = refusal(error)
         if refused is not None:
@@ -89,18 +88,13 @@ def _disk(config: Config) -> Check:
     except OSError:
         return Check("disk", False, "The disk can't be checked: directories.watch_directory is not there.")
     free, needed = found.f_bavail * found.f_frsize, config.queue.max_queue_bytes
+    left = f"The disk of the spool has {free / 1e6:.0f} MB left"
     if free < needed:
-        return Check(
-            "disk",
-            False,
-            f"The disk of the spool has {free / 1e6:.0f} MB left, less than queue.max_queue_bytes "
-            f"({needed / 1e6:.0f} MB). Make room.",
-        )
+        return Check("disk", False, f"{left}, less than queue.max_queue_bytes ({needed / 1e6:.0f} MB). Make room.")
     if found.f_files and found.f_favail < MIN_INODES:
-        return Check(
-            "disk", False, f"The file system of the spool has room for {found.f_favail} more files. Delete some."
-        )
-    return Check("disk", True, f"The disk of the spool has {free / 1e6:.0f} MB left.")
+        message = f"The file system of the spool has room for {found.f_favail} more files. Delete some."
+        return Check("disk", False, message)
+    return Check("disk", True, f"{left}.")
 
 
 def _processes(config: Config, redis: Redis | None) -> Iterator[Check]:
@@ -123,11 +117,6 @@ def _processes(config: Config, redis: Redis | None) -> Iterator[Check]:
             yield Check(name, True, f"{name} works.")
     served = workers_by_queue(processes.workers)
     for level in levels:
-        if served[level]:
-            yield Check(f"llm-worker {level}", True, f"{level} has a worker.")
-        else:
-            yield Check(
-                f"llm-worker {level}",
-                False,
-                f"Nobody works on {level}. Start a worker: systemctl start llm-worker@{level}, or llmctl up.",
-            )
+        idle = f"Nobody works on {level}. Start a worker: systemctl start llm-worker@{level}, or llmctl up."
+        has_worker = served[level] > 0
+        yield Check(f"llm-worker {level}", has_worker, f"{level} has a worker." if has_worker else idle)

@@ -49,11 +49,8 @@ class Health(msgspec.Struct, frozen=True):
 
 def read_health(config: Config, redis: Redis, clock: Clock) -> Health:
     """Read the health once, within a few seconds. Never raises because Redis or a folder is unreachable."""
-    own = short_timeout_client(redis)
-    try:
+    with short_timeout_client(redis) as own:
         return HealthMonitor(config, own, clock).health()
-    finally:
-        own.close()
 
 
 def short_timeout_client(redis: Redis) -> Redis:
@@ -94,13 +91,8 @@ class HealthMonitor:
             trouble = server_state.read_state(self._redis).trouble()
         except AWAY:
             seconds = self.redis_failed()
-            return Health(
-                "degraded",
-                f"Redis unreachable for {seconds:.0f} s; {held} safe on disk",
-                RedisHealth(False, round(seconds, 1)),
-                number,
-                None,
-            )
+            message = f"Redis unreachable for {seconds:.0f} s; {held} safe on disk"
+            return Health("degraded", message, RedisHealth(False, round(seconds, 1)), number, None)
         self.redis_answered()
         if trouble:
             return Health("degraded", f"{trouble} {held} safe on disk", RedisHealth(True, None), number, counts)

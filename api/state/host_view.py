@@ -59,12 +59,13 @@ def _host(name: str, processes: Processes) -> HostView:
     known = sorted((each for each in reported if each is not None), key=lambda each: each.at, reverse=True)
     seen = [worker.last_heartbeat for worker in workers] + [rfc3339(daemon.at) for daemon in daemons.values()]
     versions = set(processes.versions)
+    disks = ((each.disk_free, each.disk_total) for each in known)
     return HostView(
         name=name,
         cpu=_newest(known, "cpu"),
         memory=_newest(known, "memory"),
         load=_newest(known, "load"),
-        disk=_disk(known),
+        disk=next((DiskSpace(free, total) for free, total in disks if free is not None and total is not None), None),
         workers=dict(sorted(Counter(worker.state for worker in workers).items())),
         daemons=[
             DaemonView(role, daemon.pid, daemon.state, daemon.message, daemon.version or None)
@@ -79,10 +80,3 @@ def _host(name: str, processes: Processes) -> HostView:
 def _newest(known: Iterable[HostVitals], name: str) -> float | None:
     """The newest figure that is set: the first measurement of a process lacks some."""
     return next((figure for each in known if (figure := getattr(each, name)) is not None), None)
-
-
-def _disk(known: Iterable[HostVitals]) -> DiskSpace | None:
-    for vitals in known:
-        if vitals.disk_free is not None and vitals.disk_total is not None:
-            return DiskSpace(vitals.disk_free, vitals.disk_total)
-    return None

@@ -1,33 +1,35 @@
-"""Prometheus metrics of the system: what is rendered, whichever way it is read.
+"""Prometheus metrics of the system, read from Redis at one moment, in a few round trips.
 
-A label is one of a closed list, or one of the first of many, with `(other)` for the rest: their number stays small,
-whatever arrives.
+Nothing walks through the ledger: sizes are those of its sets, and what happened comes from the counters. A label is one
+of a closed list, or one of the first of many, with `(other)` for the rest: their number stays small, whatever arrives.
 """
 
 import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
+from redis import Redis
 from rq.worker import WorkerStatus
 
-from llm_scheduler.api.state.backlog import QueueBacklog
+from llm_scheduler.api.state.backlog import QueueBacklog, read_backlog
 from llm_scheduler.api.state.host_view import HostView, hosts
-from llm_scheduler.api.state.processes import ROLES, LiveWorker
-from llm_scheduler.api.state.snapshot import SystemSnapshot
+from llm_scheduler.api.state.processes import ROLES, LiveWorker, read_processes
 from llm_scheduler.jobs import __version__
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.document import Status
+from llm_scheduler.jobs.store import alerts, counters, producers, server_state
 from llm_scheduler.jobs.store.counters import BOUNDS, OTHER, Durations, QueueCounters
+from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.producers import Share
 
 MAX_PRODUCERS = 50
 MAX_HOSTS = 100
 MAX_KINDS = 50  # of alerts
 _MAX_NAME = 100
-_UNNAMED = "(unnamed)"
 _FREE = "spool_free_bytes"
 _CODES = [code.value for code in Code if code is not Code.CANCELLED]
 _STATES = tuple(state.value for state in WorkerStatus)
@@ -37,44 +39,50 @@ def local_families(files: tuple[int, int]) -> Iterator[Metric]:
     """The metrics that need no Redis. `files`: how many wait in the watch folders, and how many are claimed."""
     versions = {"version": __version__, "python": platform.python_version()}
     yield InfoMetricFamily("scheduler_build", "The version of this API, and of its Python.", versions)
-    yield _gauge(
-        "scheduler_ingest_backlog_files",
-        "Unfinished documents on disk: waiting in the watch folders, or claimed. Counted up to a bound.",
-        zip(("waiting", "claimed"), files, strict=True),
-        "state",
-    )
+    text = "Unfinished documents on disk: waiting in the watch folders, or claimed. Counted up to a bound."
+    yield _gauge("ingest_backlog_files", text, zip(("waiting", "claimed"), files, strict=True), "state")
 
 
-def system_families(snapshot: SystemSnapshot | None, levels: Sequence[str]) -> Iterator[Metric]:
-    """The metrics that are read from Redis; None: it is unreachable."""
-    yield GaugeMetricFamily("scheduler_redis_up", "Whether Redis answers.", snapshot is not None)
-    if snapshot is None:
-        return
+def redis_up(answers: bool) -> Metric:
+    return GaugeMetricFamily("scheduler_redis_up", "Whether Redis answers.", answers)
+
+
+def system_families(redis: Redis, levels: Sequence[str], now: float) -> Iterator[Metric]:
+    """The metrics that are read from Redis, at epoch seconds `now`. Raises RedisError."""
+    schedule = keys_of(redis).schedule
+    pipeline = redis.pipeline(transaction=False)
+    counters.ask_totals(pipeline)
+    pipeline.zcount(schedule, "-inf", now)
+    pipeline.zcard(schedule)
+    totals, due, scheduled = pipeline.execute()
+    backlog, processes, server = read_backlog(redis, levels, now), read_processes(redis), server_state.read_state(redis)
+    skewed = sum(version != __version__ for version in processes.versions)
+    yield redis_up(True)
     for name, text, figure in (
-        ("redis_memory_used_bytes", "Memory that Redis counts against its maxmemory.", snapshot.server.used),
-        ("redis_memory_max_bytes", "The maxmemory of Redis; 0 where there is no limit.", snapshot.server.limit),
-        ("schedules_due", "Retries and flushes that are due and not done yet.", snapshot.due),
-        ("schedules", "Retries and flushes that are scheduled.", snapshot.scheduled),
-        ("version_skew", "Workers and daemons with another version than this API.", snapshot.processes.skewed),
+        ("redis_memory_used_bytes", "Memory that Redis counts against its maxmemory.", server.used),
+        ("redis_memory_max_bytes", "The maxmemory of Redis; 0 where there is no limit.", server.limit),
+        ("schedules_due", "Retries and flushes that are due and not done yet.", due),
+        ("schedules", "Retries and flushes that are scheduled.", scheduled),
+        ("version_skew", "Workers and daemons with another version than this API.", skewed),
     ):
         yield GaugeMetricFamily(f"scheduler_{name}", text, figure)
-    yield from _documents(snapshot.totals)
-    yield from _queues(snapshot.backlog)
-    yield _workers(snapshot.processes.workers, levels)
-    daemons = snapshot.processes.daemons
+    yield from _documents(counters.parse(totals, levels))
+    yield from _queues(backlog)
+    yield _workers(processes.workers, levels)
+    daemons = processes.daemons
     working = [(role, role in daemons and daemons[role].state == "working") for role in ROLES]
-    yield _gauge("scheduler_process_up", "Whether the daemon runs and works.", working, "process")
-    yield from _hosts(hosts(snapshot.processes))
-    kinds = Counter(kind[:_MAX_NAME] for kind in snapshot.alerts).most_common(MAX_KINDS)
-    yield _gauge("scheduler_alerts", "Active alerts.", kinds, "kind")
-    yield from _producers(snapshot.shares)
+    yield _gauge("process_up", "Whether the daemon runs and works.", working, "process")
+    yield from _hosts(hosts(processes))
+    kinds = Counter(event.kind[:_MAX_NAME] for event in alerts.standing(redis).values()).most_common(MAX_KINDS)
+    yield _gauge("alerts", "Active alerts.", kinds, "kind")
+    yield from _producers(producers.shares(redis, now))
 
 
-def _gauge(name: str, text: str, figures: Iterable[tuple[str, float]], label: str) -> Metric:
-    """A gauge with one label; `figures`: its value for each value of the label."""
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for value, figure in figures:
-        family.add_metric([value], figure)
+def _gauge(name: str, text: str, figures: Iterable[tuple[Any, ...]], *labels: str) -> Metric:
+    """A gauge. Each of `figures` has the values of its labels, and then the figure."""
+    family = GaugeMetricFamily(f"scheduler_{name}", text, labels=labels)
+    for *values, figure in figures:
+        family.add_metric(values, figure)
     return family
 
 
@@ -129,24 +137,19 @@ def _queues(backlog: Sequence[QueueBacklog]) -> Iterator[Metric]:
         ("queue_paused", "Whether the queue is paused.", [each.paused for each in backlog]),
     ):
         queues = [each.queue for each in backlog]
-        yield _gauge(f"scheduler_{name}", text, zip(queues, figures, strict=True), "queue")
-    documents = GaugeMetricFamily("scheduler_documents", "Unfinished documents, by status.", labels=["status", "queue"])
-    for each in backlog:
-        for status, number in each.documents.items():
-            documents.add_metric([status, each.queue], number)
-    yield documents
+        yield _gauge(name, text, zip(queues, figures, strict=True), "queue")
+    documents = ((status, each.queue, number) for each in backlog for status, number in each.documents.items())
+    yield _gauge("documents", "Unfinished documents, by status.", documents, "status", "queue")
 
 
 def _workers(workers: Sequence[LiveWorker], levels: Sequence[str]) -> Metric:
-    family = GaugeMetricFamily("scheduler_workers", "Live workers.", labels=["queue", "state"])
     counts = Counter({(level, state): 0 for level in levels for state in _STATES})
     for worker in workers:
         state = worker.state if worker.state in _STATES else OTHER
         for queue in worker.queues:
             counts[queue if queue in levels else OTHER, state] += 1
-    for (queue, state), number in counts.items():
-        family.add_metric([queue, state], number)
-    return family
+    rows = ((queue, state, number) for (queue, state), number in counts.items())
+    return _gauge("workers", "Live workers.", rows, "queue", "state")
 
 
 def _hosts(views: Sequence[HostView]) -> Iterator[Metric]:
@@ -163,14 +166,14 @@ def _hosts(views: Sequence[HostView]) -> Iterator[Metric]:
         if rest := [figure for _, figure in known[MAX_HOSTS:]]:
             # The figure of the host that is nearest to its limit.
             known[MAX_HOSTS:] = [(OTHER, min(rest) if name == _FREE else max(rest))]
-        yield _gauge(f"scheduler_{name}", text, known, "host")
+        yield _gauge(name, text, known, "host")
 
 
 def _producers(shares: Sequence[Share]) -> Iterator[Metric]:
     documents: Counter[str] = Counter()
     malformed: Counter[str] = Counter()
     for share in shares:
-        name = (share.producer or _UNNAMED)[:_MAX_NAME]
+        name = (share.producer or "(unnamed)")[:_MAX_NAME]
         documents[name] += share.documents
         malformed[name] += round(share.malformed * share.documents)
     first = {name for name, _ in documents.most_common(MAX_PRODUCERS)}
@@ -178,9 +181,5 @@ def _producers(shares: Sequence[Share]) -> Iterator[Metric]:
         for name in [name for name in counts if name not in first and name != OTHER]:
             counts[OTHER] += counts.pop(name)
     ratios = [(name, malformed[name] / count) for name, count in documents.items()]
-    yield _gauge(
-        "scheduler_producer_documents", "Today's ended documents of the producer (UTC).", documents.items(), "producer"
-    )
-    yield _gauge(
-        "scheduler_producer_malformed_ratio", "The share of them that were not valid JSON.", ratios, "producer"
-    )
+    yield _gauge("producer_documents", "Today's ended documents of the producer (UTC).", documents.items(), "producer")
+    yield _gauge("producer_malformed_ratio", "The share of them that were not valid JSON.", ratios, "producer")

@@ -1,14 +1,14 @@
 """Which processes run: the daemons by their heartbeats, the workers by RQ's registry, in three round trips."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from redis import Redis
 
-from llm_scheduler.jobs import __version__
+from llm_scheduler.api.state import Count
 from llm_scheduler.jobs.clock import rfc3339
 from llm_scheduler.jobs.process.heartbeat import HeartbeatRecord
 from llm_scheduler.jobs.process.vitals import HostVitals
@@ -16,6 +16,9 @@ from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.worker.reaper import CURRENT_JOBS
 
 ROLES = ("ingest", "collector", "scheduler")
+T = TypeVar("T")
+
+_decode_vitals = msgspec.json.Decoder(HostVitals).decode
 
 _FIELDS = (
     *("hostname", "pid", "queues", "state", "birth", "last_heartbeat", "death"),
@@ -24,11 +27,9 @@ _FIELDS = (
 )
 
 
-class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
-    """A live worker, as of its last heartbeat.
-
-    `queue` is a comma-separated list if it helps several. `rss` is its memory in bytes, `cpu` its processor time in
-    percent of one core; both, `version` and `vitals` are up to about 15 s old. `current_job` is an RQ job's id.
+class WorkerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What a live worker reports. `queue` is a comma-separated list if it helps several; `current_job` is an RQ job's
+    id. `rss` is its memory in bytes, `cpu` its processor time in percent of one core; both are up to about 15 s old.
     """
 
     name: str
@@ -36,14 +37,19 @@ class LiveWorker(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     queue: str
     state: str
+    current_job: str | None
     last_heartbeat: str | None
     birth: str | None
-    jobs_done: int
+    jobs_done: Count
     working_seconds: float
-    rss: int | None
+    rss: Count | None
     cpu: float | None
+
+
+class LiveWorker(WorkerFigures, frozen=True, kw_only=True):
+    """A live worker, as of its last heartbeat; `version` and `vitals` are up to about 15 s old."""
+
     version: str
-    current_job: str | None
     vitals: HostVitals | None
 
     @property
@@ -78,11 +84,6 @@ class Processes(NamedTuple):
     def versions(self) -> list[str]:
         """The version of each process, "" where it is unknown."""
         return [worker.version for worker in self.workers] + [daemon.version for daemon in self.daemons.values()]
-
-    @property
-    def skewed(self) -> int:
-        """How many processes run another version than this one."""
-        return sum(version != __version__ for version in self.versions)
 
 
 def read_processes(redis: Redis) -> Processes:
@@ -134,35 +135,26 @@ def _worker(name: str, fields: Mapping[str, str]) -> LiveWorker:
         pid=int(fields["pid"]) if fields["pid"].isdigit() else None,
         queue=fields["queues"],
         state=fields["state"],
-        last_heartbeat=_time(fields["last_heartbeat"]),
-        birth=_time(fields["birth"]),
+        last_heartbeat=_parsed(fields["last_heartbeat"], _rfc3339),
+        birth=_parsed(fields["birth"], _rfc3339),
         jobs_done=int(fields["successful_job_count"] or 0),
         working_seconds=round(float(fields["total_working_time"] or 0), 3),
         rss=int(fields["rss"]) if fields["rss"].isdigit() else None,
-        cpu=_number(fields["cpu"]),
+        cpu=_parsed(fields["cpu"], float),
         version=fields["llm_version"],
         current_job=in_hand[0] if in_hand else None,
-        vitals=_vitals(fields["vitals"]),
+        vitals=_parsed(fields["vitals"], _decode_vitals),
     )
 
 
-def _number(text: str) -> float | None:
+def _parsed(text: str, parse: Callable[[str], T]) -> T | None:
+    """None for a text that is empty or malformed."""
     try:
-        return float(text)
-    except ValueError:
+        return parse(text)
+    except (ValueError, msgspec.DecodeError):
         return None
 
 
-def _vitals(text: str) -> HostVitals | None:
-    try:
-        return msgspec.json.decode(text, type=HostVitals) if text else None
-    except msgspec.DecodeError:
-        return None
-
-
-def _time(text: str) -> str | None:
-    """RQ's notation of a time, converted to RFC 3339."""
-    try:
-        return rfc3339(datetime.fromisoformat(text).timestamp())
-    except ValueError:
-        return None
+def _rfc3339(text: str) -> str:
+    """RQ's notation of a time, converted."""
+    return rfc3339(datetime.fromisoformat(text).timestamp())

@@ -11,6 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from llm_scheduler.api.local.child_processes import Child, Supervisor
+from llm_scheduler.api.local.crew import WORKER_PREFIX
 from llm_scheduler.api.torture.small_disk import SmallDisk
 
 MAX_OUTAGE = 5.0
@@ -48,8 +49,7 @@ class Blows:
         ]
         if (disk := self._disk) is not None:
             blows.append((2, lambda: self._fill(disk)))
-        weights = [weight for weight, _ in blows]
-        return self._chance.choices([blow for _, blow in blows], weights)[0]()
+        return self._chance.choices([blow for _, blow in blows], [weight for weight, _ in blows])[0]()
 
     def _victim(self, fits: Callable[[str], bool]) -> Child | None:
         living = [child for child in self._supervisor.children if child.process is not None and fits(child.name)]
@@ -118,7 +118,7 @@ class Blows:
 
 
 def _is_worker(name: str) -> bool:
-    return name.startswith("worker ")
+    return name.startswith(WORKER_PREFIX)
 
 
 def _title(child: Child) -> str:

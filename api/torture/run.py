@@ -20,9 +20,10 @@ from llm_scheduler.api.local.daemons import STOPPING_ORDER, daemons, start_serve
 from llm_scheduler.api.torture.balance import TortureAccount, TortureDocument, balance, claims, digest_of, originals
 from llm_scheduler.api.torture.blows import Blows
 from llm_scheduler.api.torture.small_disk import DiskUnavailable, SmallDisk, mount
-from llm_scheduler.jobs.config import Config, Directories, Logging, Processing
+from llm_scheduler.jobs.config import Config, Directories, Processing
+from llm_scheduler.jobs.config.model import Logging
 from llm_scheduler.jobs.process.connection import connect
-from llm_scheduler.jobs.process.startup import URL_VARIABLE
+from llm_scheduler.jobs.process.runtime import URL_VARIABLE
 from llm_scheduler.jobs.process.termination import PARENT_VARIABLE, Stop
 
 _DRAIN_SECONDS = 120.0
@@ -89,8 +90,9 @@ class TortureRun:
         self._stop = Stop()
         self._dropped: dict[str, TortureDocument] = {}
         self._pending: TortureDocument | None = None  # there was no room on the disk for it yet
-        self._redis = connect(embedded_server.socket_url(self.config))
-        self._supervisor = Supervisor(self._environment(), log, output)
+        url = embedded_server.socket_url(self.config)
+        self._redis = connect(url)
+        self._supervisor = Supervisor({**os.environ, PARENT_VARIABLE: str(os.getpid()), URL_VARIABLE: url}, log, output)
         self._blows = Blows(self._supervisor, self._redis, disk, self._chance, self._go_on)
 
     def run(self, documents: Iterator[TortureDocument], count: int, seconds: float) -> TortureAccount:
@@ -112,13 +114,6 @@ class TortureRun:
     def _spent(self) -> float:
         return time.monotonic() - self._started
 
-    def _environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            PARENT_VARIABLE: str(os.getpid()),
-            URL_VARIABLE: embedded_server.socket_url(self.config),
-        }
-
     def _start_fleet(self) -> None:
         path = Path(self._home, "scheduler_config.json")
         path.write_bytes(msgspec.json.encode(self.config))
@@ -128,13 +123,6 @@ class TortureRun:
         for child in daemons(self.config, path):
             if child.name != "api":
                 self._supervisor.start(child)
-
-    def _supervise(self, seconds: float) -> None:
-        """Let time pass while the supervisor works."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._stop:
-            self._supervisor.watch()
-            self._stop.wait(0.05)
 
     def _strike_for(self, seconds: float) -> None:
         next_blow = 0.5
@@ -149,19 +137,19 @@ class TortureRun:
             self._go_on(0.05)
 
     def _go_on(self, seconds: float) -> None:
-        """Let time pass, and drop documents meanwhile."""
+        """Let time pass while the supervisor works, and drop the documents that are due meanwhile."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0 and not self._stop:
+        while time.monotonic() < end and not self._stop:
             self._drop()
-            self._supervise(min(left, 0.05))
+            self._supervisor.watch()
+            self._stop.wait(0.05)
 
     def _drop(self) -> None:
         """Drop what is due, as far as there is room for it."""
         due = int(self._count * min(1.0, self._spent() / self._dropping))
         while self._progress.dropped < due:
-            document = self._pending or next(self._waiting)
-            self._pending = document
-            if not self._drop_one(document):
+            self._pending = self._pending or next(self._waiting)
+            if not self._drop_one(self._pending):
                 return
             self._pending = None
 
@@ -194,7 +182,7 @@ class TortureRun:
             places = self.config.directories
             if len(originals(places)) >= len(self._dropped) and not any(claims(places)):
                 break
-            self._supervise(0.5)
+            self._go_on(0.5)  # all documents are dropped
         self._say("the fleet stops")
 
     def _say(self, words: str) -> None:
@@ -217,20 +205,18 @@ def torture(
     disk = None
     try:
         disk = mount(spool, _DISK_BYTES + count * _DISK_BYTES_EACH)
+        report("a small disk of its own is mounted", progress)
     except DiskUnavailable as error:
         progress.no_disk = str(error)
-    report(
-        f"the disk is not filled: {progress.no_disk}" if progress.no_disk else "a small disk of its own is mounted",
-        progress,
-    )
+        report(f"the disk is not filled: {error}", progress)
     log = logging.getLogger("llm.torture")
-    log.addHandler(logging.FileHandler(os.path.join(home, "torture.log")))
+    handler = logging.FileHandler(os.path.join(home, "torture.log"))
+    log.addHandler(handler)
     log.propagate = False
     with open(os.path.join(home, "stderr.log"), "ab") as stderr:
         account = TortureRun(home, disk, seed, log, report, progress, stderr.fileno()).run(documents, count, seconds)
-    for handler in list(log.handlers):
-        handler.close()
-        log.removeHandler(handler)
+    log.removeHandler(handler)
+    handler.close()
     if account.balanced and not keep:
         shutil.rmtree(home, ignore_errors=True)
         return account, progress, None

@@ -48,24 +48,21 @@ def mount(folder: str, size: int) -> SmallDisk:
     if size > available / 2:
         raise DiskUnavailable(f"it would take {size / 1e6:.0f} MB of memory, more than half of what is free")
     user, group = os.getuid(), os.getgid()
+    libc = ctypes.CDLL(None, use_errno=True)
     try:
         try:
-            _check(_libc().unshare(_CLONE_NEWNS))
+            _check(libc.unshare(_CLONE_NEWNS))
         except PermissionError:
-            _check(_libc().unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
+            _check(libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER))
             Path("/proc/self/setgroups").write_text("deny")
             Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
             Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-        _check(_libc().mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+        _check(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
         options = f"size={size},mode=700".encode()
-        _check(_libc().mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID_NODEV, options))
+        _check(libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", _MS_NOSUID_NODEV, options))
     except OSError as error:
         raise DiskUnavailable(f"a private file system can't be mounted ({os.strerror(error.errno or 0)})") from error
     return SmallDisk(folder)
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 def _check(answer: int) -> None:

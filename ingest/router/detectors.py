@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from llm_scheduler.ingest.router.language import COMMON_LANGUAGES, LanguageDetector
 from llm_scheduler.ingest.router.signals import Geo, Industry, Language, Signals
 from llm_scheduler.ingest.router.text import Text
-from llm_scheduler.jobs.config import Routing
+from llm_scheduler.jobs.config.model import Routing
 
 _log = logging.getLogger(__name__)
 _Signal = TypeVar("_Signal", Geo, Industry, Language)
@@ -34,7 +34,10 @@ class Detectors:
             return needs(signal) if setting is None else setting
 
         if is_on(settings.geo_detection, "geo"):
-            self._geo = _geo()
+            from llm_scheduler.ingest.router.geo import Places, detect
+
+            places = Places.load()
+            self._geo = lambda text, document, clues: detect(text, places, document, clues)
         if is_on(settings.industry_classification, "industry"):
             self._industry = _industry(self._model)
         if is_on(settings.language_detection, "language"):
@@ -80,15 +83,8 @@ def _safely(detect: Callable[..., _Signal], *arguments: Any) -> _Signal | None:
         return None
 
 
-def _geo() -> Callable[[Text, Any, int], Geo]:
-    from llm_scheduler.ingest.router.geo import Places, detect
-
-    places = Places.load()
-    return lambda text, document, clues: detect(text, places, document, clues)
-
-
 def _industry(model: Path | None) -> Callable[[Text, int], Industry]:
-    from llm_scheduler.ingest.router.industry import Classifier
+    from llm_scheduler.ingest.router.industry.classifier import Classifier
 
     return Classifier.load(model).classify
 

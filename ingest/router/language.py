@@ -22,15 +22,15 @@ _MIN_CONFIDENCE = 0.3  # of the model; below it the language is unknown
 _KANA = re.compile(r"[\u3040-\u30fa\u30fc-\u30ff\uff66-\uff9f]")
 _HAN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]")
-# Scripts that one known language uses alone, or shares with few.
+# Scripts by the known language that uses it alone, or by a group of `_GROUPS`.
 _SCRIPTS = {
     "ko": re.compile(r"[\uac00-\ud7af\u1100-\u11ff]"),
     "th": re.compile(r"[\u0e00-\u0e7f]"),
     "el": re.compile(r"[\u0370-\u03ff\u1f00-\u1fff]"),
     "he": re.compile(r"[\u0590-\u05ff]"),
     "hi": re.compile(r"[\u0900-\u097f]"),
-    "ar": re.compile(r"[\u0600-\u06ff]"),
-    "ru": re.compile(r"[\u0400-\u04ff]"),
+    "arabic": re.compile(r"[\u0600-\u06ff]"),
+    "cyrillic": re.compile(r"[\u0400-\u04ff]"),
 }
 _GROUPS = {
     "cyrillic": {"ru", "uk", "bg", "sr", "mk", "be", "kk", "mn"},
@@ -68,12 +68,11 @@ class LanguageDetector:
             if 20 * kana >= han:
                 return Language(code="ja", confidence=0.99 if kana > 1 else 0.8)
             return _chinese(text)
-        counts = {code: len(pattern.findall(text)) for code, pattern in _SCRIPTS.items()}
-        code = max(counts, key=lambda each: counts[each])
-        if not counts[code]:
+        counts = {script: len(pattern.findall(text)) for script, pattern in _SCRIPTS.items()}
+        script = max(counts, key=counts.__getitem__)
+        if not counts[script]:
             return self._most_likely("latin", text)
-        group = {"ru": "cyrillic", "ar": "arabic"}.get(code)
-        return self._most_likely(group, text) if group else Language(code=code, confidence=0.99)
+        return self._most_likely(script, text) if script in _GROUPS else Language(code=script, confidence=0.99)
 
     def _most_likely(self, group: str, text: str) -> Language:
         """The most likely of the expected languages of a group."""

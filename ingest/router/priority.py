@@ -56,9 +56,9 @@ class _Keywords:
     """Keywords, found as whole words in upper or lower case."""
 
     def __init__(self, keywords: Sequence[str]) -> None:
-        keywords = [normalized(keyword) for keyword in keywords]
-        self._pattern = _whole_words(keywords)
-        self._folded = [_casefolded(keyword.strip()) for keyword in keywords if keyword.strip()]
+        words = [word for keyword in keywords if (word := normalized(keyword).strip())]
+        self._pattern = _whole_words(words)
+        self._folded = [_casefolded(word) for word in words]
 
     def __bool__(self) -> bool:
         return self._pattern is not None
@@ -81,7 +81,7 @@ def _casefolded(text: str) -> str:
 
 def _whole_words(keywords: Iterable[str]) -> re.Pattern[str] | None:
     parts = []
-    for keyword in sorted({keyword.strip() for keyword in keywords if keyword.strip()}, key=len, reverse=True):
+    for keyword in sorted(set(keywords), key=len, reverse=True):
         before = rf"(?<!{_WORD_CHARACTER})" if re.match(_WORD_CHARACTER, keyword) else ""
         after = rf"(?!{_WORD_CHARACTER})" if re.match(_WORD_CHARACTER, keyword[-1]) else ""
         parts.append(before + re.escape(keyword) + after)

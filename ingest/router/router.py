@@ -9,15 +9,13 @@ from typing import Any
 from llm_scheduler.ingest.router.detectors import Detectors
 from llm_scheduler.ingest.router.explanation import industry_code, signal_reasons
 from llm_scheduler.ingest.router.priority import PriorityMatcher
-from llm_scheduler.ingest.router.rules import Facts, Rules
+from llm_scheduler.ingest.router.rules import Rules
 from llm_scheduler.ingest.router.signals import MAX_CLUES, Signals
 from llm_scheduler.ingest.router.text import Text
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.config.route_rules import SIGNALS
 from llm_scheduler.jobs.document import Route
 from llm_scheduler.jobs.sealing import sealing_of
-
-_NO_SIGNALS = Signals()
 
 
 @dataclass(slots=True, eq=False)
@@ -101,7 +99,7 @@ class Router:
         """Find the route and the signals of several documents, where they are not known yet. Together they take two
         thirds of the time: each detector finds its tables in the processor's cache."""
         pending = [each for each in decisions if each._answer is None]
-        found = [_NO_SIGNALS] * len(pending)
+        found = [Signals()] * len(pending)
         if self._detectors:
             found = self._detectors.signals(
                 [each.document for each in pending], [each.text() for each in pending], self._clues
@@ -128,13 +126,13 @@ class Router:
         )
         if not self._rules:
             return route
-        facts = Facts(
-            geo={name: getattr(signals.geo, name) for name in SIGNALS["geo"]},
-            industry={name: getattr(signals.industry, name) for name in SIGNALS["industry"]},
-            language=signals.language.code,
-            priority=priority,
-            size=decision.size,
-            source=decision.source,
-            file=os.path.basename(decision.source),
-        )
+        facts = {
+            "geo": {name: getattr(signals.geo, name) for name in SIGNALS["geo"]},
+            "industry": {name: getattr(signals.industry, name) for name in SIGNALS["industry"]},
+            "language": signals.language.code,
+            "priority": priority,
+            "size": decision.size,
+            "source": decision.source,
+            "file": os.path.basename(decision.source),
+        }
         return self._rules.apply(route, decision.document, facts)

@@ -11,7 +11,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, TypeVar
+from typing import IO
 
 import msgspec
 
@@ -41,6 +41,21 @@ class BackupCount(msgspec.Struct):
     results: int = 0
     bytes: int = 0
 
+    def add(self, name: str, size: int) -> None:
+        top, _, rest = name.partition("/")
+        last = rest.rpartition("/")[2]
+        if top == "watch" or name.startswith("temp/lines/"):
+            self.waiting += 1
+        elif top == "temp":
+            self.in_flight += last != MANIFEST
+        elif top == "archive":
+            self.archived += 1
+        elif top == "error":
+            self.in_error += not last.endswith(REPORT_SUFFIX)
+        elif top == "output":
+            self.results += 1
+        self.bytes += size
+
 
 class BackupHeader(msgspec.Struct, frozen=True):
     """The content of `backup.json`. `made_at` is in RFC 3339."""
@@ -54,19 +69,16 @@ class BackupHeader(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Backup:
-    """A backup that was made or checked. `llmctl backup --json` prints these fields.
-
-    `stood_seconds`: how long ingest had to wait for it. `removed`: older backups. `left_out`: unreadable files.
-    """
+    """A backup that was made or checked. `llmctl backup --json` prints these fields."""
 
     path: str
     about: BackupHeader
     count: BackupCount
     size: int
     sha256: str
-    stood_seconds: float = 0.0
-    removed: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    stood_seconds: float = 0.0  # how long ingest had to wait for it
+    removed: list[str] = field(default_factory=list)  # older backups
+    left_out: list[str] = field(default_factory=list)  # unreadable files
 
 
 Progress = Callable[[BackupCount], None]
@@ -84,22 +96,6 @@ class BackupContents:
     header: BackupHeader | None = None
     declared: BackupCount | None = None
     count: BackupCount = field(default_factory=BackupCount)
-
-    def add(self, name: str, size: int) -> None:
-        """Count a member."""
-        top, _, rest = name.partition("/")
-        last = rest.rpartition("/")[2]
-        if top == "watch" or name.startswith("temp/lines/"):
-            self.count.waiting += 1
-        elif top == "temp":
-            self.count.in_flight += last != MANIFEST
-        elif top == "archive":
-            self.count.archived += 1
-        elif top == "error":
-            self.count.in_error += not last.endswith(REPORT_SUFFIX)
-        elif top == "output":
-            self.count.results += 1
-        self.count.bytes += size
 
 
 def verify(path: str, progress: Progress = lambda _: None) -> Backup:
@@ -121,19 +117,20 @@ def members(path: str, contents: BackupContents) -> Iterator[tuple[tarfile.TarIn
             with tarfile.open(fileobj=packed, mode="r|") as tar:
                 for member in tar:
                     content = tar.extractfile(member) if member.isreg() else None
+                    record = content.read() if content and member.name in (HEADER, FOOTER) else b""
                     if member.name == HEADER:
-                        contents.header = _decode(content, BackupHeader)
+                        contents.header = msgspec.json.decode(record, type=BackupHeader)
                         if contents.header.format != FORMAT:
                             raise BackupError(
                                 f"{path} has the format {contents.header.format}. This version ({__version__}) knows "
                                 f"{FORMAT}. Restore it with the version that made it: {contents.header.version}."
                             )
                     elif member.name == FOOTER:
-                        contents.declared = _decode(content, BackupCount)
+                        contents.declared = msgspec.json.decode(record, type=BackupCount)
                     elif contents.header is None:
                         raise BackupError(f"{path} is no backup of this system: {HEADER} is not its first file.")
                     else:
-                        contents.add(member.name, member.size if member.isreg() else 0)
+                        contents.count.add(member.name, member.size if member.isreg() else 0)
                     yield member, content
             while packed.read(1 << 20):  # gzip's checksum is at the end
                 pass
@@ -166,10 +163,3 @@ def digest(path: str) -> str:
 def open_new(path: str, mode: int = 0o600) -> IO[bytes]:
     """Open a file that must not exist yet, for writing."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode))
-
-
-_Decoded = TypeVar("_Decoded", BackupHeader, BackupCount)
-
-
-def _decode(content: IO[bytes] | None, form: type[_Decoded]) -> _Decoded:
-    return msgspec.json.decode(content.read() if content else b"", type=form)

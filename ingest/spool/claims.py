@@ -1,8 +1,7 @@
 """Claims: documents taken out of a watch folder, in groups, each group with a manifest.
 
 A group is a folder `temp/<group>/` with one file for each document, named by its id, and `manifest`, one line of JSON
-for each document. The manifest is durable before the first document moves. So a claim can always be identified and put
-in its place, even when Redis has lost everything.
+for each document. The manifest is durable before the first document moves, so Redis is not needed to identify a claim.
 """
 
 import base64
@@ -14,6 +13,7 @@ import stat
 from collections.abc import Iterator
 
 import msgspec
+from msgspec.structs import asdict
 
 from llm_scheduler.ingest.spool.file_io import read_file, rename_new, write_file
 from llm_scheduler.ingest.spool.names import with_id
@@ -171,8 +171,6 @@ class Claims:
                 os.unlink(original)
             self._at("retry.moved")
         except OSError:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{target}.tmp")
             self.remove_group(group)
             raise
         return group, claim
@@ -217,7 +215,6 @@ class Claims:
         return {name: manifest.get(name) or self._unlisted(group, name) for name in sorted(names) if is_id(name)}
 
     def all_ids(self) -> set[str]:
-        """The ids of all claims."""
         return {document_id for group in self.groups() for document_id in self.held(group)}
 
     def _unlisted(self, group: str, document_id: str) -> Claim:
@@ -240,15 +237,13 @@ class Claims:
     def remove_group(self, group: str) -> bool:
         """Remove a group without claims. Returns False when it has claims."""
         folder = os.path.join(self.temp, group)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             names = os.listdir(folder)
             if any(name != MANIFEST and not name.endswith(".tmp") for name in names):
                 return False  # (the original of an unfinished copy is still in its old place)
             for name in names:
                 os.unlink(os.path.join(folder, name))
             os.rmdir(folder)
-        except FileNotFoundError:
-            pass
         return True
 
 
@@ -284,20 +279,11 @@ def _write_manifest(folder: str, claims: list[Claim]) -> None:
 
 
 def _claim(candidate: Candidate) -> Claim:
-    source, raw = candidate.source, None
+    fields = asdict(candidate)
     try:
-        source.encode()
+        candidate.source.encode()
     except UnicodeEncodeError:  # the name isn't UTF-8
-        raw = base64.b64encode(os.fsencode(candidate.source)).decode()
-        source = os.fsencode(candidate.source).decode("utf-8", errors="backslashreplace")
-    return Claim(
-        id=candidate.id,
-        source=source,
-        watch=candidate.watch,
-        stamp=candidate.stamp,
-        received_at=candidate.received_at,
-        sha256=candidate.sha256,
-        code=candidate.code,
-        message=candidate.message,
-        raw_source=raw,
-    )
+        raw = os.fsencode(candidate.source)
+        fields["source"] = raw.decode("utf-8", errors="backslashreplace")
+        fields["raw_source"] = base64.b64encode(raw).decode()
+    return Claim(**fields)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -25,7 +26,6 @@ from llm_scheduler.jobs.sealing import Seal
 from llm_scheduler.jobs.store.outcomes import Outcome
 
 _MAX_FOLDERS = 1000  # folders that are known to exist
-_FINAL = {"done": Status.DONE, "rejected": Status.REJECTED, "cancelled": Status.CANCELLED}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ class WrittenGroup:
         return sum(each.outcome.size for each in self.documents)
 
     def joined(self, later: "WrittenGroup") -> "WrittenGroup":
-        """Both groups as one."""
         return WrittenGroup(self.documents + later.documents, self.committed + later.committed)
 
 
@@ -86,16 +85,15 @@ class Commit:
         claims: Claims,
         at: FaultPoint = no_faults,
         sync: Callable[[str], None] = sync_all,
-        seal: Seal | None = None,
+        seal: Seal | None = None,  # for the originals
     ) -> None:
-        """`seal` encrypts the originals."""
         self._folders = folders
         self._claims = claims
         self._at = at
         self._sync = sync
         self._seal = seal
         self._manifests: dict[str, dict[str, Claim]] = {}
-        self._left: dict[str, int] = {}  # claims that are left in a group
+        self._left: Counter[str] = Counter()  # claims that are left in a group
         self._made: set[str] = set()
         # Of groups that are written and not yet placed: their documents, and the paths reserved for them.
         self._begun: set[str] = set()
@@ -116,9 +114,6 @@ class Commit:
         written = WrittenGroup([], [])
         try:
             for outcome in outcomes:
-                if outcome.id in self._begun:
-                    written.committed.append(CommitResult(outcome, _FINAL[outcome.kind]))
-                    continue
                 document = self._write(outcome)
                 if isinstance(document, CommitResult):
                     written.committed.append(document)
@@ -168,11 +163,13 @@ class Commit:
             self._planned.discard(document.home)
 
     def _write(self, outcome: Outcome) -> _WrittenDocument | CommitResult:
+        if outcome.id in self._begun:
+            return CommitResult(outcome, Status(outcome.kind))
         try:
             original = self._claims.path(outcome.group, outcome.id)
             status, raw = _read_claim(original) if outcome.kind == "done" else (os.lstat(original), b"")
         except (ValueError, FileNotFoundError):
-            return CommitResult(outcome, _FINAL[outcome.kind])
+            return CommitResult(outcome, Status(outcome.kind))
         claim = self._claim(outcome.group, outcome.id)
         if FileStamp.of(status) != claim.stamp and claim.sha256 is not None and sha256_of(original) != claim.sha256:
             return self._return(outcome, claim, original)
@@ -199,7 +196,7 @@ class Commit:
         """Move a claim whose file changed back to the watch folder."""
         watch = claim.watch if claim.watch in self._folders.watch else self._folders.watch[0]
         return_to_watch(original, watch, names.safe_path(claim.relative_path), claim.id)
-        self._count_out(outcome.group)
+        self._left[outcome.group] -= 1
         self._remove_empty_groups([outcome.group])
         why = "The file changed after it was read. It was put back and will be read again."
         return CommitResult(outcome, Status.CANCELLED, claim, why)
@@ -215,8 +212,8 @@ class Commit:
             os.makedirs(os.path.dirname(document.home), exist_ok=True)
             move_original(*move)
         self._at("commit.original_moved")
-        self._count_out(document.outcome.group)
-        return CommitResult(document.outcome, _FINAL[document.outcome.kind], document.claim)
+        self._left[document.outcome.group] -= 1
+        return CommitResult(document.outcome, Status(document.outcome.kind), document.claim)
 
     def _places(self, claim: Claim, reports: str, homes: str, ending: str) -> tuple[str, str, bool]:
         """(where the report goes, where the original goes, whether the report exists already because of a crash).
@@ -259,14 +256,10 @@ class Commit:
                 self._made.clear()
             self._made.add(folder)
 
-    def _count_out(self, group: str) -> None:
-        if group in self._left:
-            self._left[group] -= 1
-
     def _remove_empty_groups(self, groups: Iterable[str]) -> None:
         """Remove groups without claims. If that fails, recovery (ingest/recovery.py) removes them later."""
         for group in set(groups):
-            if self._left.get(group, 0) <= 0:
+            if self._left[group] <= 0:
                 self._manifests.pop(group, None)
                 self._left.pop(group, None)
                 with contextlib.suppress(OSError, ValueError):

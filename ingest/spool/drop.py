@@ -17,16 +17,20 @@ _ID_IN_NAME = re.compile(rf"(?:^|\.)({ID_PATTERN.pattern})(?:\.|$)")
 
 
 class NewDocument(NamedTuple):
-    """A document to drop. `name` is the sender's file name; unsafe characters in it are replaced."""
+    """A document to drop."""
 
     id: str
     raw: bytes
-    name: str | None = None
+    name: str | None = None  # the sender's file name; unsafe characters in it are replaced
 
     @property
     def source(self) -> str:
         """Its path below the watch folder."""
-        return f"{FOLDER}/{_file_name(self.id, self.name)}"
+        stem, suffix = os.path.splitext(_UNSAFE.sub("_", os.path.basename(self.name or "")).lstrip("."))
+        if not stem:
+            return f"{FOLDER}/{self.id}.json"
+        # Other suffixes are replaced: ingest would never take a file called `.part`, say.
+        return f"{FOLDER}/{stem[:100]}.{self.id}{suffix[:16] if suffix.lower() in _SUFFIXES else '.json'}"
 
 
 def drop(watch: str, documents: Sequence[NewDocument]) -> None:
@@ -64,11 +68,3 @@ def id_in_name(source: str) -> str | None:
     folder, _, name = source.rpartition("/")
     found = _ID_IN_NAME.findall(name) if folder == FOLDER else []
     return found[-1] if found else None  # an earlier one is part of the sender's name
-
-
-def _file_name(document_id: str, name: str | None) -> str:
-    stem, suffix = os.path.splitext(_UNSAFE.sub("_", os.path.basename(name or "")).lstrip("."))
-    if not stem:
-        return f"{document_id}.json"
-    # Other suffixes are replaced: ingest would never take a file called `.part`, say.
-    return f"{stem[:100]}.{document_id}{suffix[:16] if suffix.lower() in _SUFFIXES else '.json'}"

@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import stat
@@ -16,10 +15,7 @@ _renameat2 = getattr(_libc, "renameat2", None)
 
 
 def read_whole(descriptor: int, size: int, most: int | None = None) -> bytes:
-    """The bytes of an open file of `size` bytes; when it grows meanwhile, at least one byte more.
-
-    At most `most` bytes are read, and one more, which shows that there are too many. Raises OSError.
-    """
+    """The bytes of an open file of `size` bytes, but at most `most`; one more if there are more. Raises OSError."""
     bound = size if most is None else min(size, most)
     # A buffer for the largest possible file would be mapped and zeroed for each small one.
     raw = os.read(descriptor, bound + 1)
@@ -71,15 +67,6 @@ def sha256_of(path: str) -> str | None:
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_HASHED:
             return None
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def try_lock(descriptor: int, kind: int) -> bool:
-    """Try to get the advisory lock `kind` (flock(2)) on an open file."""
-    try:
-        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def rename_new(source: str, target: str) -> None:

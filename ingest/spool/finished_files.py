@@ -56,18 +56,17 @@ def report_paths(folders: Folders, original: str) -> list[str]:
     return [os.path.join(folders.output, name) for name in names]
 
 
-# `Commit._places` may give an original a name with its id while its report, which a crash left in place, has none.
+# The counterparts, None when there is none. `Commit._places` may give an original a name with its id while its report,
+# which a crash left in place, has none.
 
 
 def original_of(folders: Folders, report: str) -> str | None:
-    """The original of a report; None when there is none."""
     paths = original_paths(folders, report)
     document_id = id_of(report)
     return _first_existing([*paths, *(with_id(path, document_id) for path in paths if document_id)])
 
 
 def report_of(folders: Folders, original: str) -> str | None:
-    """The report of an original; None when there is none."""
     ending = REPORT_SUFFIX if _is_in(folders.error, original) else ""
     for report in report_paths(folders, original):
         if os.path.lexists(report) and not os.path.isdir(report):  # (a folder has the results of a split file)

@@ -35,10 +35,7 @@ def with_id(source: str, document_id: str, room: int = 0) -> str:
 
 
 def path_options(source: str, document_id: str, ending: str = "") -> Iterator[str]:
-    """The relative paths that a document from `source` may get in a folder, the best first.
-
-    `ending` is appended to the name of a report.
-    """
+    """The relative paths that a document from `source` may get, the best first. `ending`: what a report's name adds."""
     fits = len(os.fsencode(os.path.basename(source))) + len(ending) <= NAME_BYTES
     if fits:
         yield source

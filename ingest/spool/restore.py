@@ -13,24 +13,22 @@ from llm_scheduler.ingest.spool import backup_file
 from llm_scheduler.ingest.spool.backup_file import Backup, BackupContents, BackupError, Progress
 from llm_scheduler.ingest.spool.file_io import sync_all, write_file
 from llm_scheduler.ingest.spool.folders import FolderError, Folders, explain, files_below
+from llm_scheduler.ingest.spool.locks import SpoolLock
 from llm_scheduler.ingest.spool.names import with_id
-from llm_scheduler.ingest.spool.spool_lock import SpoolLock
 from llm_scheduler.jobs.document import is_id, new_id
 
 
 def restore(
     path: str,
     folders: Folders,
-    extras: Mapping[str, str] = MappingProxyType({}),
+    extras: Mapping[str, str] = MappingProxyType({}),  # see `extra_files`; written only where missing or empty
     progress: Progress = lambda _: None,
     *,
-    keep_waiting: bool = False,
+    keep_waiting: bool = False,  # the watch folders may have files, which stay: they came after the backup
 ) -> Backup:
     """Put a backup into the folders of an empty spool. The backup is verified before the first file is written.
 
-    A file of `extras` (see `extra_files`) is written only where it is missing or empty. With `keep_waiting`, the watch
-    folders may have files, which stay: they are documents that came after the backup. Raises `BackupError`, also when
-    a folder is not empty or a daemon works on them.
+    Raises `BackupError`, also when a folder is not empty or a daemon works on them.
     """
     backup = backup_file.verify(path, progress)
     if len(backup.about.watch) > len(folders.watch):

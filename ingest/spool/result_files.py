@@ -19,7 +19,6 @@ from llm_scheduler.jobs.sealing import masked
 from llm_scheduler.jobs.store.outcomes import Outcome, Read
 
 _HEAD = re.compile(rb'\{\s*"id":\s*"(%s)"' % ID_PATTERN.pattern.encode())  # it may have been reformatted
-_VALID = Read()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -118,12 +117,9 @@ class PublishedDocument(msgspec.Struct):
         return msgspec.json.format(masked(bytes(self.document)), indent=2).decode("utf-8", "backslashreplace")
 
 
-_report_decoder = msgspec.json.Decoder(FinishedReport)
-
-
 def encode_result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
     """The result file of a document with the original bytes `raw`."""
-    read = outcome.read or _VALID
+    read = outcome.read or Read()
     result = ResultFile(
         id=outcome.id,
         source=claim.source,
@@ -132,7 +128,7 @@ def encode_result(outcome: Outcome, claim: Claim, raw: bytes) -> bytes:
         completed_at=rfc3339(outcome.completed_at),
         attempts=outcome.attempts,
         priority=outcome.route.priority,
-        route=_route(outcome),
+        route=msgspec.convert(outcome.route, RouteRecord, from_attributes=True),
         quality=read.quality,
         repairs=read.repairs,
         warnings=read.warnings,
@@ -164,7 +160,7 @@ def encode_report(outcome: Outcome, claim: Claim, sha256: str | None) -> bytes:
         received_at=rfc3339(claim.received_at),
         failed_at=rfc3339(outcome.completed_at),
         sha256=sha256,
-        route=_route(outcome),
+        route=msgspec.convert(outcome.route, RouteRecord, from_attributes=True),
         evidence=outcome.evidence,
     )
     return _encode(report) + b"\n"
@@ -184,7 +180,7 @@ def read_report(path: str) -> FinishedReport | None:
     """A result or an error report; None when it is neither or can't be read."""
     try:
         with open(path, "rb") as file:
-            return _report_decoder.decode(file.read())
+            return msgspec.json.decode(file.read(), type=FinishedReport)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -193,19 +189,3 @@ def read_published(result: str) -> PublishedDocument:
     """The document in a result file. Raises OSError and msgspec.DecodeError."""
     with open(result, "rb") as file:
         return msgspec.json.decode(file.read(), type=PublishedDocument)
-
-
-def _route(outcome: Outcome) -> RouteRecord:
-    route = outcome.route
-    return RouteRecord(
-        priority=route.priority,
-        queue=route.queue,
-        handler=route.handler,
-        schema=route.schema,
-        tags=route.tags,
-        country=route.country,
-        city=route.city,
-        industry=route.industry,
-        language=route.language,
-        reasons=route.reasons,
-    )

@@ -22,7 +22,6 @@ def is_ignored(name: str) -> bool:
 
 
 def is_ignored_path(source: str) -> bool:
-    """Whether any part of a source is ignored."""
     return any(is_ignored(part) for part in source.split("/"))
 
 

@@ -1,33 +1,6 @@
 """`scheduler_config.json`. `load(path)` reads and checks it once; everything else takes a `Config`, or a part of it."""
 
 from llm_scheduler.jobs.config.loader import ConfigError, find, load
-from llm_scheduler.jobs.config.model import (
-    Api,
-    Config,
-    Directories,
-    Intake,
-    Logging,
-    Processing,
-    Routing,
-    Rule,
-    Security,
-    Then,
-)
-from llm_scheduler.jobs.config.problem import ConfigProblem
+from llm_scheduler.jobs.config.model import Config, Directories, Intake, Processing, Security
 
-__all__ = [
-    "Api",
-    "Config",
-    "ConfigError",
-    "ConfigProblem",
-    "Directories",
-    "Intake",
-    "Logging",
-    "Processing",
-    "Routing",
-    "Rule",
-    "Security",
-    "Then",
-    "find",
-    "load",
-]
+__all__ = ["Config", "ConfigError", "Directories", "Intake", "Processing", "Security", "find", "load"]

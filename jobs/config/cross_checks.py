@@ -63,12 +63,12 @@ def _folder_problems(config: Config) -> Iterator[ConfigProblem]:
             yield ConfigProblem(key, repr(folder), f"a folder of its own (it is also {seen[path]})")
         seen[path] = key
         for watch in watches:
-            if path == watch or watch in path.parents:
+            if path.is_relative_to(watch):
                 yield ConfigProblem(key, repr(folder), f"a folder outside the watch folder {str(watch)!r}")
-            elif path in watch.parents and key == "directories.temp_directory":
+            elif watch.is_relative_to(path) and key == "directories.temp_directory":
                 yield ConfigProblem(key, repr(folder), f"a folder that does not hold the watch folder {str(watch)!r}")
     for index, watch in enumerate(watches):
         for other in watches[:index]:
-            if watch == other or watch in other.parents or other in watch.parents:
+            if watch.is_relative_to(other) or other.is_relative_to(watch):
                 allowed = f"a folder apart from {str(other)!r}"
                 yield ConfigProblem("directories.watch_directory", repr(str(watch)), allowed)

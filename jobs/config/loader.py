@@ -57,12 +57,10 @@ def load(path: Path | None, environ: Mapping[str, str] | None = None) -> Config:
     for keys, secret in _secrets(os.environ if environ is None else environ, source):
         _put(raw, keys, secret)
     problems = list(type_problems(raw))
-    if not problems:
-        config = msgspec.convert(raw, Config)
-    problems.extend(_cross_problems(raw, [problem.key for problem in problems]))
+    problems += _cross_problems(raw, [problem.key for problem in problems])
     if problems:
         raise ConfigError(source, problems)
-    return config
+    return msgspec.convert(raw, Config)
 
 
 def _cross_problems(raw: dict[str, Any], wrong: list[str]) -> list[ConfigProblem]:

@@ -4,12 +4,12 @@
 sizes in bytes unless a name says otherwise.
 """
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
-
-from llm_scheduler.jobs.config.encryption import split_keys
 
 Positive = Annotated[int, Meta(ge=1)]
 Count = Annotated[int, Meta(ge=0)]
@@ -82,11 +82,8 @@ class Processing(_Part, frozen=True):
 
     @property
     def batch_idle_seconds(self) -> float | None:
-        """A batch without a new document for this time is flushed. None: only its size and `batch_timeout` count.
-
-        The default is short only while `batch_timeout` is not set: then the last documents of a drop need not wait
-        for five minutes.
-        """
+        """A batch without a new document for this time is flushed. None: only its size and `batch_timeout` count. The
+        default is short while `batch_timeout` is not set: the last documents of a drop need not wait five minutes."""
         if self.batch_idle is not None:
             return self.batch_idle
         return 0.2 if self.batch_timeout is None else None
@@ -239,6 +236,12 @@ class Security(_Part, frozen=True):
             f"Security(api_key_enabled={self.api_key_enabled}, api_keys_file={self.api_keys_file!r}, "
             f"jwt_enabled={self.jwt_enabled}, encryption_enabled={self.encryption_enabled}, (hidden))"
         )
+
+
+def split_keys(value: str | Sequence[str]) -> tuple[str, ...]:
+    """The keys, the sealing key first. A string may hold several, separated by lines or commas."""
+    texts = [value] if isinstance(value, str) else value
+    return tuple(key for text in texts for key in re.split(r"[\s,]+", text) if key)
 
 
 class Deployment(_Part, frozen=True):

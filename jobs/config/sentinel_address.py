@@ -15,10 +15,8 @@ _OWN_OPTIONS = ("sentinel_username", "sentinel_password")
 
 @dataclass(frozen=True)
 class SentinelAddress:
-    """The sentinels, and how to connect to the server that they name.
-
-    `server` is a URL for redis-py; its host is a placeholder, because the sentinels name the real one. `username` and
-    `password` are for the sentinels.
+    """`username` and `password` are for the sentinels. `server` is a URL for redis-py; its host is a placeholder, since
+    the sentinels name the real one.
     """
 
     sentinels: tuple[tuple[str, int], ...]

@@ -5,8 +5,9 @@ doubt. Every change has a receipt; a text that is no document raises `IntakeReje
 a file of several. `Preview` is what ingest learns from a file before a worker reads it.
 """
 
+from llm_scheduler.jobs.intake.draft import ReadDocument
 from llm_scheduler.jobs.intake.limits import IntakeLimits, SizeLimit, size_limit
-from llm_scheduler.jobs.intake.pipeline import ReadDocument, RepairOptions, read
+from llm_scheduler.jobs.intake.pipeline import read
 from llm_scheduler.jobs.intake.preview import Preview, parts_of
 from llm_scheduler.jobs.intake.rejection import IntakeRejection
 from llm_scheduler.jobs.intake.split import LINE_SUFFIXES, is_by_line, split
@@ -20,7 +21,6 @@ __all__ = [
     "Preview",
     "Quality",
     "ReadDocument",
-    "RepairOptions",
     "SizeLimit",
     "body",
     "is_by_line",

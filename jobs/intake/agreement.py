@@ -21,6 +21,7 @@ from llm_scheduler.jobs.time_limit import OutOfTime, TimeLimit
 
 _FIRST = "parse-broken-json"
 _OTHERS: dict[str, Callable[..., Any]] = {"jsonmend": jsonmend.loads, "json-repair": json_repair.loads}
+_SECONDS = 0.6  # for each library
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -39,17 +40,17 @@ class AgreedRepair:
     changes: tuple[tuple[int, str], ...]
 
 
-def agree(text: str, seconds: float) -> AgreedRepair | None:
-    """The result of two of the three libraries for `text`, each within `seconds`; None if no two agree.
+def agree(text: str) -> AgreedRepair | None:
+    """The result of two of the three libraries for `text`; None if no two agree.
 
     parse-broken-json must be one of them: only it lists its changes, and what the other two agree on without it was
     wrong more often than right. Main thread only.
     """
-    first = _attempt(lambda: parse_broken_json_result(text, multiple="first", parse_float=Decimal), seconds)
+    first = _attempt(lambda: parse_broken_json_result(text, multiple="first", parse_float=Decimal))
     if not isinstance(first, ParseResult) or not first.found:
         return None
     for tool, loads in _OTHERS.items():
-        value = _attempt(partial(loads, text, skip_json_loads=True), seconds)
+        value = _attempt(partial(loads, text, skip_json_loads=True))
         if value is not _NOTHING and is_same(first.value, value):
             return _agreed(first, ((_FIRST, _version(_FIRST)), (tool, _version(tool))))
     return None
@@ -67,10 +68,10 @@ def _agreed(result: ParseResult, tools: tuple[tuple[str, str], ...]) -> AgreedRe
 _NOTHING = object()
 
 
-def _attempt(attempt: Callable[[], Any], seconds: float) -> Any:
+def _attempt(attempt: Callable[[], Any]) -> Any:
     """The result of `attempt`; `_NOTHING` when it takes too long or raises any exception."""
     try:
-        with TimeLimit(seconds):
+        with TimeLimit(_SECONDS):
             return attempt()
     except (Exception, OutOfTime):
         return _NOTHING

@@ -8,10 +8,11 @@ from llm_scheduler.jobs.intake.rejection import IntakeRejection
 
 
 class BinaryFormat(NamedTuple):
-    """A binary format that people drop by mistake."""
+    """A binary format that people drop by mistake. `offset` is that of its magic number."""
 
     name: str
     description: str
+    offset: int = 0
 
     def rejection(self) -> IntakeRejection:
         return IntakeRejection(Code.BINARY, f"The file is {self.description}, not JSON text.", kind=self.name)
@@ -46,12 +47,10 @@ _MAGIC = {
     b"\xff\xfb": BinaryFormat("mp3", "an MP3 file"),
     b"\x80\x04\x95": BinaryFormat("pickle", "a Python pickle"),
     b"\x93NUMPY": BinaryFormat("npy", "a NumPy array"),
-}
-_MAGIC_AT = {  # formats whose magic number comes later: (offset, bytes)
-    (8, b"WEBP"): BinaryFormat("webp", "a WebP image"),
-    (8, b"WAVE"): BinaryFormat("wav", "a WAVE file"),
-    (4, b"ftyp"): BinaryFormat("mp4", "an MP4 file"),
-    (257, b"ustar"): BinaryFormat("tar", "a tar archive"),
+    b"WEBP": BinaryFormat("webp", "a WebP image", 8),
+    b"WAVE": BinaryFormat("wav", "a WAVE file", 8),
+    b"ftyp": BinaryFormat("mp4", "an MP4 file", 4),
+    b"ustar": BinaryFormat("tar", "a tar archive", 257),
 }
 _MAX_MEMBERS = 1000  # of one gzip file; each costs a copy of the bytes after it
 GZIP = b"\x1f\x8b"
@@ -59,13 +58,7 @@ GZIP = b"\x1f\x8b"
 
 def format_of(raw: bytes) -> BinaryFormat | None:
     """The binary format of `raw`; None for text and unknown formats."""
-    for magic, kind in _MAGIC.items():
-        if raw.startswith(magic):
-            return kind
-    for (place, mark), kind in _MAGIC_AT.items():
-        if raw.startswith(mark, place):
-            return kind
-    return None
+    return next((kind for magic, kind in _MAGIC.items() if raw.startswith(magic, kind.offset)), None)
 
 
 def is_text(raw: bytes) -> bool:

@@ -12,7 +12,8 @@ _OUTER_RUNS = re.compile(
     rf'(?:{STRING}|[^"\[\]{{}}]++|[\[{{]{_FLAT}[\]}}])*+(?:([\[{{]++)|([\]}}]++)|\Z)'.encode(), re.DOTALL
 )
 _RUNS_OF_TEXT = re.compile(_RUNS.pattern.decode(), re.DOTALL)
-TOKENS = re.compile(rf"{STRING}|[\[\]{{}}]", re.DOTALL)
+# A string or a bracket. Group 1 is the closing quote of a string, empty if the string is not closed.
+TOKENS = re.compile(r'"(?:[^"\\]|\\.)*+("?)|[\[\]{}]', re.DOTALL)
 
 
 def overstep(text: bytes, limit: int) -> int | None:
@@ -49,17 +50,10 @@ def is_open(text: str) -> bool:
     """Whether `text` ends inside a string, an array or an object."""
     depth = 0
     for match in TOKENS.finditer(text):
-        found = match[0]
-        if found in "[{":
+        if match[0] in "[{":
             depth += 1
-        elif found in "]}":
+        elif match[0] in "]}":
             depth -= 1
-        elif len(found) < 2 or found[-1] != '"' or _ends_escaped(found):
+        elif not match[1]:
             return True
     return depth > 0
-
-
-def _ends_escaped(string: str) -> bool:
-    """Whether the last quote of `string` is escaped."""
-    inner = string[1:-1]
-    return (len(inner) - len(inner.rstrip("\\"))) % 2 == 1

@@ -1,12 +1,13 @@
-"""A text between two steps of intake, with a receipt for every change so far."""
+"""A text between two steps of intake, with a receipt for every change so far, and the document in the end."""
 
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
+from typing import Any
 
-from llm_scheduler.jobs.intake.rejection import position_after
-from llm_scheduler.jobs.receipt import Repair
+from llm_scheduler.jobs.intake.rejection import IntakeRejection, position_after
+from llm_scheduler.jobs.receipt import DocumentWarning, Envelope, Quality, Repair
 
 _MAX_QUOTED = 60  # characters of `before` and of `after` in a receipt
 MAX_RECEIPTS = 100  # of one step; further changes have none
@@ -24,20 +25,20 @@ class Draft:
     repairs: tuple[Repair, ...] = ()
     cut: bool = False
 
-    def part(self, start: int, end: int, step: str, code: str) -> "Draft":
+    def part(self, start: int, end: int, code: str) -> "Draft":
         """Only `text[start:end]`. The removed text before and after it has a receipt each."""
-        before, after = self.text[:start].strip(), self.text[end:].strip()
-        removed = ((0, before), (end, after))
-        repairs = tuple(self.receipt(step, code, place, text, "") for place, text in removed if text)
-        above = self.origin
-        cropped = replace(self, text=self.text[start:end], repairs=self.repairs + repairs)
-        return replace(cropped, origin=lambda place: above(place + start))
+        removed = ((0, self.text[:start].strip()), (end, self.text[end:].strip()))
+        repairs = tuple(self.receipt("unwrap", code, place, text, "") for place, text in removed if text)
+        return replace(self._cropped(start, end), repairs=self.repairs + repairs)
 
     def trimmed(self) -> "Draft":
         """Without surrounding white space, which needs no receipt."""
         start = len(self.text) - len(self.text.lstrip())
+        return self._cropped(start, start + len(self.text.strip()))
+
+    def _cropped(self, start: int, end: int) -> "Draft":
         above = self.origin
-        return replace(self, text=self.text.strip(), origin=lambda place: above(place + start))
+        return replace(self, text=self.text[start:end], origin=lambda place: above(place + start))
 
     def edited(self, edits: "list[Edit]", step: str) -> "Draft":
         """With `edits` applied, which are sorted and do not overlap."""
@@ -81,6 +82,26 @@ class Edit:
     end: int
     after: str
     code: str
+
+
+@dataclass(frozen=True)
+class ReadDocument:
+    """A document: its JSON text, its value, and how they differ from what arrived.
+
+    While `quality` is valid, `text` is the original's own. `coverage` is the share of the words of the original that
+    were kept (None without a repair), `tools` the name and release of the libraries that agreed on a repair, and
+    `rejection` the reason why the original is not valid.
+    """
+
+    text: bytes
+    value: Any
+    quality: Quality
+    repairs: tuple[Repair, ...] = ()
+    warnings: tuple[DocumentWarning, ...] = ()
+    coverage: float | None = None
+    tools: tuple[tuple[str, str], ...] = ()
+    envelope: Envelope | None = None
+    rejection: IntakeRejection | None = None
 
 
 def _quoted(text: str) -> str:

@@ -88,7 +88,8 @@ def _as_cp1252(raw: bytes, content: bytes, error: UnicodeDecodeError) -> str:
         f"The text is not UTF-8: byte 0x{content[error.start]:02x} is not valid here.",
         position_after(raw[: len(raw) - len(content) + error.start]),
     )
-    mixed = any(0xC0 <= byte <= 0xF4 for byte in content) and _holds_utf8(content)
+    # If some characters are valid UTF-8, the text mixes two encodings, and neither is certain.
+    mixed = not content.decode("utf-8", "ignore").isascii()
     if high > _MAX_HIGH * len(content) or _HIGH_RUN.search(content) or mixed:
         raise rejection
     try:
@@ -102,8 +103,3 @@ def _as_cp1252(raw: bytes, content: bytes, error: UnicodeDecodeError) -> str:
 
 # Unicode categories of non-ASCII characters in western texts: letters, punctuation, symbols and currencies.
 _LIKELY = frozenset({"Ll", "Lu", "Pd", "Pi", "Pf", "Po", "Ps", "Sc", "So", "Zs", "Lo", "No", "Sm", "Sk"})
-
-
-def _holds_utf8(content: bytes) -> bool:
-    """Whether some characters are valid UTF-8. Then the text mixes two encodings, and neither is certain."""
-    return any(ord(char) >= 0x80 for char in content.decode("utf-8", "ignore"))

@@ -18,10 +18,10 @@ _CUT_REASONS = ("length", "max_tokens", "max_output_tokens", "model_context_wind
 
 @dataclass(frozen=True)
 class EnvelopeAnswers:
-    """The texts in an envelope, in order. `cut`: the model reached its token limit."""
+    """The texts in an envelope, joined. `cut`: the model reached its token limit."""
 
     envelope: Envelope
-    texts: tuple[str, ...]
+    text: str
     cut: bool
 
 
@@ -111,7 +111,7 @@ def _answers(envelope: Envelope, texts: list[str], cut: bool, refusal: Any) -> E
         raise _no_answer(refusal)
     if not texts:
         raise _no_answer("no text")
-    return EnvelopeAnswers(envelope, tuple(texts), cut)
+    return EnvelopeAnswers(envelope, "".join(texts), cut)
 
 
 def _no_answer(reason: Any) -> IntakeRejection:

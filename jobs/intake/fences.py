@@ -56,7 +56,7 @@ def gaps(found: list[Block], length: int) -> list[tuple[int, int]]:
 
 def content(draft: Draft, block: Block) -> Draft:
     """The content of `block`."""
-    return draft.part(block.inner, block.inner_end, "unwrap", "fence").trimmed()
+    return draft.part(block.inner, block.inner_end, "fence").trimmed()
 
 
 def inline(draft: Draft) -> Draft | None:
@@ -67,7 +67,7 @@ def inline(draft: Draft) -> Draft | None:
     mark = opening["mark"]
     end = draft.text.rfind(mark)
     closed = end > opening.end() and not draft.text[end + len(mark) :].strip()
-    return draft.part(opening.end(), end if closed else len(draft.text), "unwrap", "fence").trimmed()
+    return draft.part(opening.end(), end if closed else len(draft.text), "fence").trimmed()
 
 
 def only_block(draft: Draft) -> Draft | None:

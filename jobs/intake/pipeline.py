@@ -1,59 +1,29 @@
 """The steps from bytes to a document, in their order: docs/intake.md lists them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.intake import binary, encodings, envelope, strict
-from llm_scheduler.jobs.intake.draft import Draft
+from llm_scheduler.jobs.intake.draft import Draft, ReadDocument
 from llm_scheduler.jobs.intake.limits import IntakeLimits
 from llm_scheduler.jobs.intake.reasoning import without_reasoning
 from llm_scheduler.jobs.intake.rejection import IntakeRejection, invalid_json
-from llm_scheduler.jobs.intake.unwrap import JsonSpan, isolate, unescaped
-from llm_scheduler.jobs.receipt import DocumentWarning, Envelope, Quality, Repair
+from llm_scheduler.jobs.intake.unwrap import isolate, unescaped
+from llm_scheduler.jobs.receipt import DocumentWarning, Quality, Repair
 
-
-@dataclass(frozen=True)
-class ReadDocument:
-    """A document: its JSON text, its value, and how they differ from what arrived.
-
-    While `quality` is valid, `text` is the original's own. `coverage` is the share of the words of the original that
-    were kept (None without a repair), `tools` the name and release of the libraries that agreed on a repair, and
-    `rejection` the reason why the original is not valid.
-    """
-
-    text: bytes
-    value: Any
-    quality: Quality
-    repairs: tuple[Repair, ...] = ()
-    warnings: tuple[DocumentWarning, ...] = ()
-    coverage: float | None = None
-    tools: tuple[tuple[str, str], ...] = ()
-    envelope: Envelope | None = None
-    rejection: IntakeRejection | None = None
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """The largest text that is repaired (0: texts are only unwrapped), and the time for each repair library."""
-
-    max_bytes: int = 128 * 1024
-    seconds: float = 0.6
-
-
-_DEFAULT = RepairOptions()
 _DUPLICATE_KEY = DocumentWarning("duplicate_key", "An object has a key more than once; the last one counts.")
 
 
 def read(
-    raw: bytes, limits: IntakeLimits, repair: RepairOptions | None = None, *, open_envelope: bool = True
+    raw: bytes, limits: IntakeLimits, repair_max_bytes: int = 128 * 1024, *, open_envelope: bool = True
 ) -> ReadDocument:
     """The document in `raw`: strictly, else unwrapped, else repaired. Raises `IntakeRejection`.
 
-    With `open_envelope`, the document of a provider's batch line is the answer in it. Only the main thread may repair,
-    because a signal enforces the time limit.
+    `repair_max_bytes`: the largest text that is repaired; 0: texts are only unwrapped. With `open_envelope`, the
+    document of a provider's batch line is the answer in it. Only the main thread may repair, because a signal enforces
+    the time limit.
     """
-    repair = repair or _DEFAULT
     receipts: tuple[Repair, ...] = ()
     if raw.startswith(binary.GZIP):
         raw = binary.gunzip(raw, limits.max_bytes)
@@ -63,24 +33,24 @@ def read(
     except IntakeRejection as rejection:
         if rejection.code in (Code.TOO_LARGE, Code.EMPTY):
             raise
-        document = replace(_read_loosely(raw, limits, repair, rejection), rejection=rejection)
+        document = replace(_read_loosely(raw, limits, repair_max_bytes, rejection), rejection=rejection)
     else:
         warnings = (_DUPLICATE_KEY,) if strict.has_duplicate_keys(text, value) else ()
         document = ReadDocument(text, value, Quality.VALID, warnings=warnings)
         if open_envelope and envelope.is_envelope(value):
-            return _read_answer(value, limits, repair)
+            return _read_answer(value, limits, repair_max_bytes)
     if receipts:
         quality = Quality.REPAIRED if document.quality is Quality.VALID else document.quality
         document = replace(document, quality=quality, repairs=receipts + document.repairs)
     return document
 
 
-def _read_answer(line: dict[str, Any], limits: IntakeLimits, repair: RepairOptions) -> ReadDocument:
+def _read_answer(line: dict[str, Any], limits: IntakeLimits, repair_max_bytes: int) -> ReadDocument:
     """The document in a provider's batch line."""
     answers = envelope.answers_in(line)
-    text = "".join(answers.texts)
+    raw = answers.text.encode("utf-8", "surrogatepass")
     try:
-        document = read(text.encode("utf-8", "surrogatepass"), limits, repair, open_envelope=False)
+        document = read(raw, limits, repair_max_bytes, open_envelope=False)
     except IntakeRejection as rejection:
         if answers.cut and rejection.code in (Code.INVALID_JSON, Code.EMPTY):
             message = f"The model was stopped at its limit of tokens. {rejection.message}"
@@ -91,7 +61,7 @@ def _read_answer(line: dict[str, Any], limits: IntakeLimits, repair: RepairOptio
 
 
 def _read_loosely(
-    raw: bytes, limits: IntakeLimits, repair: RepairOptions, strict_error: IntakeRejection
+    raw: bytes, limits: IntakeLimits, repair_max_bytes: int, strict_error: IntakeRejection
 ) -> ReadDocument:
     """The document in a text that is not strict JSON. `strict_error` is raised when no better reason is found."""
     draft = encodings.decode(raw)
@@ -104,11 +74,10 @@ def _read_loosely(
     try:
         draft = without_reasoning(draft)
         span = isolate(unescaped(draft) or draft)
-        if (plain := unescaped(span.draft)) is not None:
-            span = replace(span, draft=plain, value=None)
-        if (document := _as_document(span.draft, span.value)) is not None:
+        draft = unescaped(span.draft) or span.draft  # escapes outside of strings: then `span.value` is None
+        if (document := _as_document(draft, span.value)) is not None:
             return document
-        return _repaired(span, repair)
+        return _repaired(draft, repair_max_bytes)
     except IntakeRejection as error:
         if error.code is Code.INVALID_JSON and strict_error.code is Code.INVALID_JSON:
             message = strict_error.message  # where the text stops being JSON; then why it was not repaired
@@ -133,14 +102,12 @@ def _as_document(draft: Draft, value: Any = None) -> ReadDocument | None:
     return ReadDocument(text, value, quality, repairs, warnings)
 
 
-def _repaired(span: JsonSpan, options: RepairOptions) -> ReadDocument:
+def _repaired(draft: Draft, max_bytes: int) -> ReadDocument:
     from llm_scheduler.jobs.intake.repair import repair  # imported late: 60 ms and 12 MB of libraries
 
-    size = len(span.draft.text.encode())
-    if not options.max_bytes:
+    size = len(draft.text.encode())
+    if not max_bytes:
         raise invalid_json("It was not repaired.")
-    if size > options.max_bytes:
-        raise invalid_json(f"{size} bytes are too many to repair; intake.repair_max_bytes is {options.max_bytes}.")
-    done = repair(span, options.seconds)
-    value = strict.value_of(done.text)
-    return ReadDocument(done.text, value, done.quality, done.draft.repairs, (), done.coverage, done.tools)
+    if size > max_bytes:
+        raise invalid_json(f"{size} bytes are too many to repair; intake.repair_max_bytes is {max_bytes}.")
+    return repair(draft)

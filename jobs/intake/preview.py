@@ -47,7 +47,7 @@ class Preview:
         if len(self._raw) > _MAX_UNWRAPPED_BYTES:
             return None
         try:
-            return pipeline.read(self._raw, self._limits, pipeline.RepairOptions(max_bytes=0)).value
+            return pipeline.read(self._raw, self._limits, repair_max_bytes=0).value
         except Exception:  # a rejection, or a bug in intake: the worker reports both
             return None
 

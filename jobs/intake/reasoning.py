@@ -21,13 +21,13 @@ def without_reasoning(draft: Draft) -> Draft:
     """The answer after the reasoning block. Raises `IntakeRejection` when there is none."""
     finals = list(_HARMONY.finditer(draft.text))
     if finals:
-        draft = draft.part(finals[-1].end(), len(draft.text), "unwrap", "thoughts")
+        draft = draft.part(finals[-1].end(), len(draft.text), "thoughts")
     closings = list(_CLOSING.finditer(draft.text))
     if _OPENING.match(draft.text) and not closings:
         raise invalid_json("The model's reasoning block does not end, so there is no answer.", cut=True)
     # Some templates put the opening tag into the prompt: then the answer has only the closing tag.
     if closings and not _is_in_string(draft.text, closings[-1].start()):
-        draft = draft.part(closings[-1].end(), len(draft.text), "unwrap", "thoughts").trimmed()
+        draft = draft.part(closings[-1].end(), len(draft.text), "thoughts").trimmed()
         if not draft.text:
             raise invalid_json("No answer follows the model's reasoning block.", cut=True)
     return _without_marks(draft)
@@ -56,4 +56,4 @@ def _without_marks(draft: Draft) -> Draft:
         if mark.start() < start or text[mark.end() : end].strip():
             break
         end = mark.start()
-    return draft if (start, end) == (0, len(text)) else draft.part(start, end, "unwrap", "template_marks").trimmed()
+    return draft if (start, end) == (0, len(text)) else draft.part(start, end, "template_marks").trimmed()

@@ -2,18 +2,17 @@
 
 import json
 import re
-from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jiter
 import msgspec
 
-from llm_scheduler.jobs.intake import agreement, brackets, doubts, rewrite, syntax_fix, words
-from llm_scheduler.jobs.intake.draft import MAX_RECEIPTS, Draft
+from llm_scheduler.jobs.intake import agreement, brackets, doubts, rewrite, words
+from llm_scheduler.jobs.intake.draft import MAX_RECEIPTS, Draft, ReadDocument
 from llm_scheduler.jobs.intake.rejection import invalid_json
 from llm_scheduler.jobs.intake.strict import value_of
-from llm_scheduler.jobs.intake.unwrap import JsonSpan
+from llm_scheduler.jobs.intake.syntax_fix import fix
 from llm_scheduler.jobs.intake.values import is_finite, is_same
 from llm_scheduler.jobs.receipt import Quality
 
@@ -24,57 +23,36 @@ MIN_KNOWN = 0.97  # share of the words of the document that must be in the text
 _TRAILING_NUMBER = re.compile(r"[-+.\deE]+\Z")
 
 
-@dataclass(frozen=True)
-class RepairedText:
-    """A repaired value and the JSON text that is published. `tools`: (name, release) of the libraries that agreed."""
-
-    text: bytes
-    value: Any
-    draft: Draft
-    quality: Quality
-    coverage: float
-    tools: tuple[tuple[str, str], ...] = ()
-
-
-def repair(span: JsonSpan, seconds: float) -> RepairedText:
-    """The value that `span` was meant to be; each repair library may take `seconds`.
-
-    Raises `IntakeRejection` when the meaning is not beyond doubt.
-    """
-    draft = span.draft
+def repair(draft: Draft) -> ReadDocument:
+    """The document that `draft` was meant to be. Raises `IntakeRejection` when the meaning is not beyond doubt."""
     cut = draft.cut or brackets.is_open(draft.text)
     if cut and (closed := _close(draft)):
         return closed
     doubts.reject_unknown_values(draft)
     fixed = draft
-    for step in (_fix, rewrite.punctuation, _fix, rewrite.controls, rewrite.escapes, _fix):
+    for step in (fix, rewrite.punctuation, fix, rewrite.controls, rewrite.escapes, fix):
         fixed = step(fixed)
         try:
             value = value_of(fixed.text.strip())
         except ValueError:
             continue
         if value is not None:
-            text = fixed.text.strip().encode()
-            return _checked(RepairedText(text, value, fixed, Quality.REPAIRED, 1.0))
+            return _checked(value, fixed.text.strip().encode(), fixed)
     by_grammar = rewrite.by_grammar(fixed.text)
     if not by_grammar:
         fixed = rewrite.escapes(rewrite.controls(draft))  # the other rewrites did not help, so they are dropped
         by_grammar = rewrite.by_grammar(fixed.text)
     if brackets.is_open(fixed.text) and (closed := _close(fixed)):
         return closed
-    agreed = agreement.agree(fixed.text, seconds)
+    agreed = agreement.agree(fixed.text)
     if by_grammar:
-        return _checked(_by_grammar(fixed, *by_grammar, agreed))
+        return _by_grammar(fixed, *by_grammar, agreed)
     if agreed is None:
         raise invalid_json("Not valid JSON, and what was meant is not beyond doubt.", cut=cut)
-    return _checked(_by_agreement(fixed, agreed))
+    return _by_agreement(fixed, agreed)
 
 
-def _fix(draft: Draft) -> Draft:
-    return syntax_fix.fix(draft) or draft
-
-
-def _close(draft: Draft) -> RepairedText | None:
+def _close(draft: Draft) -> ReadDocument | None:
     """The document of a text that is strict JSON up to where it was cut off; None for any other text.
 
     A number or a literal at the end is left out, since it may be incomplete. A string at the end is kept as it is.
@@ -95,14 +73,14 @@ def _close(draft: Draft) -> RepairedText | None:
         published = _lossless.encode(value)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, dict | list) or not words.has_any(value_of(published)):
+    if not isinstance(value, dict | list) or not words.has_any(published.decode()):
         raise invalid_json("The text ends too early, and there is hardly anything in it.", cut=True)
     receipt = draft.receipt("close", "cut_off", len(draft.text), draft.text[-20:], "")
     kept, _ = words.coverage(draft.text, published.decode())
     if kept < MIN_KEPT_OF_CUT:
         raise invalid_json(f"The text ends too early, and only {kept:.0%} of it would be kept.", cut=True)
-    closed = replace(draft, repairs=(*draft.repairs, receipt), cut=True)
-    return RepairedText(published, value_of(published), closed, Quality.TRUNCATED, round(kept, 4))
+    repairs = (*draft.repairs, receipt)
+    return ReadDocument(published, value_of(published), Quality.TRUNCATED, repairs, coverage=round(kept, 4))
 
 
 _LITERALS = ("true", "false", "null")
@@ -129,15 +107,13 @@ def _is_beginning(text: str) -> bool:
 
 def _in_string(text: str) -> bool:
     """Whether `text` ends inside a string."""
-    strings = deque(brackets.STRINGS.finditer(text), maxlen=1)
-    last = strings[0] if strings else None
-    return last is not None and last.end() == len(text) and (len(last[0]) < 2 or brackets.is_open(last[0]))
+    return any(token[1] == "" and token.end() == len(text) for token in brackets.TOKENS.finditer(text))
 
 
 _lossless = msgspec.json.Encoder(enc_hook=lambda number: msgspec.Raw(str(number).encode()))
 
 
-def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.AgreedRepair | None) -> RepairedText:
+def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.AgreedRepair | None) -> ReadDocument:
     try:
         text = agreement.encode(value)
     except (ValueError, TypeError) as error:
@@ -145,16 +121,16 @@ def _by_grammar(draft: Draft, code: str, value: Any, agreed: agreement.AgreedRep
     changes: tuple[tuple[int, str], ...] = ()
     if agreed and is_same(agreed.value, value):
         text, value, changes = agreed.text, agreed.value, agreed.changes  # with numbers as they were written
-    return RepairedText(text, value, _with_receipts(draft, code, code, changes, text), Quality.REPAIRED, 1.0)
+    return _checked(value, text, _with_receipts(draft, code, code, changes, text))
 
 
-def _by_agreement(draft: Draft, agreed: agreement.AgreedRepair) -> RepairedText:
+def _by_agreement(draft: Draft, agreed: agreement.AgreedRepair) -> ReadDocument:
     quality = Quality.REPAIRED if agreed.complete else Quality.TRUNCATED
     doubts.reject_losses(draft.text, agreed)
     doubts.reject_unquoted_strings(draft.text, agreed.value)
     doubts.reject_merged_strings(agreed.value)
     draft = _with_receipts(draft, "repair", "agreed", agreed.changes, agreed.text)
-    return RepairedText(agreed.text, agreed.value, draft, quality, 1.0, agreed.tools)
+    return _checked(agreed.value, agreed.text, draft, quality, agreed.tools)
 
 
 def _with_receipts(draft: Draft, step: str, code: str, changes: tuple[tuple[int, str], ...], text: bytes) -> Draft:
@@ -166,19 +142,24 @@ def _with_receipts(draft: Draft, step: str, code: str, changes: tuple[tuple[int,
     return replace(draft, repairs=(*draft.repairs, *receipts))
 
 
-def _checked(done: RepairedText) -> RepairedText:
-    """`done` with its coverage. Raises `IntakeRejection` when words were lost or invented, or little is left."""
-    value = done.value
+def _checked(
+    value: Any,
+    text: bytes,
+    draft: Draft,
+    quality: Quality = Quality.REPAIRED,
+    tools: tuple[tuple[str, str], ...] = (),
+) -> ReadDocument:
+    """The document of a repaired text. Raises `IntakeRejection` if words were lost or invented, or little is left."""
     if not isinstance(value, dict | list):
         raise invalid_json("Not valid JSON: the repaired value is not an object or an array.")
     if not is_finite(value):
         raise invalid_json(f"Not valid JSON, and it cannot be repaired: {doubts.REASONS['number']}.")
     doubts.reject_odd_keys(value)
-    kept, known = words.coverage(done.draft.text, done.text.decode())
+    kept, known = words.coverage(draft.text, text.decode())
     if not known:
         raise invalid_json("Not valid JSON: there is hardly anything in it.", cut=True)
-    if kept < (MIN_KEPT_OF_CUT if done.quality is Quality.TRUNCATED else MIN_KEPT):
+    if kept < (MIN_KEPT_OF_CUT if quality is Quality.TRUNCATED else MIN_KEPT):
         raise invalid_json(f"Not valid JSON, and a repair would keep only {kept:.0%} of its words.")
     if known < MIN_KNOWN:
         raise invalid_json(f"Not valid JSON, and a repair would invent {1 - known:.0%} of its words.")
-    return replace(done, coverage=round(kept, 4))
+    return ReadDocument(text, value_of(text), quality, draft.repairs, coverage=round(kept, 4), tools=tools)

@@ -16,17 +16,16 @@ from llm_scheduler.jobs.intake.reasoning import without_reasoning
 from llm_scheduler.jobs.intake.rejection import IntakeRejection
 
 LINE_SUFFIXES = (".jsonl", ".ndjson")
-_BY_LINE = (*LINE_SUFFIXES, *(f"{suffix}.gz" for suffix in LINE_SUFFIXES))
 MAX_DOCUMENTS = 100_000
 _MAX_DEPTH = 200  # of a value that is parsed here
 _FIRST_LINES = 20  # one of them must be a document, else the text is not JSON lines
-_LEAST_DOCUMENTS = 0.8  # share of lines that must be documents when some lines do not begin like one
+_MIN_SHARE = 0.8  # share of lines that must be documents when some lines do not begin like one
 _BETWEEN = re.compile(r"[\s,\x1e]*")  # RFC 7464 puts a record separator (0x1E) before each value
 
 
 def is_by_line(name: str) -> bool:
     """Whether a file of this name holds one document per line."""
-    return name.lower().endswith(_BY_LINE)
+    return name.lower().removesuffix(".gz").endswith(LINE_SUFFIXES)
 
 
 def split(raw: bytes, name: str, limits: IntakeLimits, max_documents: int = MAX_DOCUMENTS) -> list[bytes]:
@@ -61,9 +60,10 @@ def _lines(raw: bytes, max_documents: int) -> list[bytes]:
             return []
     if binary.format_of(raw):
         return []
-    lines = list(islice((line for line in strict.body(raw).split(b"\n") if line.strip()), max_documents + 1))
+    stripped = (line.strip() for line in strict.body(raw).split(b"\n"))
+    lines = list(islice(filter(None, stripped), max_documents + 1))
     _check_count(len(lines), max_documents)
-    return [line.strip() for line in lines]
+    return lines
 
 
 def _check_count(count: int, max_documents: int) -> None:
@@ -93,7 +93,7 @@ def _by_lines(text: str, max_documents: int) -> list[str]:
         return []
     good = sum(_is_document(line) for line in lines)
     all_begin = all(line.startswith(("{", "[")) and len(line) > 1 for line in lines)
-    enough = good >= 2 and (2 * good >= len(lines) if all_begin else good >= _LEAST_DOCUMENTS * len(lines))
+    enough = good >= 2 and (2 * good >= len(lines) if all_begin else good >= _MIN_SHARE * len(lines))
     return lines if enough or (good == 1 and len(lines) == 2 and all_begin) else []
 
 
@@ -104,8 +104,8 @@ def _by_brackets(text: str, max_documents: int) -> list[str]:
             return []
         parts.append(part)
         _check_count(len(parts), max_documents)
-    good = sum(_is_document(part) for part in parts)
-    return parts if len(parts) > 1 and good >= 1 and 2 * good >= len(parts) else []
+    good = sum(map(_is_document, parts))
+    return parts if len(parts) > 1 and 2 * good >= len(parts) else []
 
 
 def _segments(text: str) -> Iterator[str | None]:

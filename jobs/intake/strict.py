@@ -1,5 +1,6 @@
 """The strict step: JSON by RFC 8259. Size and nesting are checked before any parser that recurses runs."""
 
+import codecs
 import json
 import math
 import re
@@ -14,9 +15,6 @@ from llm_scheduler.jobs.intake import binary, brackets
 from llm_scheduler.jobs.intake.limits import IntakeLimits
 from llm_scheduler.jobs.intake.rejection import IntakeRejection, position_after
 from llm_scheduler.jobs.intake.values import count_members
-
-BOM = b"\xef\xbb\xbf"
-WHITE = b" \t\r\n"
 
 
 def read(raw: bytes, limits: IntakeLimits) -> tuple[bytes, Any]:
@@ -44,9 +42,7 @@ def read(raw: bytes, limits: IntakeLimits) -> tuple[bytes, Any]:
 def is_strict(raw: bytes, limits: IntakeLimits) -> bool:
     """Whether `read` accepts `raw`. Faster than `read` for other texts: it does not look for the reason."""
     text = body(raw)
-    if not text or len(raw) > limits.max_bytes or brackets.overstep(text, limits.max_depth) is not None:
-        return False
-    return is_json(text)
+    return len(raw) <= limits.max_bytes and brackets.overstep(text, limits.max_depth) is None and is_json(text)
 
 
 _decode = msgspec.json.Decoder().decode
@@ -83,7 +79,7 @@ def document_of(text: str) -> dict[str, Any] | list[Any] | None:
 
 def body(raw: bytes) -> bytes:
     """`raw` without a byte-order mark and surrounding white space: the `document` of a result."""
-    return raw.removeprefix(BOM).strip(WHITE)
+    return raw.removeprefix(codecs.BOM_UTF8).strip(b" \t\r\n")
 
 
 def check_depth(raw: bytes, text: bytes, limit: int) -> None:
@@ -124,8 +120,7 @@ def _check_keys(pairs: list[tuple[str, Any]]) -> None:
 
 def _rejection(raw: bytes, text: bytes, message: str) -> IntakeRejection:
     """Why `text`, the body of `raw`, is not JSON. `message` is the parser's own reason."""
-    kind = binary.format_of(raw)
-    if kind:
+    if kind := binary.format_of(raw):
         return kind.rejection()
     nul = raw.find(b"\x00")
     if nul >= 0:

@@ -24,17 +24,18 @@ _KEY_AT_ITS_END = re.compile(r'(?<=\n)[ \t]*"[^"\\\n]+"\s*\Z')
 _CLOSERS = {"{": "}", "[": "]"}
 
 
-def fix(draft: Draft) -> Draft | None:
-    """`draft` as strict JSON; None when the rules below do not suffice."""
+def fix(draft: Draft) -> Draft:
+    """`draft` as strict JSON; unchanged when the rules below do not suffice."""
+    fixed = draft
     for _ in range(_MAX_ERRORS):
-        place = _error(draft.text)
+        place = _error(fixed.text)
         if place is None:
-            return draft if is_json(draft.text) else None
-        edits = next(filter(None, (rule(draft.text, place) for rule in (_comma, _array, _key, _quote))), None)
+            return fixed if is_json(fixed.text) else draft
+        edits = next(filter(None, (rule(fixed.text, place) for rule in (_comma, _array, _key, _quote))), None)
         if edits is None:
             break
-        draft = draft.edited(edits, "slip")
-    return _bracket(draft)
+        fixed = fixed.edited(edits, "slip")
+    return _bracket(fixed) or draft
 
 
 def _error(text: str) -> int | None:

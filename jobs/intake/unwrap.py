@@ -122,10 +122,10 @@ def _assigned(draft: Draft) -> JsonSpan | None:
     code = "call" if called else "assignment"
     end = brackets.closing(text, start)
     if end is None and not text.rstrip().endswith((";", ")")):
-        return JsonSpan(draft.part(start, len(text), "unwrap", code).trimmed())  # cut off or broken
+        return JsonSpan(draft.part(start, len(text), code).trimmed())  # cut off or broken
     for place in (end, max(text.rfind("}"), text.rfind("]")) + 1):
         if place is not None and place > start and ending.fullmatch(text, place):
-            return JsonSpan(draft.part(start, place, "unwrap", code).trimmed())
+            return JsonSpan(draft.part(start, place, code).trimmed())
     return None
 
 
@@ -144,7 +144,7 @@ def _embedded(draft: Draft) -> Draft:
     if value is not None and end is not None:
         alone = surroundings.is_prose(text[:start], text[end:]) and not _continues(text, end)
         if alone and _is_meant(text, start, end, value):
-            return draft.part(start, end, "unwrap", "talk").trimmed()
+            return draft.part(start, end, "talk").trimmed()
         if _CLOSERS.fullmatch(text, end):
             value = None  # there is one bracket too many
     lead = text[max(0, start - _MAX_LEAD) : start]
@@ -152,7 +152,7 @@ def _embedded(draft: Draft) -> Draft:
         raise invalid_json("Not JSON: no object or array in the text is a document by itself.")
     last = max(text.rfind("}"), text.rfind("]")) + 1
     whole = last <= start or _continues(text, last) or not surroundings.is_prose("", text[last:])
-    return draft.part(start, len(text) if whole else last, "unwrap", "talk").trimmed()
+    return draft.part(start, len(text) if whole else last, "talk").trimmed()
 
 
 def _continues(text: str, last: int) -> bool:
@@ -174,14 +174,12 @@ def _first_bracket(text: str) -> int | None:
     return None
 
 
-def _is_meant(text: str, start: int, end: int, value: object) -> bool:
+def _is_meant(text: str, start: int, end: int, value: dict[str, Any] | list[Any]) -> bool:
     """Whether a strict value in a text of sentences is its answer, and not a mere `{}`, `[1]` or interval."""
     if not text[:start].strip() and not text[end:].strip():
         return True
-    if isinstance(value, dict):
+    if isinstance(value, dict) or not value:
         return bool(value)
-    if not isinstance(value, list) or not value:
-        return False
     alone = _STANDS_ALONE.search(text[max(0, start - _MAX_LEAD) : start]) and _ENDS_ALONE.match(text, end)
     return bool(alone) and (len(value) > 1 or isinstance(value[0], dict | list | str))
 

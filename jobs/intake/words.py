@@ -2,10 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from typing import Any
-
-from llm_scheduler.jobs.intake.values import walk
 
 # A run of letters or digits. In scripts without spaces every character is a word.
 _WORD = re.compile(
@@ -50,16 +46,9 @@ def coverage(text: str, published: str) -> tuple[float, float]:
     return (common / original.total() if original else 1.0), (common / result.total() if result else 0.0)
 
 
-def has_any(value: Any) -> bool:
-    """Whether `value` holds any key or scalar with a letter or a digit."""
-    return any(_WORD.search(text) for part in walk(value) for text in _texts(part))
-
-
-def _texts(part: Any) -> Iterable[str]:
-    """The keys of an object, the text of a scalar, nothing for a list."""
-    if isinstance(part, dict):
-        return part
-    return () if isinstance(part, list) else (str(part),)
+def has_any(published: str) -> bool:
+    """Whether any key or scalar of the JSON text `published` has a letter or a digit."""
+    return _WORD.search(unescape(published)) is not None
 
 
 def _words(text: str) -> Counter[str]:

@@ -21,43 +21,35 @@ class Wait:
     def __init__(self, redis: Redis) -> None:
         """`redis` provides the connection, and sends the commands that end the wait."""
         self._redis = redis
-        self._is_waiting = False
+        self.is_waiting = False  # or just about to wait
         self._closed = threading.Event()
         self.client: Redis = redis.client()  # type: ignore[no-untyped-call]
         self._read_id(self.client.connection)
         # The connection reconnects by itself, and then has another id.
         self.client.connection.register_connect_callback(self._read_id)
 
-    _id: int | None = None
-
     def _read_id(self, connection: Any) -> None:
-        self._id = None
+        self._id: int | None = None
         with contextlib.suppress(ResponseError):  # the access rules forbid it: the wait ends when its time is over
             connection.send_command("CLIENT", "ID")
             self._id = int(connection.read_response())
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether the thread waits, or is just about to."""
-        return self._is_waiting
-
     @contextlib.contextmanager
     def begin(self) -> Iterator[Redis]:
-        """For a block with one blocking command. Check inside the block whether to wait: another thread sets a
-        flag first, and then calls `end`."""
-        self._is_waiting = True
+        """For a block with one blocking command. Check in it whether to wait: others set a flag, then call `end`."""
+        self.is_waiting = True
         try:
             connection: Any = self.client.connection
             if not connection.is_connected:
                 connection.connect()  # the client's own reconnection does not ask the sentinels for the master
             yield self.client
         finally:
-            self._is_waiting = False
+            self.is_waiting = False
 
     def end(self) -> None:
         """End the wait as if its time were over. A job that comes at that moment comes whole, or stays in its queue."""
         client = self._id
-        if self._is_waiting and client is not None:
+        if self.is_waiting and client is not None:
             with contextlib.suppress(*AWAY):
                 self._redis.client_unblock(client)
 

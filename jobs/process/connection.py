@@ -45,12 +45,16 @@ def connect(url: str, answer_seconds: float = ANSWER_SECONDS, kind: type[Redis] 
     return client
 
 
+class KeyPrefixError(ValueError):
+    """`RQ_KEY_PREFIX` gives RQ another prefix than the project's keys could have."""
+
+
 def key_prefix(environ: Mapping[str, str]) -> str:
     """What all keys of this process's spool begin with: `RQ_KEY_PREFIX` without the `rq` at its end. RQ reads the same
-    variable, so that its keys and the project's have one prefix. Raises ValueError when it does not end in `rq`."""
+    variable, so that its keys and the project's have one prefix. Raises KeyPrefixError when it does not end in `rq`."""
     rq = environ.get("RQ_KEY_PREFIX", "rq")
     if not rq.endswith("rq"):
-        raise ValueError(f"RQ_KEY_PREFIX is {rq!r}. It must end in 'rq', for example '{{s1}}:rq'.")
+        raise KeyPrefixError(f"RQ_KEY_PREFIX is {rq!r}. It must end in 'rq', for example '{{s1}}:rq'.")
     return rq.removesuffix("rq")
 
 
@@ -58,10 +62,7 @@ def explain(error: Exception) -> str:
     """An error from Redis in one line for people, without passwords and without the command's arguments."""
     if isinstance(error, AuthenticationError):
         return "Redis refuses the password or user in queue.redis_url"
-    refused = refusal(error)
-    if refused is not None:
-        return refused
-    return (_bare(error) or type(error).__name__).splitlines()[0][:200].rstrip(". ")
+    return refusal(error) or (_bare(error) or type(error).__name__).splitlines()[0][:200].rstrip(". ")
 
 
 def refusal(error: Exception) -> str | None:

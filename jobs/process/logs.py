@@ -9,12 +9,12 @@ import os
 import sys
 import time
 from functools import lru_cache
-from logging.handlers import WatchedFileHandler
+from logging.handlers import RotatingFileHandler, WatchedFileHandler
 from pathlib import Path
 
 from pythonjsonlogger.msgspec import MsgspecFormatter
 
-from llm_scheduler.jobs.config import Logging
+from llm_scheduler.jobs.config.model import Logging
 from llm_scheduler.jobs.process import journal
 
 ROTATE_BYTES = 10 * 1024 * 1024
@@ -36,29 +36,20 @@ def setup(config: Logging, process: str, file: str | None = None, *, quiet: bool
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         handlers.append(WatchedFileHandler(file, encoding="utf-8", errors="backslashreplace"))
     root = logging.getLogger()
-    for old in list(root.handlers):
-        root.removeHandler(old)
+    root.handlers.clear()
     for handler in handlers:
         # The journal adds the time, the priority and the process itself.
         bare = handler is console and in_journal and config.format != "json"
         handler.setFormatter(OneLine("%(message)s") if bare else formatter)
         root.addHandler(handler)
     root.setLevel(config.level.upper())
-    _skip_unused_fields()
+    # No line shows the place in the code, the thread or the process, and they take half of a log call's time: see
+    # "Optimization" in https://docs.python.org/3/howto/logging.html.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for chatty in ("watchdog", "rq", "rq.worker", "rq.job", "rq_scheduler.scheduler", "asyncio"):
         logging.getLogger(chatty).setLevel("WARNING")
     return logging.getLogger(f"llm.{process}")
-
-
-def _skip_unused_fields() -> None:
-    """No line shows the place in the code, the thread or the process, and they take half of a log call's time.
-
-    See "Optimization" in https://docs.python.org/3/howto/logging.html.
-    """
-    logging._srcfile = None
-    logging.logThreads = False
-    logging.logProcesses = False
-    logging.logMultiprocessing = False
 
 
 def _formatter(config: Logging, process: str) -> logging.Formatter:
@@ -97,14 +88,8 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 16
 
 def rotate(file: str) -> None:
     """Move a log larger than `ROTATE_BYTES` aside, and keep `KEPT_FILES` of them. Only `llmctl up` calls it."""
-    path = Path(file)
     try:
-        if path.stat().st_size < ROTATE_BYTES:
-            return
-        for number in range(KEPT_FILES - 1, 0, -1):
-            older = path.with_name(f"{path.name}.{number}")
-            if older.exists():
-                older.replace(path.with_name(f"{path.name}.{number + 1}"))
-        path.replace(path.with_name(f"{path.name}.1"))
+        if os.path.getsize(file) >= ROTATE_BYTES:
+            RotatingFileHandler(file, backupCount=KEPT_FILES, delay=True).doRollover()
     except OSError as error:
         logging.getLogger("llm.logs").warning("Could not rotate %s: %s", file, error)

@@ -41,10 +41,8 @@ class Notify:
         if not self._address:
             return
         now = self._clock.monotonic()
-        lines = []
-        if not self._is_ready:
-            self._is_ready = True
-            lines.append("READY=1")
+        lines = [] if self._is_ready else ["READY=1"]
+        self._is_ready = True
         if now - self._fed_at >= min(self._every, 60.0) or lines:
             self._fed_at = now
             lines.append("WATCHDOG=1")

@@ -6,7 +6,6 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -39,10 +38,8 @@ class Stop:
 
     def wake(self) -> None:
         """End the current or the next `wait` without a request to stop. Signal handlers may call it."""
-        try:
+        with contextlib.suppress(BlockingIOError):  # the pipe is full of earlier calls
             os.write(self._write, b"s")
-        except BlockingIOError:
-            pass  # the pipe is full of earlier calls
 
     def wait(self, seconds: float) -> bool:
         """Wait up to `seconds`; `wake` and `set` end the wait early. Returns whether to stop."""
@@ -74,13 +71,6 @@ class Stop:
         for descriptor in (self._read, self._write):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
-
-
-def stop_with_parent(environ: Mapping[str, str]) -> None:
-    """Under `llmctl up`: receive SIGTERM when its process dies."""
-    parent = environ.get(PARENT_VARIABLE)
-    if parent:
-        signal_on_parent_death(int(parent), signal.SIGTERM)
 
 
 def signal_on_parent_death(parent: int, number: signal.Signals) -> None:

@@ -86,16 +86,11 @@ class Delivery:
 
     def deliver_jobs(self) -> list[str]:
         """Deliver at most `MAX_JOBS` due jobs. Returns the ids of the entries that were due."""
-        due: list[str] = []
-        flushes = {batches.flush_id(queue) for queue in self._queues}
-        found: Any = self._redis.zrangebyscore(
-            self._keys.schedule, "-inf", self._clock.now(), start=0, num=MAX_JOBS + len(flushes)
-        )
-        for member in found:
-            job_id = member.decode(errors="replace")
-            if job_id in flushes:
-                continue
-            due.append(job_id)
+        flushes = {batches.flush_id(queue).encode() for queue in self._queues}
+        most = MAX_JOBS + len(flushes)
+        found: Any = self._redis.zrangebyscore(self._keys.schedule, "-inf", self._clock.now(), start=0, num=most)
+        due = {member: member.decode(errors="replace") for member in found if member not in flushes}
+        for member, job_id in due.items():
             try:
                 self._deliver(member.decode())
             except Exception as error:
@@ -103,7 +98,7 @@ class Delivery:
                     raise
                 self._log.exception("The scheduled job %s could not be read; it is put off for a minute", job_id)
                 self._put_off(member)
-        return due
+        return list(due.values())
 
     def _put_off(self, member: Any) -> None:
         self._redis.zadd(self._keys.schedule, {member: self._clock.now() + _PUT_OFF_SECONDS}, xx=True)

@@ -6,6 +6,7 @@ rq-scheduler 0.14.0.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -23,17 +24,12 @@ from llm_scheduler.jobs.store.commands import RestartWatch
 from llm_scheduler.jobs.store.full_redis import FinishingRedis
 from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.rq_job import DocumentJob
-from llm_scheduler.jobs.worker.reaper import Reaper, work_keys
+from llm_scheduler.jobs.worker.reaper import Reaper
 
 _TICK_SECONDS = 1.0  # between two checks of the schedule, unless something is due sooner
 _SHORT_TICK_SECONDS = 0.5  # after something was done
 LOCK_SECONDS = 4.0  # a dead owner loses the lock at once, where it can be seen to be dead
 LATE_CHECK_SECONDS = 5.0
-_REAP_SECONDS = 1.0
-_RESTART_CHECK_SECONDS = 2.0
-_REGISTER_SECONDS = 30.0
-_TRIM_SECONDS = 5.0
-_SERVER_CHECK_SECONDS = 5.0
 _LOG_AGAIN_SECONDS = 60.0  # between two log lines about the same failing step
 
 _T = TypeVar("_T")
@@ -55,13 +51,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
     def __init__(self, runtime: Runtime) -> None:
         config, redis, clock, log = runtime.config, runtime.redis, runtime.clock, runtime.log
         levels = config.queue.priority_levels
-        super().__init__(
-            queue_name=levels[0],
-            connection=redis,
-            interval=LOCK_SECONDS,
-            job_class=DocumentJob,
-            name=scheduler_lock.owner_name(),
-        )
+        owner = scheduler_lock.owner_name()
+        super().__init__(queue_name=levels[0], connection=redis, job_class=DocumentJob, name=owner)
         self._levels = levels
         self._queue_timeout = config.processing.queue_timeout
         self._clock = clock
@@ -87,8 +78,9 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
 
     def run(self, burst: bool = False) -> None:
         """Do what is due until asked to stop (once, with `burst`)."""
-        waiting = more = False
+        waiting = False
         while not self._stop:
+            more = False
             try:
                 if self._holds_lock():
                     waiting = False
@@ -97,14 +89,12 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
                     more = self.tick()
                     self._notify.alive("Flushes batches, delivers retries, keeps house")
                 else:
-                    more = False
                     if not waiting:
                         self._log.info("Another scheduler holds the lock; this one stands by")
                     waiting = True
                     self._notify.alive("Stands by: another scheduler holds the lock")
                 self._outage.over()
             except AWAY as error:
-                more = False
                 self._stop.wait(self._outage.failed(error))
             if burst:
                 break
@@ -113,33 +103,27 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         self._notify.stopping()
         if self._lock_acquired:
             self._heartbeat.remove()
-        try:
+        with suppress(*AWAY):  # it expires
             self.remove_lock()
-        except AWAY:
-            pass  # it expires
 
     def tick(self) -> bool:
-        """Do everything that is due. True when more is due already.
-
-        Raises only when Redis is away: a step that fails is logged, and the other steps run.
-        """
+        """Do everything that is due. True when more is due already. Raises only when Redis is away."""
         due = self._step("the check of the schedule", 0, self._find_due_work)
-        if due is None:
-            due = _DueWork(self._levels, jobs=True, begun=True)
+        due = due or _DueWork(self._levels, jobs=True, begun=True)
         self._pause = due.pause
         for queue in due.flushes:
             self._step(f"the flush of {queue}", 0, partial(self._delivery.flush, queue))
         delivered = self._step("the delivery of due jobs", 0, self.enqueue_jobs) if due.jobs else None
-        self._step("the check for a restart", _RESTART_CHECK_SECONDS, self._check_restart)
-        self._step("the check of the server", _SERVER_CHECK_SECONDS, self._maintenance.check_server)
+        self._step("the check for a restart", 2.0, self._check_restart)
+        self._step("the check of the server", 5.0, self._maintenance.check_server)
         if due.begun or self._has_suspects:  # once more after the last job, so that the reaper drops its suspects
-            self._step("the search for abandoned work", _REAP_SECONDS, partial(self._reap, due.begun))
+            self._step("the search for abandoned work", 1.0, partial(self._reap, due.begun))
         late = (self.connection, self._levels, self._queue_timeout, self._clock, self._log)
         self._step("the search for late documents", LATE_CHECK_SECONDS, partial(late_documents.check_late, *late))
         for queue in self._levels:
             register = partial(self._delivery.register_flush, queue)
-            self._step(f"the schedule of {queue}", _REGISTER_SECONDS, register)
-        self._step("the trimming of the ledger", _TRIM_SECONDS, self._maintenance.trim_ledger)
+            self._step(f"the schedule of {queue}", 30.0, register)
+        self._step("the trimming of the ledger", 5.0, self._maintenance.trim_ledger)
         return len(delivered or ()) >= delivery.MAX_JOBS
 
     def enqueue_jobs(self) -> list[str]:
@@ -170,7 +154,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
             pipeline.zmscore(schedule, [batches.flush_id(queue) for queue in self._levels])
             pipeline.zcount(schedule, "-inf", now)
             pipeline.zrangebyscore(schedule, f"({now}", now + _TICK_SECONDS, start=0, num=1, withscores=True)
-            pipeline.exists(*(key for queue in self._levels for key in work_keys(self._keys, queue)))
+            # One of these exists while a worker has a job, or died with one.
+            pipeline.exists(*map(self._keys.intermediate, self._levels), *map(self._keys.begun, self._levels))
             flushes, due, coming, begun = pipeline.execute()
         late = [queue for queue, at in zip(self._levels, flushes, strict=True) if at is not None and at <= now]
         # What is done now may add to the schedule.
@@ -178,7 +163,8 @@ class DocumentScheduler(Scheduler):  # type: ignore[misc]
         return _DueWork(late, jobs=due > len(late), begun=bool(begun), pause=pause)
 
     def _step(self, name: str, every: float, do: Callable[[], _T]) -> _T | None:
-        """Do a step if it is due. A failure is logged, at most once a minute for each step; the result is None then."""
+        """Do a step, but not within `every` seconds of the last time. A failure is logged, for each step at most once a
+        minute; the result is None then."""
         now = self._clock.monotonic()
         if now < self._next_run.get(name, float("-inf")):
             return None

@@ -34,7 +34,8 @@ def owner_name() -> str:
 def take(redis: Redis, lock: str, owner: str, seconds: float) -> bool:
     """Take or renew the lock for `seconds`. False when another owner has it."""
     holder = _take(redis, lock, owner, seconds)
-    if holder != owner and _is_dead(holder):
+    place, _, process = holder.partition(" ")[2].partition(" ")
+    if holder != owner and liveness.is_gone(place, process):
         holder = _take(redis, lock, owner, seconds, dead=holder)
     return holder == owner
 
@@ -47,9 +48,3 @@ def release(redis: Redis, lock: str, owner: str) -> None:
 def _take(redis: Redis, lock: str, owner: str, seconds: float, dead: str = "") -> str:
     holder = redis.eval(_TAKE, 1, lock, owner, int(seconds * 1000), dead)
     return str(holder.decode(errors="replace"))
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether that scheduler is known to be dead; never of another machine."""
-    parts = owner.split(" ")
-    return len(parts) == 3 and liveness.is_gone(*parts[1:])

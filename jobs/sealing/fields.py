@@ -11,18 +11,13 @@ from typing import Any
 import msgspec
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]|[^\s{}\[\],:"]++', re.DOTALL)
-_ESCAPE = b"\\u"  # a key may be written with such escapes
 _OPEN, _CLOSE = b"{[", b"}]"
 
 _Step = str | int
-_Path = tuple[str, ...]
 
 
 class Fields:
-    """Sensitive fields: names (at any depth) and JSON pointers (RFC 6901). Case is ignored.
-
-    A pointer is a whole path from the top: `/patient/contacts/0/phone`.
-    """
+    """Names (at any depth) and JSON pointers (RFC 6901: whole paths, `/patient/contacts/0/phone`). Case is ignored."""
 
     def __init__(self, fields: Sequence[str]) -> None:
         self._pointers = frozenset(_path(field) for field in fields if field.startswith("/"))
@@ -64,33 +59,24 @@ class Fields:
                 path.append("" if mark == b"{"[0] else 0)
                 at_key = mark == b"{"[0]
 
-    def replace(self, text: bytes, change: Callable[[bytes], bytes]) -> bytes:
-        """`text` with each sensitive value replaced by `change` of it; the same object if there is none."""
-        return replace(text, self.spans(text), change)
-
-    def without(self, value: Any) -> Any:
-        """`value`, a parsed document, without its sensitive members."""
-        return self._without(value, [])
-
-    def _without(self, value: Any, path: list[_Step]) -> Any:
+    def without(self, value: Any, path: Sequence[_Step] = ()) -> Any:
+        """`value`, a parsed document (or its part at `path`), without its sensitive members."""
         if isinstance(value, dict):
             members = ((key, member, [*path, key.casefold()]) for key, member in value.items())
-            return {key: self._without(member, at) for key, member, at in members if not self._is_sensitive(at)}
+            return {key: self.without(member, at) for key, member, at in members if not self._is_sensitive(at)}
         if isinstance(value, list):
             items = ((member, [*path, index]) for index, member in enumerate(value))
-            return [self._without(member, at) for member, at in items if not self._is_sensitive(at)]
+            return [self.without(member, at) for member, at in items if not self._is_sensitive(at)]
         return value
 
     def _is_sensitive(self, path: Sequence[_Step]) -> bool:
-        if not path:
-            return False
-        if path[-1] in self._names:
+        if path and path[-1] in self._names:
             return True
-        return bool(self._pointers) and tuple(str(step) for step in path) in self._pointers
+        return bool(self._pointers) and tuple(map(str, path)) in self._pointers
 
     def _may_hold(self, text: bytes) -> bool:
         """Whether `text` may have a sensitive field. A fast check that rules out most texts without one."""
-        if self._has_indexes or _ESCAPE in text:
+        if self._has_indexes or b"\\u" in text:  # a key may be written with such escapes
             return True
         folded = text.lower() if text.isascii() else text.decode("utf-8", "surrogatepass").casefold().encode()
         return any(clue in folded for clue in self._clues)
@@ -122,5 +108,5 @@ def _key(token: bytes) -> str:
     return key.casefold()
 
 
-def _path(pointer: str) -> _Path:
+def _path(pointer: str) -> tuple[str, ...]:
     return tuple(step.replace("~1", "/").replace("~0", "~").casefold() for step in pointer[1:].split("/"))

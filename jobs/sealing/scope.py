@@ -27,7 +27,7 @@ class Sealing:
 
     def sealed(self, text: bytes) -> bytes:
         """A JSON text with its sensitive values sealed; the same object if it has none."""
-        return self._fields.replace(text, self.seal.lock_value)
+        return fields.replace(text, self._fields.spans(text), self.seal.lock_value)
 
     def without(self, value: Any) -> Any:
         """A parsed document without its sensitive members, for routing and for reasons that are shown."""
@@ -50,18 +50,14 @@ class Sealing:
 
     def hidden(self, message: str, text: bytes) -> str:
         """`message` with `***` for each sensitive value of `text` in it."""
-        for quoted in self._quotable(text):
-            message = quoted.sub(HIDDEN, message)
-        return message
-
-    def _quotable(self, text: bytes) -> list[re.Pattern[str]]:
-        """Patterns for the sensitive values of `text` as a message may quote them, the longest first."""
         forms: set[str] = set()
         for begin, end in self._fields.spans(text):
             for written in fields.scalars(text[begin:end]):
                 if written not in _LITERALS:
                     forms |= _forms(written)
-        return [_pattern(form) for form in sorted(forms, key=len, reverse=True)]
+        for form in sorted(forms, key=len, reverse=True):
+            message = _pattern(form).sub(HIDDEN, message)
+        return message
 
 
 def sealing_of(security: Security) -> Sealing | None:
@@ -87,6 +83,7 @@ def opened(text: bytes, seal: Seal) -> bytes:
 
 
 def _forms(written: bytes) -> set[str]:
+    """A value as a message may quote it."""
     text = written.decode("utf-8", "replace")
     if not text.startswith('"'):
         return {text}

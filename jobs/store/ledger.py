@@ -21,6 +21,36 @@ from llm_scheduler.jobs.document import FINAL, Route, Status, id_prefix_at
 from llm_scheduler.jobs.store import transitions
 from llm_scheduler.jobs.store.keys import keys_of, script
 
+Fields = Mapping[str, str | int | list[str]]
+_SHORT = {
+    "status": "s",
+    "priority": "p",
+    "size": "z",
+    "queue": "q",
+    "handler": "h",
+    "source": "f",
+    "attempts": "n",
+    "rq_job_id": "j",
+    "code": "c",
+    "message": "m",
+    "reasons": "w",
+    "country": "k",
+    "industry": "i",
+    "language": "g",
+    "quality": "u",
+    "earlier": "o",
+    "received_at": "tr",
+    "batched_at": "tb",
+    "queued_at": "tq",
+    "started_at": "ts",
+    "retrying_at": "ty",
+    "done_at": "td",
+    "rejected_at": "tx",
+    "cancelled_at": "tc",
+}
+_TIMES = {status.value: _SHORT[f"{status.value}_at"] for status in Status}
+_STATUS_AT = {short: status for status, short in _TIMES.items()}
+
 # Put in front of scripts that read or move documents.
 # `ledger.get(id)`: the record, or nil. `ledger.move(id, record, status, ms)`: stores the record, whose fields the
 # script may have changed, under another status. The time of an earlier stay there is kept in the record's `o`.
@@ -31,9 +61,10 @@ local ledger = {
   moved = {},
   final = {done = true, rejected = true, cancelled = true},
   flying = {batched = true, queued = true, started = true, retrying = true},
-  times = {received = 'tr', batched = 'tb', queued = 'tq', started = 'ts', retrying = 'ty', done = 'td',
-           rejected = 'tx', cancelled = 'tc'},
 }
+"""
+    f"ledger.times = {{{', '.join(f'{status} = {short!r}' for status, short in _TIMES.items())}}}"
+    """
 function ledger.get(id)
   local raw = redis.call('GET', '<record>' .. id)
   return raw and cmsgpack.unpack(raw) or nil
@@ -137,31 +168,11 @@ return #ledger.moved
 """
 )
 
-Fields = Mapping[str, str | int | list[str]]
-_SHORT = {
-    "priority": "p",
-    "size": "z",
-    "queue": "q",
-    "handler": "h",
-    "source": "f",
-    "attempts": "n",
-    "rq_job_id": "j",
-    "code": "c",
-    "message": "m",
-    "reasons": "w",
-    "country": "k",
-    "industry": "i",
-    "language": "g",
-    "quality": "u",
-    "received_at": "tr",
-    "started_at": "ts",
-}
-
 
 class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
     """A document as it is stored. Times are in milliseconds; 0: never."""
 
-    status: Status = msgspec.field(name="s")
+    status: Status
     priority: str = ""
     size: int = 0
     queue: str = ""
@@ -176,15 +187,15 @@ class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
     industry: str = ""
     language: str = ""
     quality: str = ""
-    earlier: list[tuple[str, int]] = msgspec.field(name="o", default_factory=list)
+    earlier: list[tuple[str, int]] = []
     received_at: int = 0
-    batched_at: int = msgspec.field(name="tb", default=0)
-    queued_at: int = msgspec.field(name="tq", default=0)
+    batched_at: int = 0
+    queued_at: int = 0
     started_at: int = 0
-    retrying_at: int = msgspec.field(name="ty", default=0)
-    done_at: int = msgspec.field(name="td", default=0)
-    rejected_at: int = msgspec.field(name="tx", default=0)
-    cancelled_at: int = msgspec.field(name="tc", default=0)
+    retrying_at: int = 0
+    done_at: int = 0
+    rejected_at: int = 0
+    cancelled_at: int = 0
 
     @property
     def is_split_file(self) -> bool:
@@ -192,17 +203,6 @@ class Record(msgspec.Struct, frozen=True, rename=_SHORT.get):
         return self.status == Status.DONE and not self.quality
 
 
-_TIMES = {
-    "received": "tr",
-    "batched": "tb",
-    "queued": "tq",
-    "started": "ts",
-    "retrying": "ty",
-    "done": "td",
-    "rejected": "tx",
-    "cancelled": "tc",
-}
-_STATUS_AT = {short: status for status, short in _TIMES.items()}
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Record).decode
 

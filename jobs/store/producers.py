@@ -15,7 +15,7 @@ from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.outcomes import Outcome
 
 _SEPARATOR = "\x1f"  # removed from names
-_MOST = 2000  # fields of a day; beyond it, documents count under the producer `(other)`
+_MAX_FIELDS = 2000  # fields of a day; beyond it, documents count under the producer `(other)`
 
 # KEYS: the day. ARGV: seconds to keep it, most fields, then fields and counts; a field's cause follows its last \x1f.
 _COUNT = """
@@ -73,7 +73,7 @@ def count(pipeline: Pipeline, now: float, counts: Mapping[ProducerCount, int], k
     """Add `counts` to the day of epoch seconds `now` (queued on the pipeline)."""
     arguments = [part for each, number in counts.items() for part in (_SEPARATOR.join(each), number)]
     if arguments:
-        pipeline.eval(_COUNT, 1, _key(pipeline, _day(now)), (keep_days + 1) * 86400, _MOST, *arguments)
+        pipeline.eval(_COUNT, 1, _key(pipeline, _day(now)), (keep_days + 1) * 86400, _MAX_FIELDS, *arguments)
 
 
 def shares(redis: Redis, now: float, days: int = 1) -> list[Share]:

@@ -37,10 +37,7 @@ def failure_of(
     sealing: Sealing | None,
     log: logging.Logger,
 ) -> Failure:
-    """The failure for an `error` from a call with `documents`. Its message quotes no sensitive value of theirs.
-
-    Raises OutOfMemory.
-    """
+    """The failure for `error` from a call with `documents`; it quotes no sensitive value. Raises OutOfMemory."""
     if isinstance(error, MemoryError):
         raise OutOfMemory from error
     failure = _failure(error, len(documents), worker_timeout)
@@ -51,9 +48,9 @@ def failure_of(
             log.debug("Handler error, at\n%s", "".join(traceback.format_tb(error.__traceback__)))
         last_line = traceback.format_exception_only(error)[-1].strip()
         failure = Failure(Code.HANDLER_FAILED, _clean(last_line), retryable=True)
-    for document in documents if sealing else ():
-        assert sealing is not None
-        failure = replace(failure, message=sealing.hidden(failure.message, document.text))
+    if sealing:
+        for document in documents:
+            failure = replace(failure, message=sealing.hidden(failure.message, document.text))
     return failure
 
 

@@ -3,12 +3,14 @@
 import faulthandler
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from llm_scheduler.jobs.clock import Clock
 
 _NEVER = float("-inf")
 
 
+@dataclass
 class HangGuard:
     """Exits with a stack dump when a document runs for much longer than its time. Its job is then returned to the
     queue like that of any dead worker.
@@ -18,23 +20,21 @@ class HangGuard:
     grace period; and with `lingers` only `disarm_if_idle` stops it, which another thread calls now and then.
     """
 
+    clock: Clock
+    lingers: bool = False
+    on_renew: Callable[[float], None] = lambda seconds: None  # called with the seconds of each `renew`
+
     GRACE_SECONDS = 10.0  # from the end of a document's time until the process exits
 
-    def __init__(
-        self, clock: Clock, *, lingers: bool = False, on_renew: Callable[[float], None] = lambda seconds: None
-    ) -> None:
-        """`on_renew` is called with the seconds of each `renew`."""
-        self._clock = clock
-        self._lingers = lingers
-        self._on_renew = on_renew
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._ends = _NEVER
         self._busy = False
 
     def renew(self, seconds: float) -> None:
         """What begins now may take `seconds`; the process ends up to a tenth of the grace period earlier."""
-        ends = self._clock.monotonic() + seconds
-        self._on_renew(seconds)
+        ends = self.clock.monotonic() + seconds
+        self.on_renew(seconds)
         with self._lock:
             self._busy = True
             if not 0 <= ends - self._ends < self.GRACE_SECONDS / 10:
@@ -44,7 +44,7 @@ class HangGuard:
     def end(self) -> None:
         """Nothing runs now."""
         self._busy = False
-        if not self._lingers:
+        if not self.lingers:
             self.disarm_if_idle()
 
     def disarm_if_idle(self) -> None:

@@ -20,7 +20,6 @@ from llm_scheduler.jobs.worker.runner import JobResult
 _REGISTERED_SECONDS = 7 * 86400
 _ENTRY_BYTES = 8 * 1024 * 1024  # results in one entry of the stream
 _TRANSACTION_BYTES = 256 * 1024 * 1024  # results in one transaction
-_REST_ID = re.compile(r"(.+)-rest([0-9]*)")
 
 
 def begin(
@@ -33,6 +32,8 @@ def begin(
     """
     keys = keys_of(worker.connection)
     with worker.connection.pipeline() as pipeline:
+        if job.payloads:
+            pipeline.zmscore(keys.cancelled, [payload.id for payload in job.payloads])
         for unknown in attempts:
             unknown.delete(job=job, pipeline=pipeline)
         execution = Execution.create(job, _REGISTERED_SECONDS, pipeline, worker.name)
@@ -41,13 +42,10 @@ def begin(
         pipeline.persist(job.key)
         pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
         pipeline.hset(worker.key, "state", WorkerStatus.BUSY.value)
-        place = len(pipeline)
-        if job.payloads:
-            pipeline.zmscore(keys.cancelled, [payload.id for payload in job.payloads])
         if started_at is not None:
             record_start(pipeline, job, started_at)
         answers = pipeline.execute()
-    if job.payloads and any(cancelled := answers[place]):
+    if job.payloads and any(cancelled := answers[0]):
         job.payloads = [payload for payload, at in zip(job.payloads, cancelled, strict=True) if at is None]
     return execution
 
@@ -98,5 +96,5 @@ def fail(worker: SimpleWorker, job: DocumentJob, execution: Execution, message: 
 
 def rest_id(job_id: str) -> str:
     """The id of the job for the documents that a job did not begin: `<id>-rest`, then `-rest2` and so on."""
-    rest = _REST_ID.fullmatch(job_id)
+    rest = re.fullmatch(r"(.+)-rest([0-9]*)", job_id)
     return f"{rest[1]}-rest{int(rest[2] or 1) + 1}" if rest else f"{job_id[:40]}-rest"

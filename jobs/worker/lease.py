@@ -48,9 +48,7 @@ class Lease:
     main thread's wait for a job when the worker is to stop.
     """
 
-    # From the death of a whole machine until others run its work it takes this time, the reaper's grace period and two
-    # searches: 9 s at most.
-    SECONDS = 4
+    SECONDS = 4  # others run a dead machine's work after this, the reaper's grace and two searches: 9 s at most
 
     def __init__(
         self, worker: SimpleWorker, runtime: Runtime, pulse: Pulse, wait_for_job: Wait, guard: HangGuard
@@ -70,16 +68,12 @@ class Lease:
         }
         self._vitals = Vitals(runtime.clock)
         self._beats = 0
-        self._restart = RestartWatch()
+        self.restart = RestartWatch()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._unrecorded: tuple[DocumentJob, float] | None = None
         self.is_paused = False
-
-    @property
-    def restart_requested(self) -> bool:
-        return self._restart.requested
 
     def start(self) -> None:
         self._thread.start()
@@ -106,10 +100,8 @@ class Lease:
                 self._record_start()
                 if self.is_paused:
                     self._wait_for_job.end()
-            except AWAY:
-                pass  # the main thread logs it
-            except MemoryError:
-                pass  # the handler has taken all memory, and is about to end for it
+            except (*AWAY, MemoryError):
+                pass  # the main thread logs that Redis is away, and ends when its handler has taken all memory
 
     def _sleep(self) -> bool:
         """Wait until the next beat, and end the wait for a job when asked to stop. False once the worker has ended."""
@@ -136,48 +128,35 @@ class Lease:
             "state": worker.get_state(),
             CURRENT_JOBS: current_jobs_field(self._clock, job_ids),
         }
-        answer = self._extend(fields) if self._beats % _REGISTER_EVERY else None
-        paused, token = self._register(fields) if answer is None else answer
+        answer = self._extend(worker.connection, fields) if self._beats % _REGISTER_EVERY else None
+        paused, token = answer or self._register(fields)
         if bool(paused) != self.is_paused:
             self.is_paused = bool(paused)
             self._log.info("%s %s", self._queue, "is paused" if paused else "is no longer paused")
         self._beats += 1
-        if self._restart.observe(token or None):
+        if self.restart.observe(token or None):
             self._log.info("A restart was requested; this worker ends after its current job")
             self._stop.set()
 
-    def _extend(self, fields: dict[Any, Any]) -> tuple[int, bytes] | None:
-        keys = keys_of(self._worker.connection)
+    def _extend(self, redis: Redis, fields: dict[Any, Any]) -> Any:
+        keys = keys_of(redis)
         names = (self._worker.key, keys.suspended, keys.paused, keys.restart)
         pairs = [part for pair in fields.items() for part in pair]
-        answer: tuple[int, bytes] | None = self._worker.connection.eval(
-            _RENEW, len(names), *names, self.SECONDS, self._queue, *pairs
-        )
-        return answer
+        return redis.eval(_RENEW, len(names), *names, self.SECONDS, self._queue, *pairs)
 
     def _register(self, fields: dict[Any, Any]) -> tuple[int, bytes]:
+        """Write all fields: also the state of this worker and its host, as far as it is known."""
         worker = self._worker
-        keys = keys_of(worker.connection)
+        own = self._vitals.own()._asdict()
+        known: dict[Any, Any] = {name: value for name, value in own.items() if value is not None}
+        # RQ's own field `version` is RQ's version.
+        known |= {"llm_version": __version__, "vitals": msgspec.json.encode(self._vitals.host())}
         with worker.connection.pipeline() as pipeline:
-            mapping = {**worker.serialize(), **self._processes, **self._vitals_fields(), **fields}
-            pipeline.hset(worker.key, mapping=mapping)
-            pipeline.expire(worker.key, self.SECONDS)
+            pipeline.hset(worker.key, mapping={**worker.serialize(), **self._processes, **known})
             register(worker, pipeline)
-            pipeline.exists(keys.suspended)
-            pipeline.sismember(keys.paused, self._queue)
-            pipeline.get(keys.restart)
-            suspended, paused, token = pipeline.execute()[-3:]
-            return int(suspended) + int(paused), token or b""
-
-    def _vitals_fields(self) -> dict[Any, Any]:
-        """The state of this worker and its host, as far as it is known. RQ's own field `version` is RQ's version."""
-        own = self._vitals.own()
-        known = {"rss": own.rss, "cpu": own.cpu}
-        return {
-            "llm_version": __version__,
-            "vitals": msgspec.json.encode(self._vitals.host()),
-            **{name: value for name, value in known.items() if value is not None},
-        }
+            self._extend(pipeline, fields)
+            answer: tuple[int, bytes] = pipeline.execute()[-1]
+        return answer
 
     def _record_start(self) -> None:
         with self._lock:  # else it could be recorded after the job's end, and undo that

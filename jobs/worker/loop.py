@@ -1,11 +1,11 @@
 """The worker's loop: one process, one queue. It keeps RQ's data model, with fewer round trips and nothing lost.
 
 It differs from RQ's `SimpleWorker` in four ways (docs/decisions/0002-rq.md): a signal only sets a flag; a thread keeps
-a short lease, so that a dead worker's job is found soon; a job's outcomes, retries and end are one transaction; the
-worker waits while Redis is away.
+a short lease; a job's outcomes, retries and end are one transaction; the worker waits while Redis is away.
 """
 
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from llm_scheduler.jobs.clock import Clock
 from llm_scheduler.jobs.handler import HandlerMissing, load_handlers
 from llm_scheduler.jobs.process.blocking_wait import Wait
 from llm_scheduler.jobs.process.connection import AWAY, explain
-from llm_scheduler.jobs.process.outage import Outage, await_redis
+from llm_scheduler.jobs.process.outage import Outage, when_redis_answers
 from llm_scheduler.jobs.process.runtime import Runtime
 from llm_scheduler.jobs.schemas import load_schemas
 from llm_scheduler.jobs.sealing import sealing_of
@@ -62,13 +62,13 @@ class DocumentWorker(SimpleWorker):
         self._clock = clock
         self._stop = runtime.stop
         self._log = log
-        self._outage = Outage(log, report=partial(set_deadline, pulse, clock))
-        self._pulse = pulse
+        self._set_deadline = partial(set_deadline, pulse, clock)
+        self._outage = Outage(log, report=self._set_deadline)
         self._activity = ""
-        guard = HangGuard(clock, lingers=True, on_renew=self._set_document_deadline)
+        guard = HangGuard(clock, lingers=True, on_renew=lambda seconds: self._set_deadline(self._activity, seconds))
         sealing = sealing_of(config.security)
         reader = Reader(config.processing, config.intake, load_schemas(config.intake.schemas), sealing)
-        stopping = partial(bool, runtime.stop)
+        stopping = runtime.stop.__bool__
         self._runner = Runner(config.processing, handlers, clock, stopping, log, guard, reader, sealing)
         self._wait = Wait(runtime.redis)
         self.lease = Lease(self, runtime, pulse, self._wait, guard)
@@ -78,17 +78,17 @@ class DocumentWorker(SimpleWorker):
         """Take and run jobs until asked to stop. Returns whether any job was run."""
         worked = False
         queue = self.queues[0].name
-        if not await_redis(self.connection, self._outage, self._stop):
+        if not when_redis_answers(self.connection.ping, self._outage, self._stop):
             return worked
         self.birth_date = self.last_heartbeat = rq_now()
         self._state = WorkerStatus.IDLE
         self._insist(self.lease.renew)
         self.lease.start()
-        self._take_over()
+        self._take_over(queue)
         self._log.info("Worker %s takes jobs from %s", self.name, queue)
         while not self._stop:
             activity = f"{queue} is paused" if self.lease.is_paused else f"Waits for a job of {queue}"
-            set_deadline(self._pulse, self._clock, activity)
+            self._set_deadline(activity)
             try:
                 job = self._take()
             except AWAY as error:
@@ -102,15 +102,10 @@ class DocumentWorker(SimpleWorker):
                 self.execute_job(job, self.queues[0])
                 worked = True
         self.lease.end()
-        try:
+        with suppress(*AWAY):  # the lease expires
             self.register_death()  # type: ignore[no-untyped-call]
-        except AWAY:
-            pass  # the lease expires
         self._log.info("Worker %s has stopped", self.name)
         return worked
-
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Nothing: the lease thread does it."""
 
     def execute_job(self, job: Any, queue: Queue) -> None:
         """Run one job: begin it, run its documents, end it. This takes two round trips beside those to get the job."""
@@ -138,11 +133,10 @@ class DocumentWorker(SimpleWorker):
         finally:
             self._state = WorkerStatus.IDLE
 
-    def _take_over(self) -> None:
+    def _take_over(self, queue: str) -> None:
         """Return the work of earlier workers on this machine that were killed together with their supervisors."""
-        queues = [queue.name for queue in self.queues]
         try:
-            Reaper(self.connection, queues, self._clock, self._log).take_from_ended()
+            Reaper(self.connection, [queue], self._clock, self._log).take_from_ended()
         except AWAY as error:
             self._log.warning("The work of earlier workers is left to the scheduler: %s", explain(error))
 
@@ -154,7 +148,7 @@ class DocumentWorker(SimpleWorker):
             with self._wait.begin() as connection:
                 if self._stop:
                     return None
-                found = self.queue_class.dequeue_any(
+                found: Any = self.queue_class.dequeue_any(
                     self.queues,
                     _WAIT_SECONDS,
                     connection=connection,
@@ -164,9 +158,7 @@ class DocumentWorker(SimpleWorker):
                 )
         except DequeueTimeout:
             return None
-        job = found[0] if found else None
-        assert job is None or isinstance(job, DocumentJob)
-        return job
+        return found[0] if found else None
 
     def _begin(self, job: DocumentJob, queue: Queue, attempts: list[Execution]) -> Execution:
         at = self._clock.now()
@@ -227,10 +219,6 @@ class DocumentWorker(SimpleWorker):
             else:
                 self._outage.over()
                 return done
-
-    def _set_document_deadline(self, seconds: float) -> None:
-        """Documents begin that may take `seconds`."""
-        set_deadline(self._pulse, self._clock, self._activity, seconds)
 
 
 def set_deadline(pulse: Pulse, clock: Clock, activity: str, seconds: float = 0.0) -> None:

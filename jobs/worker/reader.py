@@ -1,28 +1,20 @@
 """From a payload to the document in it: intake, then the checks of the configuration and the route."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llm_scheduler.jobs import intake
 from llm_scheduler.jobs.codes import Code
 from llm_scheduler.jobs.config import Intake, Processing
 from llm_scheduler.jobs.document import Payload, Route
-from llm_scheduler.jobs.intake import IntakeLimits, IntakeRejection, ReadDocument, RepairOptions
+from llm_scheduler.jobs.intake import IntakeLimits, IntakeRejection, ReadDocument
 from llm_scheduler.jobs.receipt import DocumentWarning, Quality
 from llm_scheduler.jobs.schemas import Schema
 from llm_scheduler.jobs.sealing import Sealing
 from llm_scheduler.jobs.store.outcomes import Read
 
 _MAX_NAME = 80  # characters kept of a producer's or model's name
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a document comes from, in its own words; empty if it does not say."""
-
-    producer: str = ""
-    model: str = ""
 
 
 class Reader:
@@ -35,18 +27,14 @@ class Reader:
         schemas: Mapping[str, Schema] | None = None,
         sealing: Sealing | None = None,
     ) -> None:
-        self._limits = IntakeLimits(processing.max_document_bytes, processing.max_depth)
-        self._repair = RepairOptions(settings.repair_max_bytes)
+        self._limits = IntakeLimits.from_config(processing)
         self._settings = settings
         self._schemas = schemas or {}
         self._sealing = sealing
 
     def read(self, payload: Payload) -> ReadDocument:
-        """The document in `payload`.
-
-        Raises `IntakeRejection` when it has none or its route does not accept it, and `WrongKey` when another key has
-        sealed it.
-        """
+        """The document in `payload`. Raises `IntakeRejection` when it has none or its route does not accept it, and
+        `WrongKey` when another key has sealed it."""
         reading = self.parse(payload.text(self._sealing.seal if self._sealing else None))
         try:
             return self.check(reading, payload.route)
@@ -59,7 +47,7 @@ class Reader:
     def parse(self, raw: bytes) -> ReadDocument:
         """The document in `raw`, of any quality. Raises `IntakeRejection`."""
         try:
-            return intake.read(raw, self._limits, self._repair)
+            return intake.read(raw, self._limits, self._settings.repair_max_bytes)
         except (IntakeRejection, MemoryError):
             raise
         except Exception as error:
@@ -98,14 +86,12 @@ class Reader:
         return replace(reading, warnings=reading.warnings + warnings)
 
 
-def origin_of(value: Any, reading: ReadDocument | None = None) -> Origin:
-    """The producer and the model in a document's `metadata`. An envelope's model counts too."""
-    metadata = value.get("metadata") if isinstance(value, dict) else None
+def _origin(reading: ReadDocument) -> tuple[str, str]:
+    """The producer and the model in a document's `metadata`; empty if it does not say. An envelope's model counts."""
+    metadata = reading.value.get("metadata") if isinstance(reading.value, dict) else None
     metadata = metadata if isinstance(metadata, dict) else {}
-    model = _name(metadata.get("model"))
-    if not model and reading and reading.envelope:
-        model = reading.envelope.model[:_MAX_NAME]
-    return Origin(_name(metadata.get("source")), model)
+    model = _name(metadata.get("model")) or (reading.envelope.model[:_MAX_NAME] if reading.envelope else "")
+    return _name(metadata.get("source")), model
 
 
 def _name(value: Any) -> str:
@@ -117,9 +103,9 @@ def intake_report(reading: ReadDocument, original: bytes | None = None) -> Read 
 
     `original`: the text before its sensitive values were sealed, if they were.
     """
-    origin = origin_of(reading.value, reading)
+    producer, model = _origin(reading)
     unchanged = reading.quality is Quality.VALID and reading.envelope is None and original in (None, reading.text)
-    if unchanged and not (reading.warnings or origin.producer or origin.model):
+    if unchanged and not (reading.warnings or producer or model):
         return None
     return Read(
         quality=reading.quality.value,
@@ -129,8 +115,8 @@ def intake_report(reading: ReadDocument, original: bytes | None = None) -> Read 
         coverage=reading.coverage,
         tools=dict(reading.tools),
         envelope=reading.envelope,
-        producer=origin.producer,
-        model=origin.model,
+        producer=producer,
+        model=model,
         count=longest_list(reading.value),
     )
 

@@ -11,6 +11,7 @@ document that has killed `MAX_CRASHES` workers by itself is rejected, with the c
 
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -26,7 +27,7 @@ from llm_scheduler.jobs.document import Payload, Status
 from llm_scheduler.jobs.process import liveness
 from llm_scheduler.jobs.process.connection import AWAY
 from llm_scheduler.jobs.store import outcomes, submission
-from llm_scheduler.jobs.store.keys import Keys, keys_of
+from llm_scheduler.jobs.store.keys import keys_of
 from llm_scheduler.jobs.store.outcomes import Outcome
 from llm_scheduler.jobs.store.rq_job import DocumentJob
 
@@ -65,12 +66,12 @@ class _Abandoned(NamedTuple):
     current_jobs: str = ""
 
 
+@dataclass
 class _Suspect:
     """Since when (monotonic) a job has seemed abandoned, and the values of its worker's `CURRENT_JOBS` meanwhile."""
 
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.values: set[str] = set()
+    since: float
+    values: set[str] = field(default_factory=set)
 
     def is_certain(self, job: _Abandoned, now: float) -> bool:
         is_old = now - self.since >= GRACE_SECONDS
@@ -78,10 +79,8 @@ class _Suspect:
 
 
 class Reaper:
-    """Returns abandoned jobs to their queues.
-
-    Only the scheduler with the lock searches all jobs; supervisors and workers take those of workers that they know to
-    be dead. Two reapers that take the same job return it once.
+    """Only the scheduler with the lock searches all jobs; supervisors and workers take those of workers that they know
+    to be dead. Two reapers that take the same job return it once.
     """
 
     def __init__(self, redis: Redis, queues: Iterable[str], clock: Clock, log: logging.Logger) -> None:
@@ -107,11 +106,8 @@ class Reaper:
 
     def take_from(self, worker: str, report: CrashReport | None) -> int:
         """Take all jobs of a `worker` that is known to be dead. Returns how many."""
-        taken = 0
-        for queue in self._queues:
-            for each in self._running(queue):
-                if each.worker == worker:
-                    taken += self._take_or_drop(each, report)
+        running = [each for queue in self._queues for each in self._running(queue) if each.worker == worker]
+        taken = sum(self._take_or_drop(each, report) for each in running)
         self._record_death(worker)
         return taken
 
@@ -229,9 +225,8 @@ class Reaper:
         now = self._clock.now()
         payload = replace(payload, attempts=payload.attempts + 1, losses=payload.losses + 1)
         if payload.crashes >= MAX_CRASHES:
-            pipeline.xadd(
-                self._keys.outcomes(payload.route.queue), {outcomes.FIELD: outcomes.encode([_rejection(payload, now)])}
-            )
+            entry: dict[Any, Any] = {outcomes.FIELD: outcomes.encode([_rejection(payload, now)])}
+            pipeline.xadd(self._keys.outcomes(payload.route.queue), entry)
             return
         job_id = f"{payload.id}-c{payload.attempts}"
         submission.enqueue(pipeline, self._redis, job_id, payload.route.queue, [payload], at_front=True)
@@ -248,11 +243,6 @@ class Reaper:
             pipeline.expire(key, _DEATH_SECONDS)
             pipeline.delete(self._keys.worker_executions(worker))
             pipeline.execute()
-
-
-def work_keys(keys: Keys, queue: str) -> tuple[str, str]:
-    """One of these keys exists while a worker has a job of `queue`, or died with one."""
-    return keys.intermediate(queue), keys.begun(queue)
 
 
 def _unregister(pipeline: Pipeline, abandoned: _Abandoned) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from llm_scheduler.jobs.clock import Clock
-from llm_scheduler.jobs.config import Intake, Processing
+from llm_scheduler.jobs.config import Processing
 from llm_scheduler.jobs.document import Payload
 from llm_scheduler.jobs.handler import BatchContext, BatchHandler, Context, Handler, HandlerMissing
 from llm_scheduler.jobs.intake import ReadDocument
@@ -58,77 +58,59 @@ class LoadedDocument:
     reading: ReadDocument
 
 
+@dataclass
 class Runner:
     """One for each worker process."""
 
-    def __init__(
-        self,
-        processing: Processing,
-        handlers: Mapping[str, Handler | BatchHandler | HandlerMissing],
-        clock: Clock,
-        stopping: Callable[[], bool],
-        log: logging.Logger,
-        guard: HangGuard | None = None,
-        reader: Reader | None = None,
-        sealing: Sealing | None = None,
-    ) -> None:
-        self._processing = processing
-        self._handlers = handlers
-        self._clock = clock
-        self._stopping = stopping
-        self._log = log
-        self._reader = reader or Reader(processing, Intake())
-        self._sealing = sealing
-        self._guard = guard or HangGuard(clock)
+    processing: Processing
+    handlers: Mapping[str, Handler | BatchHandler | HandlerMissing]
+    clock: Clock
+    stopping: Callable[[], bool]
+    log: logging.Logger
+    guard: HangGuard
+    reader: Reader
+    sealing: Sealing | None = None
+
+    def __post_init__(self) -> None:
         self._random = random.Random()  # noqa: S311 - jitter, not a secret
         self._pid = os.getpid()
 
     def run(self, payloads: list[Payload], job_id: str) -> JobResult:
         """Run `payloads`, those of a batch handler together. It stops between two calls when asked to."""
         job = JobResult(job_id)
-        guard = self._guard
         calls = deque(self._calls(payloads))
         try:
             with alarm_handler_kept():
                 while calls:
-                    if self._stopping() or job.result_bytes >= _MAX_RESULT_BYTES:
+                    if self.stopping() or job.result_bytes >= _MAX_RESULT_BYTES:
                         job.not_begun = [payload for call in calls for payload in call]
                         break
                     call = calls.popleft()
-                    guard.renew(self._time_limit(call) + HangGuard.GRACE_SECONDS)
-                    handler = self._handlers.get(call[0].route.handler)
+                    self.guard.renew(self.processing.worker_timeout * len(call) + HangGuard.GRACE_SECONDS)
+                    handler = self.handlers.get(call[0].route.handler)
                     if isinstance(handler, BatchHandler):
                         split = self._run_batch(handler, call, job)
                         calls.extendleft([payload] for payload in reversed(split))
                     else:
                         self._run_one(call[0], job)
         finally:
-            guard.end()
+            self.guard.end()
         return job
 
     def _calls(self, payloads: list[Payload]) -> list[list[Payload]]:
         """What runs together: all payloads of one batch handler, each payload of another handler alone."""
-        calls: list[list[Payload]] = []
-        batches: dict[str, list[Payload]] = {}
-        for payload in payloads:
+        calls: dict[str | int, list[Payload]] = {}
+        for index, payload in enumerate(payloads):
             name = payload.route.handler
-            if name in batches:
-                batches[name].append(payload)
-                continue
-            calls.append([payload])
-            if isinstance(self._handlers.get(name), BatchHandler):
-                batches[name] = calls[-1]
-        return calls
-
-    def _time_limit(self, payloads: Sequence[object]) -> float:
-        """Seconds for a call: `worker_timeout` is for one document."""
-        return self._processing.worker_timeout * len(payloads)
+            together = isinstance(self.handlers.get(name), BatchHandler)
+            calls.setdefault(name if together else index, []).append(payload)
+        return list(calls.values())
 
     def _run_one(self, payload: Payload, job: JobResult) -> None:
-        began = self._clock.monotonic()
+        began = self.clock.monotonic()
         documents: list[LoadedDocument] = []
         try:
-            documents = [document := LoadedDocument(payload, self._reader.read(payload))]
+            documents = [document := LoadedDocument(payload, self.reader.read(payload))]
             result = self._call_handler(document)
         except BaseException as error:  # includes a handler's sys.exit(); no signal handler of ours raises
             self._fail(payload, self._failure(error, documents), began, job)
@@ -138,32 +120,32 @@ class Runner:
     def _call_handler(self, document: LoadedDocument) -> Any:
         payload = document.payload
         name = payload.route.handler
-        handler = self._handlers.get(name)
+        handler = self.handlers.get(name)
         if handler is None:
             raise HandlerMissing(f"No handler is called {name!r} in the configuration of this worker.")
         if isinstance(handler, HandlerMissing):
             raise handler
         assert not isinstance(handler, BatchHandler)
-        return self._call(self._time_limit([payload]), handler, document.reading.value, _context(document))
+        return self._call(1, handler, document.reading.value, _context(document))
 
     def _run_batch(self, handler: BatchHandler, payloads: list[Payload], job: JobResult) -> list[Payload]:
         """Run `payloads` together. When that fails as a whole, it returns those to run one by one."""
         documents: list[LoadedDocument] = []
         for payload in payloads:
-            began = self._clock.monotonic()
+            began = self.clock.monotonic()
             try:
-                documents.append(LoadedDocument(payload, self._reader.read(payload)))
+                documents.append(LoadedDocument(payload, self.reader.read(payload)))
             except Exception as error:  # only this document fails; the others run
                 self._fail(payload, self._failure(error), began, job)
         if not documents:
             return []
-        began = self._clock.monotonic()
+        began = self.clock.monotonic()
         results: list[Any] | tuple[Any, ...]
         try:
             results = self._call_batch_handler(handler, documents)
         except BaseException as error:
             if len(documents) > 1:
-                self._log.warning(
+                self.log.warning(
                     "Handler %s failed for %d documents together, so they are run one by one: %s",
                     documents[0].payload.route.handler,
                     len(documents),
@@ -171,9 +153,9 @@ class Runner:
                 )
                 return [document.payload for document in documents]
             results = [error]
-        share = (self._clock.monotonic() - began) / len(documents)
+        share = (self.clock.monotonic() - began) / len(documents)
         for document, result in zip(documents, results, strict=True):
-            began = self._clock.monotonic() - share
+            began = self.clock.monotonic() - share
             if isinstance(result, BaseException):
                 self._fail(document.payload, self._failure(result, [document]), began, job)
             else:
@@ -187,17 +169,17 @@ class Runner:
         route = documents[0].payload.route
         context = BatchContext(route.queue, route.handler, tuple(_context(document) for document in documents))
         values = [document.reading.value for document in documents]
-        results = self._call(self._time_limit(documents), handler.function, values, context)
+        results = self._call(len(documents), handler.function, values, context)
         if not isinstance(results, list | tuple):
             raise TypeError(f"{_BATCH_RULE}, and it returned a value of type {type(results).__name__}")
         if len(results) != len(documents):
             raise ValueError(f"{_BATCH_RULE}, and it returned {len(results)} for {len(documents)}")
         return results
 
-    def _call(self, seconds: float, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the user's `function`, for at most `seconds`."""
+    def _call(self, documents: int, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the user's `function`, for at most `worker_timeout` for each of `documents`."""
         try:
-            with TimeLimit(seconds):
+            with TimeLimit(self.processing.worker_timeout * documents):
                 return function(*arguments)
         finally:
             if os.getpid() != self._pid:
@@ -208,16 +190,16 @@ class Runner:
 
     def _failure(self, error: BaseException, documents: Sequence[LoadedDocument] = ()) -> Failure:
         readings = [document.reading for document in documents]
-        return failure_of(error, readings, self._processing.worker_timeout, self._sealing, self._log)
+        return failure_of(error, readings, self.processing.worker_timeout, self.sealing, self.log)
 
     def _complete(self, document: LoadedDocument, result: Any, began: float, job: JobResult) -> None:
         """Add the outcome for a handler's `result`; a failure if JSON cannot hold it."""
         payload = document.payload
         try:
-            text = encode_result(result, self._processing.max_result_bytes)
+            text = encode_result(result, self.processing.max_result_bytes)
             reading = document.reading
-            if self._sealing:
-                text, reading = self._sealing.sealed(text), self._sealing.sealed_reading(reading)
+            if self.sealing:
+                text, reading = self.sealing.sealed(text), self.sealing.sealed_reading(reading)
         except BaseException as error:  # methods of the result may raise anything
             self._fail(payload, self._failure(error, [document]), began, job)
         else:
@@ -229,8 +211,8 @@ class Runner:
         """Add a retry, or the outcome that rejects the document."""
         attempts = payload.attempts + 1
         failed = attempts - payload.losses  # a lost worker is no failure of the document
-        if failure.retryable and failed <= self._processing.retry_attempts:
-            at = self._clock.now() + backoff(self._processing.retry_delay, failed, self._random.random())
+        if failure.retryable and failed <= self.processing.retry_attempts:
+            at = self.clock.now() + backoff(self.processing.retry_delay, failed, self._random.random())
             next_attempt = msgspec.structs.replace(payload, attempts=attempts)
             job.retries.append(Retry(next_attempt, at, f"{failure.code}: {failure.message}"))
         else:
@@ -243,9 +225,9 @@ class Runner:
             id=payload.id,
             group=payload.group,
             attempts=payload.attempts + 1,
-            completed_at=self._clock.now(),
+            completed_at=self.clock.now(),
             route=payload.route,
-            seconds=self._clock.monotonic() - began,
+            seconds=self.clock.monotonic() - began,
             rq_job_id=job.job_id,
             **fields,
         )

@@ -1,10 +1,9 @@
 """The supervisor of a worker: a small parent process that returns its worker's job to the queue when the worker dies.
 
-`llm-worker QUEUE` is the supervisor. It forks the worker, which does all the work. It copies the worker's stderr to
-its own and keeps the last part, and it turns requests to stop into one SIGTERM. When the worker dies, the supervisor
-puts its job back on the queue, with a crash report, and forks a new worker. It has no threads and imports no handlers.
-It speaks to Redis only after a death, or to renew the lease of a worker that is too busy to do so itself
-(docs/decisions/0006-worker-supervisor.md).
+It forks the worker, copies its stderr and keeps the last part, and turns requests to stop into one SIGTERM. When the
+worker dies, the supervisor puts its job back on the queue, with a crash report, and forks a new worker. It has no
+threads and imports no handlers. It speaks to Redis only after a death, or to renew the lease of a worker that is too
+busy to do so itself (docs/decisions/0006-worker-supervisor.md).
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
 
 from redis import Redis
@@ -46,11 +45,8 @@ _TAIL_BYTES = 16 * 1024
 
 @dataclass
 class _WorkerProcess:
-    """The worker as its supervisor sees it.
-
-    `idle_since`: from when on it has had nothing to do but exit. `killed`: it did not exit, and the supervisor killed
-    it. `tail`: the last part of its stderr.
-    """
+    """`idle_since`: since when the worker has had nothing to do but exit. `killed`: it did not, and was killed.
+    `tail`: the last part of its stderr."""
 
     name: str
     pid: int
@@ -63,42 +59,26 @@ class _WorkerProcess:
     tail: bytes = b""
 
 
-@dataclass
-class _Death:
-    """A dead worker whose work has not been returned yet."""
-
-    report: CrashReport
-    since: float
-
-
 # The worker process: gets its name and its pulse, runs until it is to stop, and returns the exit status.
 WorkerFunction = Callable[[str, Pulse], int]
 
 
+@dataclass
 class WorkerSupervisor:
     """Keeps one worker of `queue` running until asked to stop. It forks, so no thread may run before `run`."""
 
-    def __init__(
-        self,
-        queue: str,
-        url: str,
-        clock: Clock,
-        log: logging.Logger,
-        *,
-        quotes: bool = True,
-        notify: Notify | None = None,
-    ) -> None:
-        """`quotes`: whether a crash report may quote what the handler printed."""
-        self._notify = notify or Notify()
-        self._queue = queue
-        self._url = url
-        self._clock = clock
-        self._log = log
+    queue: str
+    url: str
+    clock: Clock
+    log: logging.Logger
+    quotes: bool = True  # whether a crash report may quote what the handler printed
+    notify: Notify = field(default_factory=Notify)
+
+    def __post_init__(self) -> None:
         self._pid = 0
         self._pulse: Pulse | None = None  # of the worker `_pid`
-        self._quotes = quotes
         self._stopping = False
-        self._deaths: list[_Death] = []
+        self._deaths: list[tuple[CrashReport, float]] = []  # whose work is not returned yet, and since when
         self._next_try = float("-inf")
         self._wake_read, self._wake_write = os.pipe()
 
@@ -117,11 +97,11 @@ class WorkerSupervisor:
                 self._record_death(worker, code, peak)
                 status = int(self._stopping)
             elif code and not worker.killed:
-                self._log.warning("Worker %s had finished its work, but ended with exit status %d", worker.name, code)
+                self.log.warning("Worker %s had finished its work, but ended with exit status %d", worker.name, code)
             elif not self._stopping:
-                self._log.info("Something else stopped worker %s; another one is started", worker.name)
+                self.log.info("Something else stopped worker %s; another one is started", worker.name)
             had_work = self._return_work() > 0
-            lived = self._clock.monotonic() - worker.started
+            lived = self.clock.monotonic() - worker.started
             pause = _BACK_OFF_SECONDS if had_work or lived >= _LONG_LIFE else min(_MAX_BACK_OFF, pause * 2)
             self._pause(pause)
         self._return_work_before_exit()
@@ -139,7 +119,7 @@ class WorkerSupervisor:
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
-            self._notify.stopping()
+            self.notify.stopping()
             if self._pid and self._pulse:
                 self._pulse.request_stop()
                 os.kill(self._pid, signal.SIGTERM)
@@ -161,7 +141,7 @@ class WorkerSupervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
                 os.close(read)
                 os.close(write)
-                self._log.error("A worker could not be started: %s", error)
+                self.log.error("A worker could not be started: %s", error)
                 self._pause(_MAX_BACK_OFF)
                 continue
             if pid == 0:
@@ -171,10 +151,10 @@ class WorkerSupervisor:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
             os.close(write)
             os.set_blocking(read, False)
-            return _WorkerProcess(self._name(pid, nonce), pid, pulse, read, self._clock.monotonic())
+            return _WorkerProcess(self._name(pid, nonce), pid, pulse, read, self.clock.monotonic())
 
     def _name(self, pid: int, nonce: str) -> str:
-        return f"{self._queue}-{socket.gethostname()}-{pid}-{nonce}"
+        return f"{self.queue}-{socket.gethostname()}-{pid}-{nonce}"
 
     def _become_worker(self, supervisor: int, read: int, write: int) -> None:
         """In the worker: undo what the supervisor set up. `STOP_SIGNALS` are still blocked."""
@@ -202,7 +182,7 @@ class WorkerSupervisor:
     def _seconds_to_next_check(self, worker: _WorkerProcess) -> float:
         if not worker.pulse.deadline:
             return _START_CHECK_SECONDS
-        silent_in = worker.pulse.silent_in(self._clock.monotonic())
+        silent_in = worker.pulse.silent_in(self.clock.monotonic())
         return silent_in if silent_in > 0 and not self._deaths else Pulse.BEAT_SECONDS
 
     def _report_to_systemd(self, worker: _WorkerProcess) -> None:
@@ -210,16 +190,15 @@ class WorkerSupervisor:
         deadline = worker.pulse.deadline
         if not deadline:
             return  # it imports its handlers
-        late = self._clock.monotonic() - deadline
+        late = self.clock.monotonic() - deadline
         if late <= 0:
-            self._notify.alive(worker.pulse.activity)
+            self.notify.alive(worker.pulse.activity)
         else:
-            self._notify.status(f"The worker's loop is {late:.0f} s late. Its last activity: {worker.pulse.activity}")
+            self.notify.status(f"The worker's loop is {late:.0f} s late. Its last activity: {worker.pulse.activity}")
 
     def _kill_if_stuck(self, worker: _WorkerProcess) -> None:
-        """Kill a worker that has nothing to do and does not exit: a thread that a handler started keeps Python from
-        ending, or the import of a handler never ends."""
-        now = self._clock.monotonic()
+        """Kill a worker that has nothing to do and does not exit: a handler's thread or import never ends."""
+        now = self.clock.monotonic()
         if not worker.pulse.has_ended and (worker.pulse.has_begun or not self._stopping):
             worker.idle_since = None
         elif worker.idle_since is None:
@@ -227,7 +206,7 @@ class WorkerSupervisor:
         elif now - worker.idle_since >= _LEAVE_SECONDS and not worker.killed:
             ended = worker.pulse.has_ended
             state = "has finished, but its process goes on" if ended else "has not begun, and does not stop"
-            self._log.warning("Worker %s %s (a thread or an import of a handler?); it is killed", worker.name, state)
+            self.log.warning("Worker %s %s (a thread or an import of a handler?); it is killed", worker.name, state)
             worker.killed = True
             os.kill(worker.pid, signal.SIGKILL)
 
@@ -272,59 +251,59 @@ class WorkerSupervisor:
 
     def _pause(self, seconds: float) -> None:
         """Wait before the next start, unless asked to stop."""
-        until = self._clock.monotonic() + seconds
-        while not self._stopping and (left := until - self._clock.monotonic()) > 0:
+        until = self.clock.monotonic() + seconds
+        while not self._stopping and (left := until - self.clock.monotonic()) > 0:
             self._wait(left)
 
     def _renew_lease(self, worker: _WorkerProcess) -> None:
         """Renew the lease of a worker whose lease thread is held up; not of a frozen one: others take its work."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if not worker.pulse.is_silent(now) or now - worker.renewed < Pulse.BEAT_SECONDS:
             return
         if not liveness.is_stopped(worker.pid):
             worker.renewed = now
             with contextlib.suppress(*AWAY), self._redis() as redis:
-                lease.renew_for(redis, worker.name, self._clock.now())
+                lease.renew_for(redis, worker.name, self.clock.now())
 
     def _record_death(self, worker: _WorkerProcess, code: int, peak: int) -> None:
-        at = rfc3339(self._clock.now())
-        report = crash_report(worker.name, at, code, peak, worker.tail, quotes=self._quotes)
-        self._log.error(
+        at = rfc3339(self.clock.now())
+        report = crash_report(worker.name, at, code, peak, worker.tail, quotes=self.quotes)
+        self.log.error(
             "Worker %s died %s; peak memory %.0f MB. Its work goes back to the queue.",
             worker.name,
             describe_end(report),
             peak / 1e6,
         )
-        self._deaths.append(_Death(report, self._clock.monotonic()))
+        self._deaths.append((report, self.clock.monotonic()))
         self._next_try = float("-inf")
 
     def _return_work(self) -> int:
         """Return the work of dead workers to the queue, or try again later. Returns how many jobs were returned."""
-        now = self._clock.monotonic()
+        now = self.clock.monotonic()
         if not self._deaths or now < self._next_try:
             return 0
         returned = 0
         try:
             with self._redis() as redis:
-                reaper = Reaper(redis, [self._queue], self._clock, self._log)
+                reaper = Reaper(redis, [self.queue], self.clock, self.log)
                 while self._deaths:
-                    report = self._deaths[0].report
+                    report, _ = self._deaths[0]
                     returned += reaper.take_from(report.worker, report)
                     del self._deaths[0]
         except AWAY:
             self._next_try = now + _RETRY_SECONDS
-            self._deaths = [death for death in self._deaths if now - death.since < _GIVE_UP_SECONDS]
+            self._deaths = [death for death in self._deaths if now - death[1] < _GIVE_UP_SECONDS]
         except Exception:
-            self._log.exception("The work of a dead worker could not be returned; the scheduler will do it")
+            self.log.exception("The work of a dead worker could not be returned; the scheduler will do it")
             self._deaths.clear()
         return returned
 
     def _return_work_before_exit(self) -> None:
-        until = self._clock.monotonic() + _EXIT_SECONDS
-        while self._deaths and self._clock.monotonic() < until:
+        until = self.clock.monotonic() + _EXIT_SECONDS
+        while self._deaths and self.clock.monotonic() < until:
             self._return_work()
             if self._deaths:
                 self._wait(_RETRY_SECONDS / 2)
 
     def _redis(self) -> contextlib.closing[Redis]:
-        return contextlib.closing(connect(self._url, _ANSWER_SECONDS))
+        return contextlib.closing(connect(self.url, _ANSWER_SECONDS))

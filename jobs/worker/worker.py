@@ -14,28 +14,23 @@ from typing import NoReturn
 from llm_scheduler.jobs.clock import SystemClock
 from llm_scheduler.jobs.config import Config
 from llm_scheduler.jobs.exit_codes import ExitCode
-from llm_scheduler.jobs.process import arguments
-from llm_scheduler.jobs.process.connection import AWAY
-from llm_scheduler.jobs.process.outage import Outage, await_redis
-from llm_scheduler.jobs.process.runtime import Runtime, runtime
+from llm_scheduler.jobs.process.outage import Outage, when_redis_answers
+from llm_scheduler.jobs.process.runtime import arguments, redis_url, runtime, start, start_log
 from llm_scheduler.jobs.process.sd_notify import Notify
-from llm_scheduler.jobs.process.startup import redis_url, start, start_log
 from llm_scheduler.jobs.store.full_redis import FinishingRedis
 from llm_scheduler.jobs.worker.failure import OutOfMemory
 from llm_scheduler.jobs.worker.loop import DocumentWorker, set_deadline
 from llm_scheduler.jobs.worker.pulse import Pulse
 from llm_scheduler.jobs.worker.supervisor import STOP_SIGNALS, WorkerSupervisor
 
-_NUMBER = re.compile(r"[1-9][0-9]*")
-
 
 def main() -> None:
     """Entry point of `llm-worker QUEUE`; `high.2` is a second worker of `high`."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the supervisor unblocks them when it handles them
-    args = arguments.read("llm-worker", "Run the jobs of one queue.", queue=True)
+    args = arguments("llm-worker", "Run the jobs of one queue.", queue=True)
     config, log = start("worker", args.config)
     queue, dot, number = args.queue.partition(".")
-    if queue not in config.queue.priority_levels or (dot and not _NUMBER.fullmatch(number)):
+    if queue not in config.queue.priority_levels or (dot and not re.fullmatch("[1-9][0-9]*", number)):
         allowed = ", ".join(config.queue.priority_levels)
         print(
             f"llm-worker: {args.queue!r} is not a queue. Allowed: {allowed} (queue.priority_levels); "
@@ -67,32 +62,20 @@ def run_worker(name: str, queue: str, config: Config, pulse: Pulse) -> int:
         faulthandler.enable(all_threads=False)  # the stack at a fatal signal: the supervisor keeps it
         _limit_memory(config.processing.worker_memory)
         try:
-            worker = _make_worker(name, queue, made, pulse)
+            # RQ asks Redis for the worker's address.
+            outage = Outage(log, report=partial(set_deadline, pulse, made.clock))
+            worker = when_redis_answers(partial(DocumentWorker, name, queue, made, pulse), outage, made.stop)
             if worker is not None:
                 worker.work()
         except (OutOfMemory, MemoryError) as error:
             _end_out_of_memory(error)
     pulse.end()
-    return ExitCode.RESTART if worker is not None and worker.lease.restart_requested else ExitCode.OK
-
-
-def _make_worker(name: str, queue: str, runtime: Runtime, pulse: Pulse) -> DocumentWorker | None:
-    """The worker, once Redis is there: RQ asks it for the worker's address. None when asked to stop first."""
-    outage = Outage(runtime.log, report=partial(set_deadline, pulse, runtime.clock))
-    while await_redis(runtime.redis, outage, runtime.stop):
-        try:
-            return DocumentWorker(name, queue, runtime, pulse)
-        except AWAY as error:
-            runtime.stop.wait(outage.failed(error))
-    return None
+    return ExitCode.RESTART if worker is not None and worker.lease.restart.requested else ExitCode.OK
 
 
 def _limit_memory(limit: int | None) -> None:
-    """Let this process allocate at most `limit` bytes.
-
-    RLIMIT_DATA (setrlimit(2)) counts what the process allocates. Of shared libraries it counts only the few pages that
-    are written to, and mapped files not at all.
-    """
+    """Let this process allocate at most `limit` bytes. RLIMIT_DATA (setrlimit(2)) does not count mapped files, and of
+    shared libraries only the few pages that are written to."""
     if limit is not None:
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -124,7 +124,8 @@ def is_for_control_node(commands: list[str]) -> bool:
 def test_the_page_has_commands() -> None:
     found = blocks()
     assert len(found) >= 8
-    assert {"Deploying", "Status and logs", "Upgrade and rollback", "Backups", "Monitoring"} <= {title for title, _ in found}
+    titles = {title for title, _ in found}
+    assert {"Deploying", "Status and logs", "Upgrade and rollback", "Backups", "Monitoring"} <= titles
 
 
 @pytest.mark.parametrize(("title", "commands"), blocks())

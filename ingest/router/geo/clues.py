@@ -47,10 +47,6 @@ class CountryClues:
         self.cities.append((4.0, country, city))
         return True
 
-    def support(self) -> dict[int, float]:
-        """The sum of the weights for each country."""
-        return {country: sum(weights) for country, weights in self.weights.items()}
-
     def answer(self, max_clues: int) -> Geo:
         if not self.weights:
             return Geo()
@@ -63,13 +59,15 @@ class CountryClues:
         evidence = self._evidence(best, max_clues)
         if confidence < _MIN_CONFIDENCE:
             return Geo(confidence=confidence, evidence=evidence)
-        code = self.places.codes[best]
         city = max((each for each in self.cities if each[1] == best and each[0] >= _MIN_CITY_WEIGHT), default=None)
-        if city is None:
-            return Geo(country=code, confidence=confidence, evidence=evidence)
-        name, latitude, longitude = self.places.city(city[2])
+        name, latitude, longitude = self.places.city(city[2]) if city else (None, None, None)
         return Geo(
-            country=code, city=name, latitude=latitude, longitude=longitude, confidence=confidence, evidence=evidence
+            country=self.places.codes[best],
+            city=name,
+            latitude=latitude,
+            longitude=longitude,
+            confidence=confidence,
+            evidence=evidence,
         )
 
     def _favour_first(self, totals: dict[int, float]) -> None:
@@ -89,18 +87,13 @@ class CountryClues:
         return [self._clue(*each) for each in ordered]
 
     def _clue(self, weight: float, country: int, kind: str, words: str, start: int) -> Clue:
-        code = self.places.codes[country]
-        if start < 0:
-            return Clue(kind=kind, text=words, says=code, weight=round(weight, 2))
-        part, offset = self.text.locate(start)
-        return Clue(
-            kind=kind,
-            text=words[:_MAX_WORDS],
-            says=code,
-            weight=round(weight, 2),
-            pointer=part.pointer if part.path else "",
-            offset=offset,
-        )
+        pointer, offset = "", 0
+        if start >= 0:
+            words = words[:_MAX_WORDS]
+            part, offset = self.text.locate(start)
+            pointer = part.pointer
+        code, weight = self.places.codes[country], round(weight, 2)
+        return Clue(kind=kind, text=words, says=code, weight=weight, pointer=pointer, offset=offset)
 
 
 def _total(weights: list[float]) -> float:

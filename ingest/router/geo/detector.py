@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_scheduler.ingest.router.geo.clues import CountryClues
 from llm_scheduler.ingest.router.geo.mention_groups import Group, Mention
-from llm_scheduler.ingest.router.geo.mentions import Mentions, find_mentions
+from llm_scheduler.ingest.router.geo.mentions import find_mentions
 from llm_scheduler.ingest.router.geo.patterns import read_patterns, read_states
 from llm_scheduler.ingest.router.geo.place_fields import PERSON_KEYS, field_key, read_coordinates, read_fields
 from llm_scheduler.ingest.router.geo.places import CITY, COUNTRY, DEMONYM, HINT, REGION, Places, Sense
@@ -21,18 +21,18 @@ def detect(text: Text, places: Places, document: Any = None, clues: int = MAX_CL
     numbers, which `text` lacks."""
     found = CountryClues(text, places)
     fields = read_fields(found)
-    mentions = find_mentions(text, places, fields)
+    groups, hints = find_mentions(text, places, fields)
     read_coordinates(found, document)
     read_patterns(found)
-    _add_hints(found, mentions)
-    _add_groups(found, mentions, fields)
+    _add_hints(found, hints)
+    _add_groups(found, groups, fields)
     read_states(found)
     return found.answer(clues)
 
 
-def _add_hints(clues: CountryClues, mentions: Mentions) -> None:
+def _add_hints(clues: CountryClues, hints: list[Mention]) -> None:
     added: set[int] = set()
-    for hint in mentions.hints:
+    for hint in hints:
         for sense in hint.senses:
             if sense.number not in added:  # a repetition adds nothing
                 added.add(sense.number)
@@ -45,14 +45,14 @@ def _add_hint(clues: CountryClues, sense: Sense, factor: float, where: Mention |
         clues.add(country, weight * factor, "hint", where.start, where.end)
 
 
-def _add_groups(clues: CountryClues, mentions: Mentions, fields: dict[int, float]) -> None:
-    for group in mentions.groups:
+def _add_groups(clues: CountryClues, groups: list[Group], fields: dict[int, float]) -> None:
+    for group in groups:
         _weigh_part(clues.text, group, fields)
         for each in group.mentions:
             if each.senses[0].kind == REGION:
                 clues.regions.add(each.senses[0].region)
-    ambiguous = [group for group in mentions.groups if not _add_unambiguous(clues, group)]
-    support = clues.support()
+    ambiguous = [group for group in groups if not _add_unambiguous(clues, group)]
+    support = {country: sum(weights) for country, weights in clues.weights.items()}
     for group in ambiguous:
         _add_likeliest(clues, group, support)
 
@@ -127,8 +127,7 @@ def _add_likeliest(clues: CountryClues, group: Group, support: dict[int, float])
 def _add_group(clues: CountryClues, group: Group, country: int) -> None:
     weight = max(mention.weight for mention in group.mentions) * group.factor
     clues.add(country, weight, group.kind, group.start, group.end)
-    city = _city(group, country)
-    if city is not None:
+    if (city := _city(group, country)) is not None:
         clues.cities.append((weight, country, city))
 
 

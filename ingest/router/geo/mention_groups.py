@@ -72,7 +72,7 @@ class Groups:
         self.fields = fields
         self.cased = not (self.whole.isupper() or self.whole == self.folded)  # whether capitals mean anything here
         self.groups: list[Group] = []
-        self._cue = (-1, 1.0)  # the end and the factor of the last phrase that introduces a place
+        self.cue = (-1, 1.0)  # the end and the factor of the last phrase that introduces a place ("headquartered in")
 
     def add(self, mention: Mention) -> None:
         group = self.groups[-1] if self.groups else None
@@ -93,10 +93,6 @@ class Groups:
                 begun.factor = min(begun.factor, 0.7) if begun.factor <= 1.0 else begun.factor
                 return
         self._begin(mention)
-
-    def add_cue(self, end: int, factor: float) -> None:
-        """A phrase that introduces a place ("headquartered in") ends at `end`."""
-        self._cue = (end, factor)
 
     def add_suffix(self, start: int, factor: float) -> None:
         """A phrase about the place before it ("-based") begins at `start`."""
@@ -127,13 +123,13 @@ class Groups:
         group = Group([mention])
         self.groups.append(group)
         self._read_postal_code(group)
-        end, factor = self._cue
+        end, factor = self.cue
         gap = mention.start - end
         if end >= 0 and 0 <= gap <= _CUE_REACH:
             between = self.whole[end : mention.start]
             if not _ENDS_SENTENCE.search(between) and between.count(" ") <= 4:
                 group.factor, group.kind = factor, "phrase"
-                self._cue = (-1, 1.0)
+                self.cue = (-1, 1.0)
                 return group
         kind = mention.senses[0].kind
         if kind in (DEMONYM, COUNTRY):

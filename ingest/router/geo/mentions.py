@@ -1,7 +1,6 @@
 """The names of places in a text, and how much each weighs by itself."""
 
 import re
-from dataclasses import dataclass
 
 from llm_scheduler.ingest.router.geo.mention_groups import POSTAL_CODE, Group, Groups, Mention
 from llm_scheduler.ingest.router.geo.places import (
@@ -38,16 +37,11 @@ _STREET = re.compile(r"^(?:市|省)?[東西南北中东]?(?:路|街(?![頭头])|
 _CYRILLIC_ENDING = re.compile("[аяоеийьыуюіієїємх]{0,3}$")
 
 
-@dataclass(slots=True)
-class Mentions:
-    """The groups of places in a text, in order, and its hints: words that indicate a country without naming it."""
+def find_mentions(text: Text, places: Places, fields: dict[int, float]) -> tuple[list[Group], list[Mention]]:
+    """The groups of places in `text`, in order, and its hints: words that indicate a country without naming it.
 
-    groups: list[Group]
-    hints: list[Mention]
-
-
-def find_mentions(text: Text, places: Places, fields: dict[int, float]) -> Mentions:
-    """The names in `text`. The keys of `fields` are the numbers of the parts that are fields for places."""
+    The keys of `fields` are the numbers of the parts that are fields for places.
+    """
     return _Scanner(text, places, fields).scan()
 
 
@@ -61,7 +55,7 @@ class _Scanner:
         self.hints: list[Mention] = []
         self.is_bare_text = len(text.parts) == 1 and not text.parts[0].path
 
-    def scan(self) -> Mentions:
+    def scan(self) -> tuple[list[Group], list[Mention]]:
         words, ascii_only = self.words, self.words.isascii()
         groups = self.groups.groups
         for name, start, end in self.matches():
@@ -76,7 +70,7 @@ class _Scanner:
                 self.take(name, start - 1, end - 1)
             if len(groups) + len(self.hints) > _MAX_MENTIONS:
                 break
-        return Mentions(groups, self.hints)
+        return groups, self.hints
 
     def matches(self) -> list[tuple[int, int, int]]:
         """(number of the name, start, end) of each match in `words`."""
@@ -96,7 +90,7 @@ class _Scanner:
         if kind == BLOCK:
             return
         if kind == CUE:
-            self.groups.add_cue(end, self.places.cues[meaning.senses[0].number])
+            self.groups.cue = (end, self.places.cues[meaning.senses[0].number])
             return
         if kind == SUFFIX:
             self.groups.add_suffix(start, self.places.cues[meaning.senses[0].number])

@@ -1,10 +1,12 @@
 """Clues that are not names: telephone numbers, web and mail addresses, time zones, and the letters of states."""
 
 import re
+from itertools import islice
 
 from llm_scheduler.ingest.router.geo.clues import CountryClues
 
-_MAX_MATCHES = 5  # of one pattern
+_MAX_MATCHES = 5  # telephone numbers, or letters of states
+_MAX_ADDRESSES = 6  # hosts, or time zones
 _PHONE = re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{0,3}[\s().\-/]{0,3}(?:\d[\s().\-/]{0,2}){5,13}\d")
 _HOST = re.compile(r"(?:https?://|www\.|@)(?:[\w-]{1,63}\.){1,6}([a-z]{2})(?![\w-]|\.\w)")
 _CONTINENTS = ("africa/", "america/", "asia/", "atlantic/", "australia/", "europe/", "indian/", "pacific/")
@@ -18,15 +20,11 @@ def read_patterns(clues: CountryClues) -> None:
     if "+" in whole or " 00" in whole or "(00" in whole or "\n00" in whole or whole.startswith("00"):
         add_phones(clues, 0, len(whole), 3.0)
     if "@" in folded or "www." in folded or "://" in folded:
-        for number, host in enumerate(_HOST.finditer(folded)):
+        for host in islice(_HOST.finditer(folded), _MAX_ADDRESSES):
             clues.add_code(places.endings.get(host[1]), 1.5, "domain", *host.span())
-            if number >= _MAX_MATCHES:
-                break
     if "/" in folded and any(continent in folded for continent in _CONTINENTS):
-        for number, zone in enumerate(_ZONE.finditer(folded)):
+        for zone in islice(_ZONE.finditer(folded), _MAX_ADDRESSES):
             clues.add_code(places.zones.get(zone[0]), 1.5, "timezone", *zone.span())
-            if number >= _MAX_MATCHES:
-                break
 
 
 def add_phones(clues: CountryClues, start: int, end: int, weight: float) -> None:
@@ -34,9 +32,7 @@ def add_phones(clues: CountryClues, start: int, end: int, weight: float) -> None
     known = {each[4] for each in clues.clues if each[2] == "phone"}
     if len(known) >= _MAX_MATCHES:
         return
-    for number, match in enumerate(_PHONE.finditer(clues.text.whole, start, end)):
-        if number >= _MAX_MATCHES:
-            break
+    for match in islice(_PHONE.finditer(clues.text.whole, start, end), _MAX_MATCHES):
         if match.start() not in known:
             clues.add_code(_phone_country(match[0]), weight, "phone", *match.span())
 
@@ -47,9 +43,7 @@ def read_states(clues: CountryClues) -> None:
     if ", " not in whole:
         return
     spans = [(each[4], each[4] + len(each[3])) for each in clues.clues]
-    for number, match in enumerate(_STATE.finditer(whole)):
-        if number >= _MAX_MATCHES:
-            break
+    for match in islice(_STATE.finditer(whole), _MAX_MATCHES):
         regions = clues.places.region_codes.get(match[1])
         after_lower = whole[match.start() - 1 : match.start()].islower()
         if regions and after_lower and not any(start <= match.start() < end for start, end in spans):

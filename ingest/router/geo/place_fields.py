@@ -1,7 +1,9 @@
 """Clues from the fields of a document whose name says what they hold, and from its coordinates."""
 
 import re
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from llm_scheduler.ingest.router.geo.clues import CountryClues
@@ -12,40 +14,11 @@ _MAX_VALUES = 2_000  # of a document that are searched for coordinates
 _MAX_FIELD = 300  # characters
 _COUNTRY_WEIGHT = 12.0
 
-
-def _keys(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_COUNTRY_KEYS = _keys(
-    """
-    country country_code countrycode country_name countryname nation hq_country headquarters_country country_of_origin
-    pays país pais paese kraj nationality country_iso iso_country 國家 国家 國別 国别 国籍 國籍 国
-    """
-)
-# The weight of a place in a field, by the field's key.
-_PLACES_BY_WEIGHT = {
-    8.0: "city town hq headquarters headquarter hq_location hq_city headquarters_location 總部 总部 本社 head_office "
-    "siege siège siege_social sede sede_social sitz hauptsitz firmensitz hoofdkantoor",
-    6.0: "location locality place region state province address addresses office street postal_address mailing_address "
-    "full_address adresse direccion dirección indirizzo endereço standort ubicacion ubicación ort stadt ville ciudad "
-    "地址 地點 地点 城市 地區 所在地 地区 住所",
-    4.0: "cidade città miasto municipality county area venue birthplace destination",
-}
-_PLACE_KEYS = {key: weight for weight, keys in _PLACES_BY_WEIGHT.items() for key in keys.split()}
-_STATE_KEYS = _keys("state province region")
-_ZONE_KEYS = _keys("timezone time_zone tz zone timezone_name")
-_MONEY_KEYS = _keys("currency currency_code currencycode reporting_currency 幣別 货币")
-_PHONE_KEYS = _keys("phone telephone tel mobile fax phone_number phonenumber contact 電話 电话")
-_WEB_KEYS = _keys("url website web domain email e-mail homepage site link contact_email")
-_LOCALE_KEYS = _keys("locale lang language language_code")
-PERSON_KEYS = _keys(
-    """
-    name first_name firstname last_name lastname full_name fullname author user username person player actor brand
-    product customer contact_name employee ceo founder surname given_name nickname
-    """
-)
-_INNER_KEYS = _keys("code name value iso iso2 iso3 alpha2 alpha_2 id label short text")
+_NAMES = tomllib.loads(Path(__file__).with_name("place_fields.toml").read_text("utf-8"))
+_KINDS = {key: kind for kind, keys in _NAMES["kinds"].items() for key in keys.split()}
+_PLACE_WEIGHTS = {key: float(weight) for weight, keys in _NAMES["places"].items() for key in keys.split()}
+PERSON_KEYS = frozenset(_NAMES["others"]["person"].split())
+_INNER_KEYS = frozenset(_NAMES["others"]["inner"].split())
 _LATITUDES = ("lat", "latitude")
 _LONGITUDES = ("lon", "lng", "long", "longitude")
 
@@ -64,31 +37,34 @@ def read_fields(clues: CountryClues) -> dict[int, float]:
         key = field_key(part)
         start = clues.text.starts[number]
         span = start, start + len(part.text)
-        if key in _COUNTRY_KEYS:
-            word = part.text.strip().upper()
-            code = "GB" if word == "UK" else word if len(word) == 2 else places.three_letters.get(word)
-            country = clues.add_code(code, _COUNTRY_WEIGHT, "field", *span)
-            if country is None:
-                fields[number] = _COUNTRY_WEIGHT
-            else:
-                clues.field_countries.add(country)
-        elif key in _PLACE_KEYS:
-            fields[number] = _PLACE_KEYS[key]
-            if key in _STATE_KEYS and len(part.text) < 4:
+        if weight := _PLACE_WEIGHTS.get(key):
+            fields[number] = weight
+            if key in ("state", "province", "region") and len(part.text) < 4:
                 for region in places.region_codes.get(part.text.strip().upper(), ())[:1]:
                     clues.regions.add(region + 1)
                     clues.add(places.regions[region][0], 3.0, "field", *span)
-        elif key in _ZONE_KEYS:
-            clues.add_code(places.zones.get(part.text.strip().lower()), 5.0, "timezone", *span)
-        elif key in _MONEY_KEYS:
-            clues.add_code(places.currencies.get(part.text.strip().upper()), 2.0, "currency", *span)
-        elif key in _PHONE_KEYS:
-            add_phones(clues, *span, 5.0)
-        elif key in _WEB_KEYS:
-            if host := _HOST.match(part.text.strip().lower()):
-                clues.add_code(places.endings.get(host[1]), 2.0, "domain", *span)
-        elif key in _LOCALE_KEYS and (locale := _LOCALE.match(part.text.strip())):
-            clues.add_code(locale[1], 1.0, "locale", *span)
+            continue
+        match _KINDS.get(key):
+            case "country":
+                word = part.text.strip().upper()
+                code = "GB" if word == "UK" else word if len(word) == 2 else places.three_letters.get(word)
+                country = clues.add_code(code, _COUNTRY_WEIGHT, "field", *span)
+                if country is None:
+                    fields[number] = _COUNTRY_WEIGHT
+                else:
+                    clues.field_countries.add(country)
+            case "timezone":
+                clues.add_code(places.zones.get(part.text.strip().lower()), 5.0, "timezone", *span)
+            case "currency":
+                clues.add_code(places.currencies.get(part.text.strip().upper()), 2.0, "currency", *span)
+            case "phone":
+                add_phones(clues, *span, 5.0)
+            case "web":
+                if host := _HOST.match(part.text.strip().lower()):
+                    clues.add_code(places.endings.get(host[1]), 2.0, "domain", *span)
+            case "locale":
+                if locale := _LOCALE.match(part.text.strip()):
+                    clues.add_code(locale[1], 1.0, "locale", *span)
     return fields
 
 
@@ -96,9 +72,9 @@ def field_key(part: Part) -> str:
     """The key that says what a part holds: that of {"country": {"code": ...}} is `country`."""
     key = part.key
     if key in _INNER_KEYS and len(part.path) > 1:
-        above = [step.lower() for step in part.path if isinstance(step, str)]
-        if len(above) > 1 and (above[-2] in _COUNTRY_KEYS or above[-2] in _PLACE_KEYS):
-            return above[-2]
+        above = [step.lower() for step in part.path if isinstance(step, str)][:-1]
+        if above and (above[-1] in _PLACE_WEIGHTS or _KINDS.get(above[-1]) == "country"):
+            return above[-1]
     return key
 
 

@@ -110,12 +110,10 @@ class Places:
         self.currencies = artefact.currencies
         self.endings = artefact.endings
         self.given_names = frozenset(artefact.given_names)
-        self.people = _numbers("I", artefact.city_people)
+        self._people = _numbers("I", artefact.city_people)
         self.city_country = artefact.city_country
         self.country_numbers = {code: number for number, code in enumerate(artefact.codes)}
         self.three_letters = artefact.three_letters
-        self._latitude = _numbers("h", artefact.city_latitude)
-        self._longitude = _numbers("h", artefact.city_longitude)
         self._north = np.frombuffer(artefact.city_latitude, "<i2") / 100
         self._east = np.frombuffer(artefact.city_longitude, "<i2") / 100
         self._large = np.frombuffer(artefact.city_people, "<u4") > 15_000
@@ -131,10 +129,9 @@ class Places:
         self._cache: dict[int, Meaning] = {}
 
     @classmethod
-    def load(cls, path: Path | None = None) -> "Places":
-        """The table in the file `path`, or the shipped one."""
-        packed = (path or SHIPPED).read_bytes()
-        unpacked = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MAX_UNPACKED)
+    def load(cls, path: Path = SHIPPED) -> "Places":
+        """The table in the file `path`."""
+        unpacked = zstandard.ZstdDecompressor().decompress(path.read_bytes(), max_output_size=_MAX_UNPACKED)
         return cls(msgspec.msgpack.decode(unpacked, type=Artefact))
 
     def meaning(self, name: int) -> Meaning:
@@ -154,7 +151,7 @@ class Places:
         kind, number = packed >> KIND_SHIFT, packed & NUMBER_MASK
         if kind == CITY:
             rank = self._city_rank[number] // (OTHER_NAME_RANK if packed & OTHER_NAME else 1)
-            return Sense(kind, number, self.city_country[number], self._city_region[number], rank, self.people[number])
+            return Sense(kind, number, self.city_country[number], self._city_region[number], rank, self._people[number])
         if kind == REGION:
             return Sense(kind, number, self.regions[number][0], number + 1, 2_000_000_000, 0)
         if kind in (COUNTRY, DEMONYM):
@@ -163,7 +160,7 @@ class Places:
 
     def city(self, number: int) -> tuple[str, float, float]:
         """Name, latitude and longitude of a city."""
-        return self._cities[number], self._latitude[number] / 100, self._longitude[number] / 100
+        return self._cities[number], float(self._north[number]), float(self._east[number])
 
     def nearest(self, latitude: float, longitude: float) -> int | None:
         """The nearest city with more than 15,000 inhabitants, within about 300 km."""

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from llm_scheduler.ingest.router.industry.lexicon import WEIGHTS, Lexicon, TermM
 from llm_scheduler.ingest.router.industry.linear_model import (
     MAX_CHARACTERS,
     NONE,
-    Feature,
     Model,
     Prediction,
     broad_label,
@@ -37,30 +35,18 @@ _FOREIGN, _FAMILIAR = 0.3, 0.6
 _MIN_PROBABILITY = 1e-6  # of a section that only a term indicates
 
 
-@dataclass(frozen=True, slots=True)
-class _SectionRanges:
-    """The columns of a model's labels by section (or own label): those of one section are neighbours."""
-
-    names: tuple[str, ...]
-    starts: list[int]
-    ends: list[int]
-    index: dict[str, int]
-
-    @classmethod
-    def from_model(cls, model: Model) -> "_SectionRanges":
-        broad = [broad_label(label, model.taxonomy) for label in model.labels]
-        starts = [at for at, name in enumerate(broad) if at == 0 or broad[at - 1] != name]
-        names = tuple(broad[at] for at in starts)
-        return cls(names, starts, [*starts[1:], len(broad)], {name: at for at, name in enumerate(names)})
-
-
 class Classifier:
     """Finds the industry of texts."""
 
     def __init__(self, model: Model, lexicon: Lexicon) -> None:
         self.model = model
         self._lexicon = lexicon
-        self._ranges = _SectionRanges.from_model(model)
+        # The sections (or own labels) of the model, and the columns of each: those of one section are neighbours.
+        broad = [broad_label(label, model.taxonomy) for label in model.labels]
+        self._starts = [at for at, name in enumerate(broad) if at == 0 or broad[at - 1] != name]
+        self._ends = [*self._starts[1:], len(broad)]
+        self._sections = [broad[at] for at in self._starts]
+        self._index = {name: at for at, name in enumerate(self._sections)}
         self._features = list(model.vocabulary)
         self._flat = model.weights.reshape(-1)
         self._labels: dict[str | None, int] = {label: at for at, label in enumerate(model.labels)}
@@ -80,7 +66,7 @@ class Classifier:
         probabilities = self._probabilities(prediction, terms, _trust(folded, prediction))
         top = max(probabilities)
         best = probabilities.index(top)
-        section, confidence = self._ranges.names[best], round(self.model.confidence(top / sum(probabilities)), 4)
+        section, confidence = self._sections[best], round(self.model.confidence(top / sum(probabilities)), 4)
         if section == NONE or not (terms or len(prediction.rows)):
             return Industry()
         if confidence < UNKNOWN_BELOW:
@@ -103,24 +89,23 @@ class Classifier:
 
     def _probabilities(self, prediction: Prediction, terms: list[TermMatch], trust: float) -> list[float]:
         """The relative probability of each section: the model's, as far as it is trusted, multiplied by the terms."""
-        values: list[float] = np.add.reduceat(prediction.probabilities, self._ranges.starts).tolist()
+        values: list[float] = np.add.reduceat(prediction.probabilities, self._starts).tolist()
         factors = _TERM_FACTORS
         if trust < 1:
             even = (1 - trust) / len(values)
             values = [trust * value + even for value in values]
             factors = _TERM_FACTORS_ALONE
-        index = self._ranges.index
         for term, _, _ in terms:
-            at = index.get(term.section)
+            at = self._index.get(term.section)
             if at is not None:
                 values[at] = (values[at] + _MIN_PROBABILITY) * factors[term.weight]
         return values
 
     def _division(self, prediction: Prediction, terms: list[TermMatch], best: int, confidence: float) -> str | None:
         """The division within the best section, if the model and the terms are almost sure of it."""
-        start, end = self._ranges.starts[best], self._ranges.ends[best]
+        start, end = self._starts[best], self._ends[best]
         values = prediction.probabilities[start:end].tolist()
-        section = self._ranges.names[best]
+        section = self._sections[best]
         for term, _, _ in terms:
             if term.section == section and term.division in self._labels:
                 at = self._labels[term.division] - start
@@ -133,7 +118,7 @@ class Classifier:
         self, text: Text, folded: str, prediction: Prediction, best: int, terms: list[TermMatch], clues: int
     ) -> list[Clue]:
         """The clues for the answer: terms of the lexicon, then the features with the largest weights."""
-        says = self._ranges.names[best]
+        says = self._sections[best]
         own_terms = [each for each in terms if each.term.section == says]
         if len(own_terms) > _MAX_TERMS:
             own_terms.sort(key=lambda each: -each.term.weight)
@@ -154,15 +139,15 @@ class Classifier:
             found.append(Clue(kind=kind, text=words, says=says, weight=weight, pointer=pointer, offset=offset))
         return found
 
-    def _largest_features(self, prediction: Prediction, best: int) -> Iterator[tuple[Feature, float]]:
+    def _largest_features(self, prediction: Prediction, best: int) -> Iterator[tuple[str, float]]:
         """The features with the largest weights for an answer, and these weights."""
-        start, end = self._ranges.starts[best], self._ranges.ends[best]
+        start, end = self._starts[best], self._ends[best]
         column = start + int(prediction.probabilities[start:end].argmax()) if end > start + 1 else start
         weights = prediction.shares * self._flat.take(prediction.rows * len(self.model.labels) + column)
         for at in weights.argsort()[: -_MAX_FEATURES - 1 : -1].tolist():
             weight = float(weights[at])
             if weight > 0:
-                yield self._features[prediction.rows[at]], weight / prediction.length
+                yield feature_text(self._features[prediction.rows[at]]), weight / prediction.length
 
 
 def _trust(folded: str, prediction: Prediction) -> float:
@@ -171,9 +156,8 @@ def _trust(folded: str, prediction: Prediction) -> float:
     return min(1.0, max(0.0, (known - _FOREIGN) / (_FAMILIAR - _FOREIGN)))
 
 
-def _find(folded: str, feature: Feature) -> tuple[int, int] | None:
+def _find(folded: str, sought: str) -> tuple[int, int] | None:
     """The first position of a feature in a text, up to the end of its word; None: its words are not together."""
-    sought = feature_text(feature)
     start = folded.find(sought)
     if not sought.isascii() and has_cjk(sought):
         return (start, start + len(sought)) if start >= 0 else None

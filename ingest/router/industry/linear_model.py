@@ -35,7 +35,6 @@ _VERSION = 1
 _WORD = re.compile(r"[^\W\d_][^\W_]*[^\W_s]")
 _ASCII_WORD = re.compile(r"[a-z][a-z0-9]*[a-rt-z0-9]")
 _CJK_RUN = re.compile(f"[{CJK}]+")
-_LEVELS = 127  # of a weight, on each side of zero
 
 
 class ModelError(ValueError):
@@ -72,16 +71,6 @@ class Prediction(NamedTuple):
     length: float
 
 
-@dataclass(frozen=True, slots=True)
-class TrainedWeights:
-    """The numbers of a model in full precision."""
-
-    weights: Floats
-    rarity: Floats
-    bias: Floats
-    temperature: float
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
     """A weight for every feature (row) and label (column): the number in `weights` times the step of its row."""
@@ -93,20 +82,10 @@ class Model:
     steps: Floats
     rarity: Floats  # the inverse document frequency of each feature
     bias: Floats
-    temperature: float  # by which scores are divided
+    temperature: float = 1.0  # by which scores are divided
     # The calibration curve: an answer with the probability `predicted` is right with the frequency `actual`.
     predicted: tuple[float, ...] = (0.0, 1.0)
     actual: tuple[float, ...] = (0.0, 1.0)
-
-    @classmethod
-    def quantized(
-        cls, taxonomy: Taxonomy, labels: tuple[str, ...], vocabulary: dict[Feature, int], trained: TrainedWeights
-    ) -> "Model":
-        """The model with the weights of `trained`, rounded to whole steps."""
-        top = np.abs(trained.weights).max(axis=1, initial=0.0)
-        steps = np.maximum(top / _LEVELS, 1e-12).astype(np.float32)
-        weights = np.rint(trained.weights / steps[:, None]).astype(np.int8)
-        return cls(taxonomy, labels, vocabulary, weights, steps, trained.rarity, trained.bias, trained.temperature)
 
     def predict(self, folded: str) -> Prediction:
         """The probability of each label for a text in lower case."""
@@ -199,13 +178,6 @@ class Model:
         if self.taxonomy == "isic":
             for label in self.labels:
                 check_label(label, "isic")
-
-
-def softmax(scores: Floats) -> Floats:
-    """The probabilities for `scores`, by row."""
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities
 
 
 def check_label(label: str, taxonomy: Taxonomy) -> str:

@@ -2,12 +2,14 @@
 
 import json
 import lzma
+import operator
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +22,10 @@ from llm_scheduler.ingest.router.industry.linear_model import (
     Model,
     Prediction,
     Taxonomy,
-    TrainedWeights,
     broad_label,
     check_label,
     feature_text,
     features,
-    softmax,
 )
 from llm_scheduler.ingest.router.industry.taxonomy import SECTIONS, section_of
 from llm_scheduler.ingest.router.text import lower, normalized
@@ -35,6 +35,7 @@ _MIN_STEPS = 200  # batches, where there are few rows
 _FOLDS = 5
 _MIN_CALIBRATION = 20  # unseen texts; with fewer the confidence is not calibrated
 _MIN_PER_POINT, _MAX_POINTS = 40, 20  # answers for each point of the calibration curve, and its points
+_LEVELS = 127  # of a weight in a model, on each side of zero
 _BINS = 15  # of confidence, for the calibration error
 
 
@@ -227,13 +228,11 @@ def _labels(rows: Sequence[Row], taxonomy: Taxonomy) -> tuple[str, ...]:
 
 def _broad(values: Floats, model: Model, add: bool = False) -> dict[str, float]:
     """The values of a model's labels merged by section: logarithms, or with `add` plain probabilities."""
+    merge, none = (operator.add, 0.0) if add else (np.logaddexp, -np.inf)
     merged: dict[str, float] = {}
     for label, value in zip(model.labels, values.tolist(), strict=True):
         section = broad_label(label, model.taxonomy)
-        if add:
-            merged[section] = merged.get(section, 0.0) + value
-        else:
-            merged[section] = float(np.logaddexp(merged.get(section, -np.inf), value))
+        merged[section] = float(merge(merged.get(section, none), value))
     return merged
 
 
@@ -244,11 +243,11 @@ def _calibrated(model: Model, scores: Sequence[dict[str, float]], truths: Sequen
     truth = np.array([names.index(label) for label in truths])
 
     def loss(temperature: float) -> float:
-        probabilities = softmax(table / np.float32(temperature))[np.arange(len(truth)), truth]
+        probabilities = _softmax(table / np.float32(temperature))[np.arange(len(truth)), truth]
         return -float(np.log(probabilities + 1e-9).mean())
 
     temperature = min(np.geomspace(0.2, 5.0, 81).tolist(), key=loss)
-    probabilities = softmax(table / np.float32(temperature))
+    probabilities = _softmax(table / np.float32(temperature))
     predicted, actual = _curve(probabilities.max(axis=1), probabilities.argmax(axis=1) == truth)
     return replace(model, temperature=temperature, predicted=predicted, actual=actual)
 
@@ -264,19 +263,13 @@ def _curve(probabilities: Floats, right: NDArray[np.bool_]) -> tuple[tuple[float
     return (0.0, *predicted, 1.0), (0.0, *actual, actual[-1])
 
 
-@dataclass(frozen=True, slots=True)
-class _MiniBatch:
-    """Some rows as a table of the features in any of them."""
+class _MiniBatch(NamedTuple):
+    """Some rows as a table of the features in any of them: `values` stand at `places`, the rest is zero."""
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]  # the numbers of the features
     places: tuple[NDArray[np.intp], NDArray[np.intp]]
     values: Floats
-
-    def table(self) -> Floats:
-        filled = np.zeros((len(self.rows), len(self.columns)), dtype=np.float32)
-        filled[self.places] = self.values
-        return filled
 
 
 def _fit(rows: Sequence[Row], lists: Sequence[list[Feature]], taxonomy: Taxonomy, settings: Hyperparameters) -> Model:
@@ -297,9 +290,10 @@ def _fit(rows: Sequence[Row], lists: Sequence[list[Feature]], taxonomy: Taxonomy
         rate = np.float32(settings.rate * (1 - turn / rounds))
         for number in random.permutation(len(batches)):
             batch = batches[number]
-            table = batch.table()
+            table = np.zeros((len(batch.rows), len(batch.columns)), dtype=np.float32)
+            table[batch.places] = batch.values
             own = weights[batch.columns]
-            probabilities = softmax(table @ own + bias)
+            probabilities = _softmax(table @ own + bias)
             aims = probabilities * targets[batch.rows]
             aims /= np.maximum(aims.sum(axis=1, keepdims=True), 1e-12)
             errors = (probabilities - aims) * (row_weights[batch.rows, None] / np.float32(len(batch.rows)))
@@ -310,7 +304,16 @@ def _fit(rows: Sequence[Row], lists: Sequence[list[Feature]], taxonomy: Taxonomy
             bias_slope = errors.sum(axis=0)
             bias_squares += bias_slope * bias_slope
             bias -= rate * np.float32(0.1) * bias_slope / np.sqrt(bias_squares)
-    return Model.quantized(taxonomy, labels, vocabulary, TrainedWeights(weights, rarity, bias, 1.0))
+    steps = np.maximum(np.abs(weights).max(axis=1, initial=0.0) / _LEVELS, 1e-12).astype(np.float32)
+    quantized = np.rint(weights / steps[:, None]).astype(np.int8)
+    return Model(taxonomy, labels, vocabulary, quantized, steps, rarity, bias)
+
+
+def _softmax(scores: Floats) -> Floats:
+    """The probabilities for `scores`, by row."""
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    probabilities: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 def _vocabulary(lists: Sequence[list[Feature]], settings: Hyperparameters) -> tuple[dict[Feature, int], Floats]:
