@@ -95,6 +95,7 @@ def test_a_full_batch_is_due_at_once_whoever_is_killed_before_or_during_its_flus
         """Its process dies after the first of the flush's scripts."""
 
         asked = 0
+        connection_pool = None
 
         def eval(self, *arguments: object) -> object:
             self.asked += 1
@@ -155,6 +156,7 @@ def test_the_rest_of_a_batch_too_large_for_one_job_is_due_whoever_is_killed(
         """Its process dies after the first of the flush's scripts."""
 
         asked = 0
+        connection_pool = None
 
         def eval(self, *arguments: object) -> object:
             self.asked += 1

@@ -346,9 +346,10 @@ def test_a_stream_is_kept_alive_and_says_where_it_is(serve: Callable[..., Served
     listener = served.listen(f"?job={SOME_ID}").until(lambda each: each.last, "a first place")
     first = listener.last
     writer.write(3)
-    listener.until(lambda each: "ping" in each.comments and each.last != first, "a ping from a later place")
+    end = served.all().last
+    listener.until(lambda each: "ping" in each.comments and each.last == end, "a ping from a later place")
     assert listener.got == []
-    assert listener.last == served.all().last
+    assert first != listener.last == end
 
 
 def test_who_is_not_known_any_more_is_let_go(serve: Callable[..., Served], tmp_path: Path) -> None:

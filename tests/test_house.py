@@ -70,7 +70,8 @@ def test_key_names_are_spelled_in_one_module() -> None:
         if relative(path) in MAY_SPELL_KEYS:
             continue
         with path.open("rb") as file:
-            for token in tokenize.tokenize(file.readline):
-                if token.type in (tokenize.STRING, tokenize.COMMENT) and KEY_NAMES.search(token.string):
-                    spelled.append(f"{relative(path)}:{token.start[0]}")
+            texts = [
+                each for each in tokenize.tokenize(file.readline) if each.type in (tokenize.STRING, tokenize.COMMENT)
+            ]
+        spelled += [f"{relative(path)}:{each.start[0]}" for each in texts if KEY_NAMES.search(each.string)]
     assert spelled == []
