@@ -34,7 +34,7 @@ layers: $(VENV)/.test
 unit: $(VENV)/.test $(VENV)-tools/.done ## The tests alone, without the slow ones; ARGS="-k name" to choose
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not slow" $(ARGS)
 
-test-long: $(VENV)/.test ## The slow tests, an outage of 60 s, a thousand stops, many requests, and a minute of torture
+test-long: $(VENV)/.test $(VENV)-tools/.done ## The slow tests, an outage of 60 s, a thousand stops, many requests, and a minute of torture
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m slow
 	LLM_TEST_OUTAGE=60 $(BIN)/pytest tests/test_troubles.py tests/test_sentinel.py -k "server_is_away or failovers"
 	LLM_TEST_STOPS=1000 $(BIN)/pytest tests/test_warm_stop.py -o timeout=900
