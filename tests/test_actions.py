@@ -250,6 +250,8 @@ def test_a_restart_loses_nothing(acting: Acting) -> None:
     acting.fleet.start(env={"PYTHONPATH": str(acting.fleet.folder)})
     in_hand = acting.hand_in(1, priority="high")
     acting.becomes(in_hand, "started")
+    # A process that begins after the restart was asked for has nothing to restart for.
+    wait_until(acting.fleet.all_ready, "every process")
     assert acting.post("/restart")["restart"]
     running = acting.fleet.running
     wait_until(lambda: running["ingest"].poll() == 0, "ingest ended")
