@@ -4,15 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
-from conftest import LLMCTL, Fleet, wait_until
+from conftest import LLMCTL, Fleet, Server, wait_until
 from redis import Redis
 from test_api import free_port
 
 from llm_scheduler.jobs.process.connection import connect, key_prefix
-from llm_scheduler.jobs.store import alerts, ledger
+from llm_scheduler.jobs.store import alerts, commands, ledger
 from llm_scheduler.jobs.store.alerts import Event
 from llm_scheduler.jobs.store.keys import Keys, keys_of
 
@@ -83,6 +84,31 @@ def answers(http: httpx.Client) -> bool:
         return http.get("/health").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_two_spools_share_a_redis(fleet: Fleet, redis: Redis, redis_server: Server, tmp_path: Path) -> None:
+    """Each finishes its own documents, and neither counts, pauses or wipes what is the other's."""
+    other = Fleet(tmp_path / "other", redis_server)
+    prefixed = {"RQ_KEY_PREFIX": f"{PREFIX}rq"}
+    try:
+        fleet.start()
+        other.start(env=prefixed)
+        wait_until(fleet.all_ready, "the fleet without a prefix")
+        commands.pause(redis, "high")
+        for number in range(20):
+            fleet.drop(f"mine/{number}.json", json.dumps({"mine": number}))
+            other.drop(f"other/{number}.json", json.dumps({"other": number, "metadata": {"priority": "high"}}))
+        fleet.wait_finished(20)
+        other.wait_finished(20)
+        assert {result["source"].partition("/")[0] for result in fleet.results()} == {"mine"}
+        assert {result["source"].partition("/")[0] for result in other.results()} == {"other"}
+        plain, own = Keys(), Keys(PREFIX)
+        assert redis.zcard(plain.status_set("done", "medium")) == redis.zcard(own.status_set("done", "high")) == 20
+        assert redis.zcard(plain.status_set("done", "high")) == redis.zcard(own.status_set("done", "medium")) == 0
+    finally:
+        for process in other.running.values():
+            process.kill()
+            process.wait()
 
 
 def test_two_prefixes_do_not_see_each_other(redis: Redis, redis_server: object) -> None:

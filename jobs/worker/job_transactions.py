@@ -40,7 +40,7 @@ def begin(
         attempts.append(execution)
         job.prepare_for_execution(worker.name, pipeline=pipeline)
         pipeline.persist(job.key)
-        pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
+        pipeline.lrem(keys.intermediate(queue.name), 1, job.id)
         pipeline.hset(worker.key, "state", WorkerStatus.BUSY.value)
         if started_at is not None:
             record_start(pipeline, job, started_at)
